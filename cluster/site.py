@@ -1,0 +1,73 @@
+"""The site: *where* a command runs. It has no identity: moving to another site renames nothing.
+
+Environment variables are read here and in ``cli`` only. S3 credentials stay in the environment, for
+botocore; they are never part of a site file.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from histodiff.config import Config, find_config, load_config
+from histodiff.storage import StoragePath, storage_path
+
+
+class LocalRay(Config):
+    """Start a Ray of our own on this machine."""
+
+    type: Literal["local"]
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs that Ray may use; all of them by default."""
+
+
+class ClusterRay(Config):
+    """Use a running Ray cluster."""
+
+    type: Literal["cluster"]
+    address: str = "auto"
+    """Address of the cluster as ``ray.init`` takes it; inside a job, ``auto`` is right."""
+    dashboard: str = "http://127.0.0.1:8265"
+    """Address of the dashboard, for job submission."""
+
+
+class NoRay(Config):
+    """Everything in this process (``--local``)."""
+
+    type: Literal["none"]
+
+
+RayConfig = Annotated[LocalRay | ClusterRay | NoRay, Field(discriminator="type")]
+
+
+class Site(Config):
+    """Where commands run."""
+
+    root: str
+    """Folder or URL of the artifacts: ``./runs``, ``s3://bucket/prefix``."""
+    ray: RayConfig
+    """The Ray cluster."""
+    device: Literal["cpu", "cuda"]
+    """Device of models."""
+    encode_workers: int = Field(default=1, ge=1)
+    """Encoder actors."""
+    reader_workers: int = Field(default=1, ge=1)
+    """Reader actors (tile and encode)."""
+    ranks: int = Field(default=1, ge=1)
+    """Training ranks."""
+    trials: int = Field(default=1, ge=1)
+    """Sweep trials that run at the same time."""
+    metrics_port: int | None = None
+    """First port of ``/metrics`` (rank r serves port + r); 0 takes free ports, null serves none."""
+
+    @property
+    def storage_root(self) -> StoragePath:
+        """The root as a path."""
+        return storage_path(self.root)
+
+
+def load_site(name: str | None, *, local: bool = False) -> Site:
+    """The site named or in a file, ``site/laptop`` by default; ``local`` takes Ray out of it."""
+    path: Path = find_config(name if name else "site/laptop.yaml")
+    site = load_config(Site, path)
+    return site.model_copy(update={"ray": NoRay(type="none"), "ranks": 1}) if local else site

@@ -1,0 +1,218 @@
+"""Writing and opening artifacts.
+
+``begin`` puts ``plan.json`` with a create-if-absent put before anything is computed: drift shows
+before there is a result. ``Draft.finish`` puts ``manifest.json`` last. The same command again finds
+the same fingerprint and resumes; another fingerprint under the same name is ``ArtifactDrift``,
+except for versions ``dev`` and ``*-dev``, which are rebuilt.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from histodiff.artifacts.command import CommandConfig, Kind, Reference
+from histodiff.artifacts.fingerprint import content_sha256, differing_fields, fingerprint
+from histodiff.artifacts.manifest import Manifest, UnitIssue
+from histodiff.artifacts.provenance import provenance
+from histodiff.config import identity
+from histodiff.errors import ArtifactCorrupt, ArtifactDrift, ArtifactNotFound
+from histodiff.storage import (
+    StoragePath,
+    check_writable,
+    create_bytes,
+    file_sizes,
+    remove_tree,
+    sha256_of,
+    write_bytes,
+)
+
+PLAN, MANIFEST = "plan.json", "manifest.json"
+_UNPUBLISHED = ("ledger/", "checkpoints/", "scratch/")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its folder and its manifest."""
+
+    path: StoragePath
+    manifest: Manifest
+
+    @property
+    def reference(self) -> Reference:
+        """Full address ``kind/name@version``."""
+        return Reference.of(Kind(self.manifest.kind), self.manifest.name, self.manifest.version)
+
+
+def open_artifact(root: StoragePath, reference: Reference) -> Artifact:
+    """The finished artifact at a full address.
+
+    Raises:
+        ArtifactNotFound: There is none, or it has no manifest yet.
+        ArtifactCorrupt: The manifest is not one.
+    """
+    path = root / reference.folder
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        started = (path / PLAN).exists()
+        state = "is not finished: run its command again" if started else "does not exist"
+        raise ArtifactNotFound(f"{reference} {state} (looked in {path})") from error
+    try:
+        return Artifact(path, Manifest.model_validate_json(text))
+    except ValidationError as error:
+        raise ArtifactCorrupt(f"{path / MANIFEST} is not a manifest: {error.error_count()} errors") from error
+
+
+@dataclass
+class Draft:
+    """An artifact being written; ``finished`` is its Artifact if there is nothing left to do."""
+
+    path: StoragePath
+    config: CommandConfig
+    fingerprint: str
+    inputs: Mapping[str, str]
+    format: int
+    finished: Artifact | None
+    _started: float = field(default_factory=time.monotonic)
+
+    def finish(
+        self,
+        contents: Mapping[str, Any],
+        *,
+        content: str | None = None,
+        files: Mapping[str, str] | None = None,
+        skipped: Iterable[UnitIssue] = (),
+        failed: Iterable[UnitIssue] = (),
+    ) -> Artifact:
+        """Writes the manifest.
+
+        Args:
+            contents: Counts and results in brief.
+            content: Digest of the content; by default over the digests of the files.
+            files: SHA-256 by relative path where the writer knows them; by default every published
+                file is read back and hashed.
+            skipped: Units rightly left out.
+            failed: Units that failed.
+        """
+        digests = dict(files) if files is not None else published_digests(self.path)
+        manifest = Manifest(
+            kind=self.config.kind,
+            name=self.config.name,
+            version=self.config.version,
+            format=self.format,
+            fingerprint=self.fingerprint,
+            config=self.config.model_dump(mode="json"),
+            inputs=dict(self.inputs),
+            provenance=provenance(time.monotonic() - self._started),
+            contents=dict(contents),
+            content_sha256=content or content_sha256(digests),
+            files=digests,
+            skipped=tuple(skipped),
+            failed=tuple(failed),
+        )
+        write_bytes(self.path / MANIFEST, _pretty(manifest.model_dump(mode="json")))
+        return Artifact(self.path, manifest)
+
+
+def begin(
+    root: StoragePath,
+    config: CommandConfig,
+    *,
+    inputs: Mapping[str, Artifact] | None = None,
+    inventory: Mapping[str, str] | None = None,
+    format: int = 1,  # noqa: A002 - the manifest's own word
+) -> Draft:
+    """Plans the artifact that ``config`` describes, or picks it up where it was left.
+
+    Args:
+        root: Where artifacts live.
+        config: The resolved config; its identity is fingerprinted.
+        inputs: The artifacts that are read, by the config key that names them.
+        inventory: Identity of external inputs (slide id -> content hash), fingerprinted too.
+        format: Format number of the artifact's layout.
+
+    Raises:
+        ArtifactDrift: The name@version exists with another fingerprint; lists the fields.
+        ConfigError: The root cannot be written.
+    """
+    what = planned_identity(config, inputs or {}, inventory)
+    path = root / config.output.folder
+    plan = {"fingerprint": fingerprint(what), "format": format, "what": what}
+    found = _plan_at(path)
+    if found is not None and found["fingerprint"] != plan["fingerprint"]:
+        if not is_dev(config.version):
+            raise ArtifactDrift(_drift_message(config.output, found["what"], what))
+        remove_tree(path)
+        found = None
+    if found is None:
+        check_writable(root)
+        if not create_bytes(path / PLAN, _pretty(plan)):
+            other = _plan_at(path)
+            if other is None or other["fingerprint"] != plan["fingerprint"]:
+                raise ArtifactDrift(_drift_message(config.output, (other or {}).get("what", {}), what))
+    done = (path / MANIFEST).exists()
+    return Draft(
+        path=path,
+        config=config,
+        fingerprint=plan["fingerprint"],
+        inputs={str(item.reference): item.manifest.fingerprint for item in (inputs or {}).values()},
+        format=format,
+        finished=open_artifact(root, config.output) if done else None,
+    )
+
+
+def planned_identity(
+    config: CommandConfig,
+    inputs: Mapping[str, Artifact],
+    inventory: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What is fingerprinted: kind, identity of the config, content of inputs and inventory."""
+    what = {
+        "kind": str(config.kind),
+        "config": identity(config),
+        "inputs": {key: item.manifest.content_sha256 for key, item in inputs.items()},
+        "inventory": fingerprint(inventory) if inventory is not None else None,
+    }
+    parsed: dict[str, Any] = json.loads(json.dumps(what))
+    return parsed
+
+
+def published_digests(path: StoragePath) -> dict[str, str]:
+    """SHA-256 of every published file below ``path``: not the plan, manifest, ledger, checkpoints."""
+    names = [
+        name
+        for name in file_sizes(path)
+        if name not in (PLAN, MANIFEST) and not name.startswith(_UNPUBLISHED)
+    ]
+    return {name: sha256_of(path / name) for name in names}
+
+
+def is_dev(version: str) -> bool:
+    """Whether artifacts of this version are rebuilt on drift."""
+    return version == "dev" or version.endswith("-dev")
+
+
+def _plan_at(path: StoragePath) -> dict[str, Any] | None:
+    try:
+        plan: dict[str, Any] = json.loads((path / PLAN).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError as error:
+        raise ArtifactCorrupt(f"{path / PLAN} is not JSON; remove {path} to build it anew") from error
+    return plan
+
+
+def _drift_message(output: Reference, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    lines = differing_fields(old, new)
+    return (
+        f"{output} exists with other settings: {'; '.join(lines) or 'unknown'}."
+        " Choose another version, or restore the settings"
+    )
+
+
+def _pretty(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,190 @@
+"""YAML file plus ``key.path=value`` overrides -> a validated config.
+
+One YAML is one complete root config: no includes, no inheritance. Every mistake ends in one
+``ConfigError`` line that has the file, the key and the fix.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from histodiff.config.base import Config
+from histodiff.errors import ConfigError
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe YAML loader that refuses duplicate keys."""
+
+
+def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(None, None, f"line {line}: '{key}' is given twice")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates
+)
+
+
+def find_config(name: str) -> Path:
+    """The file that ``name`` means: a path, or the name of a config that ships with histodiff.
+
+    Raises:
+        ConfigError: Neither exists; names the closest shipped config.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    wanted = name.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
+    if (shipped / wanted).is_file():
+        return shipped / wanted
+    known = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.4)
+    hint = f"; did you mean configs/{close[0]}?" if close else ""
+    raise ConfigError(f"{name}: no such config file{hint}")
+
+
+def shipped_configs() -> Path:
+    """The folder of the configs that come with histodiff."""
+    package = files("histodiff")
+    for candidate in (Path(str(package / "configs")), Path(str(package)).parent / "configs"):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError("the configs folder of the installation is missing; reinstall histodiff")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML file") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: is not valid YAML: {problem}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: must be a mapping of config keys, found {type(loaded).__name__}")
+    return loaded
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``values`` with every ``key.path=value`` set; values are parsed as YAML.
+
+    Raises:
+        ConfigError: An override without ``=``, or a path through something that is no mapping.
+    """
+    result: dict[str, Any] = _copied(dict(values))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override '{override}': write it as key.path=value")
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+        set_at(result, key, value)
+    return result
+
+
+def set_at(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets ``values[a][b]...`` for ``key`` ``a.b...`` in place; list items by their number."""
+    node: Any = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
+            node = node[int(parent)]
+        elif isinstance(node, dict):
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+        else:
+            raise ConfigError(f"override '{key}': '{parent}' is not a mapping; set its parent instead")
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"override '{key}': '{last}' has no mapping to be set in")
+
+
+def load_config(
+    cls: type[ConfigT], path: Path, overrides: Sequence[str] = ()
+) -> ConfigT:
+    """The config in ``path`` with overrides applied, validated as ``cls``."""
+    return parse_config(cls, apply_overrides(read_yaml(path), overrides), source=str(path))
+
+
+def parse_config(
+    cls: type[ConfigT], values: Mapping[str, Any], *, source: str
+) -> ConfigT:
+    """``values`` validated as ``cls``.
+
+    Raises:
+        ConfigError: One line with every problem: ``source: key: what is wrong; fix``.
+    """
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(_explained(cls, problem) for problem in error.errors())
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def _explained(cls: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(cls, location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
+        return f"{key}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: required, but not given"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {message} (got {problem['input']!r:.80})"
+
+
+def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    """Keys allowed at ``parents``, over every model that the annotations there can mean."""
+    models: list[type[BaseModel]] = [cls]
+    for parent in parents:
+        found: list[type[BaseModel]] = []
+        for model in models:
+            if parent in model.model_fields:
+                found += _models_in(model.model_fields[parent].annotation)
+        models = found or models  # a discriminator tag or a list index is no field: stay
+    return [name for model in models for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in getattr(annotation, "__args__", ()) for model in _models_in(arg)]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value

@@ -1,0 +1,166 @@
+"""``StoragePath``: one path type for a local folder and for ``s3://``, and the few operations on it.
+
+``StoragePath`` is universal-pathlib's ``UPath``. Writes here are whole-object and atomic: a local
+file is written beside its name and renamed, an object is put. S3 credentials and the endpoint come
+from the standard AWS variables (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` ...), read by botocore.
+Directory listings are never cached: progress is read from listings, by many processes.
+"""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+from upath import UPath as StoragePath
+
+from histodiff.errors import ConfigError
+
+_READ_BYTES = 8 * 2**20
+
+
+def storage_path(url: str | os.PathLike[str]) -> StoragePath:
+    """The path or URL as a ``StoragePath``; local paths become absolute.
+
+    Raises:
+        ConfigError: The URL's protocol is unknown, or its driver is not installed.
+    """
+    text = str(url)
+    try:
+        protocol, _ = fsspec.core.split_protocol(text)
+        if protocol in (None, "file", "local"):
+            return StoragePath(Path(text.removeprefix("file://")).expanduser().absolute())
+        fsspec.get_filesystem_class(protocol)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{text}: cannot be opened ({error}); give a path or an s3:// URL") from error
+    if protocol in ("s3", "s3a"):
+        return StoragePath(text, use_listings_cache=False)
+    return StoragePath(text)
+
+
+def is_local(path: StoragePath) -> bool:
+    """Whether the path lies in the local file system."""
+    return path.protocol in ("", "file", "local")
+
+
+def write_bytes(path: StoragePath, data: bytes) -> None:
+    """Puts a whole object: readers see the old bytes or the new ones, never a part."""
+    if not is_local(path):
+        path.fs.pipe_file(path.path, data)
+        return
+    target = Path(path.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with scratch.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def create_bytes(path: StoragePath, data: bytes) -> bool:
+    """Puts an object only where none is: True if this call created it (atomic on S3 and locally)."""
+    if not is_local(path):
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:  # s3fs gives PreconditionFailed as a plain OSError
+            if "precondition" in str(error).lower() or "PreconditionFailed" in repr(error.__cause__):
+                return False
+            raise
+        return True
+    target = Path(path.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        scratch.write_bytes(data)
+        os.link(scratch, target)  # fails if the target exists, and the target is never partial
+    except FileExistsError:
+        return False
+    finally:
+        scratch.unlink(missing_ok=True)
+    return True
+
+
+def list_names(folder: StoragePath) -> list[str]:
+    """Sorted names of what lies directly in ``folder``; empty when there is no such folder."""
+    try:
+        found = folder.fs.ls(folder.path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = (str(item).rstrip("/").rsplit("/", 1)[-1] for item in found)
+    return sorted(name for name in names if not name.endswith(".part"))
+
+
+def file_sizes(folder: StoragePath) -> dict[str, int]:
+    """Size in bytes of every file below ``folder``, by its relative path, sorted."""
+    base = folder.path.rstrip("/")
+    try:
+        found = folder.fs.find(base, detail=True)
+    except FileNotFoundError:
+        return {}
+    sizes = {
+        name[len(base) :].lstrip("/"): int(details["size"])
+        for name, details in found.items()
+        if not name.endswith(".part")
+    }
+    return dict(sorted(sizes.items()))
+
+
+def remove_tree(folder: StoragePath) -> None:
+    """Removes ``folder`` and everything below it; nothing happens when there is none."""
+    if folder.fs.exists(folder.path):
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def sha256_of(path: StoragePath) -> str:
+    """SHA-256 of the object's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def local_copy(path: StoragePath) -> Iterator[Path]:
+    """A local path with the content of ``path`` (file or folder): itself, or a temporary copy."""
+    if is_local(path):
+        yield Path(path.path)
+        return
+    with tempfile.TemporaryDirectory(prefix="histodiff-") as scratch:
+        local = Path(scratch) / path.name
+        path.fs.get(path.path, str(local), recursive=path.fs.isdir(path.path))
+        yield local
+
+
+def upload_tree(source: Path, target: StoragePath) -> None:
+    """Copies every file below the local folder ``source`` to ``target``, replacing what is there."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            write_bytes(target / file.relative_to(source).as_posix(), file.read_bytes())
+
+
+def check_writable(root: StoragePath) -> None:
+    """Writes and removes a probe.
+
+    Raises:
+        ConfigError: The root cannot be written; nothing has been computed yet.
+    """
+    probe = root / f".histodiff-probe-{uuid.uuid4().hex}"
+    try:
+        write_bytes(probe, b"")
+        probe.fs.rm(probe.path)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"root {root}: cannot be written ({reason}); set `root` of the site to a folder or"
+            " bucket that you may write"
+        ) from error

@@ -1,0 +1,37 @@
+"""Every metric that histodiff exports, declared in this one file.
+
+Names: ``histodiff_<area>_<thing>_<unit>[_total]``. Labels are few and bounded; never slide ids.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ENCODE_PATCHES = Counter(
+    "histodiff_encode_patches", "Patches encoded and written to the latent store."
+)
+ENCODE_QUARANTINED = Counter(
+    "histodiff_encode_quarantined_rows", "Rows quarantined instead of written.", ["reason"]
+)
+ENCODE_SHARD_SECONDS = Histogram(
+    "histodiff_encode_shard_duration_seconds", "Time to read, encode and write one shard.",
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
+)  # fmt: skip
+TILE_PATCHES = Counter("histodiff_tile_patches", "Patches indexed.")
+TILE_SLIDES = Counter("histodiff_tile_slides", "Slides finished.", ["status"])
+TRAIN_IMAGES = Counter("histodiff_train_images", "Images seen by the trainer, all ranks.", ["run"])
+TRAIN_IMAGES_PER_SECOND = Gauge(
+    "histodiff_train_throughput_images_per_second", "Images per second, all ranks.", ["run"]
+)
+TRAIN_LOSS = Gauge("histodiff_train_loss_value", "Training loss of the last logged step.", ["run"])
+TRAIN_GRAD_NORM = Gauge("histodiff_train_grad_norm_value", "Gradient norm before clipping.", ["run"])
+TRAIN_STEP_SECONDS = Histogram(
+    "histodiff_train_step_duration_seconds", "Wall time of one optimizer step.", ["run"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)  # fmt: skip
+TRAIN_DATA_WAIT_SECONDS = Counter(
+    "histodiff_train_data_wait_seconds", "Time the trainer waited for data.", ["run"]
+)
+TRAIN_CHECKPOINT_SECONDS = Histogram(
+    "histodiff_train_checkpoint_duration_seconds", "Time to write one checkpoint.", ["run"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 300),
+)  # fmt: skip
+TRAIN_RESUMES = Counter("histodiff_train_resumes", "Times a run was resumed.", ["run"])
