@@ -64,7 +64,9 @@ def open_artifact(root: StoragePath, reference: Reference) -> Artifact:
     try:
         return Artifact(path, Manifest.model_validate_json(text))
     except ValidationError as error:
-        raise ArtifactCorrupt(f"{path / MANIFEST} is not a manifest: {error.error_count()} errors") from error
+        raise ArtifactCorrupt(
+            f"{path / MANIFEST} is not a manifest: {error.error_count()} errors"
+        ) from error
 
 
 @dataclass
@@ -124,7 +126,7 @@ def begin(
     *,
     inputs: Mapping[str, Artifact] | None = None,
     inventory: Mapping[str, str] | None = None,
-    format: int = 1,  # noqa: A002 - the manifest's own word
+    format: int = 1,
 ) -> Draft:
     """Plans the artifact that ``config`` describes, or picks it up where it was left.
 
@@ -141,9 +143,10 @@ def begin(
     """
     what = planned_identity(config, inputs or {}, inventory)
     path = root / config.output.folder
-    plan = {"fingerprint": fingerprint(what), "format": format, "what": what}
+    digest = fingerprint(what)
+    plan = {"fingerprint": digest, "format": format, "what": what}
     found = _plan_at(path)
-    if found is not None and found["fingerprint"] != plan["fingerprint"]:
+    if found is not None and found["fingerprint"] != digest:
         if not is_dev(config.version):
             raise ArtifactDrift(_drift_message(config.output, found["what"], what))
         remove_tree(path)
@@ -152,13 +155,15 @@ def begin(
         check_writable(root)
         if not create_bytes(path / PLAN, _pretty(plan)):
             other = _plan_at(path)
-            if other is None or other["fingerprint"] != plan["fingerprint"]:
-                raise ArtifactDrift(_drift_message(config.output, (other or {}).get("what", {}), what))
+            if other is None or other["fingerprint"] != digest:
+                raise ArtifactDrift(
+                    _drift_message(config.output, (other or {}).get("what", {}), what)
+                )
     done = (path / MANIFEST).exists()
     return Draft(
         path=path,
         config=config,
-        fingerprint=plan["fingerprint"],
+        fingerprint=digest,
         inputs={str(item.reference): item.manifest.fingerprint for item in (inputs or {}).values()},
         format=format,
         finished=open_artifact(root, config.output) if done else None,
@@ -182,7 +187,7 @@ def planned_identity(
 
 
 def published_digests(path: StoragePath) -> dict[str, str]:
-    """SHA-256 of every published file below ``path``: not the plan, manifest, ledger, checkpoints."""
+    """SHA-256 of every published file below ``path`` (no plan, manifest, ledger, checkpoints)."""
     names = [
         name
         for name in file_sizes(path)
@@ -202,7 +207,9 @@ def _plan_at(path: StoragePath) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:
-        raise ArtifactCorrupt(f"{path / PLAN} is not JSON; remove {path} to build it anew") from error
+        raise ArtifactCorrupt(
+            f"{path / PLAN} is not JSON; remove {path} to build it anew"
+        ) from error
     return plan
 
 

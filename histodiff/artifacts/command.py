@@ -1,4 +1,4 @@
-"""What every command that writes an artifact has in common: its config's name, version and inputs."""
+"""What all commands that write an artifact share: the config's name, version and inputs."""
 
 import re
 from abc import abstractmethod
@@ -42,9 +42,7 @@ class Reference(str):
     """The address of an artifact as text: ``name@version`` or ``kind/name@version``."""
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         del source, handler
         return core_schema.no_info_after_validator_function(cls._parsed, core_schema.str_schema())
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "histodiff", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers", "zarr", "s3fs",
-    "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "numpy", "pyarrow",
+    "histodiff", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers", "zarr",
+    "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "numpy", "pyarrow",
 )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 from histodiff.config.base import Config
 from histodiff.errors import ConfigError
 
-
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -27,10 +26,12 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
-        key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+        key = str(loader.construct_object(key_node, deep=True))
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line}: '{key}' is given twice")
+            raise yaml.constructor.ConstructorError(
+                None, None, f"line {line}: '{key}' is given twice"
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -75,14 +76,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML file") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error}); give the path of a YAML file"
+        ) from error
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: is not valid YAML: {problem}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: must be a mapping of config keys, found {type(loaded).__name__}")
+        raise ConfigError(
+            f"{path}: must be a mapping of config keys, found {type(loaded).__name__}"
+        )
     return loaded
 
 
@@ -98,7 +103,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         if not separator or not key:
             raise ConfigError(f"override '{override}': write it as key.path=value")
         try:
-            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+            value = yaml.load(text, Loader=_StrictLoader)
         except yaml.YAMLError as error:
             raise ConfigError(f"override '{override}': the value is not valid YAML") from error
         set_at(result, key, value)
@@ -117,7 +122,9 @@ def set_at(values: dict[str, Any], key: str, value: Any) -> None:
                 node[parent] = {}
             node = node[parent]
         else:
-            raise ConfigError(f"override '{key}': '{parent}' is not a mapping; set its parent instead")
+            raise ConfigError(
+                f"override '{key}': '{parent}' is not a mapping; set its parent instead"
+            )
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = value
     elif isinstance(node, dict):
@@ -126,16 +133,12 @@ def set_at(values: dict[str, Any], key: str, value: Any) -> None:
         raise ConfigError(f"override '{key}': '{last}' has no mapping to be set in")
 
 
-def load_config(
-    cls: type[ConfigT], path: Path, overrides: Sequence[str] = ()
-) -> ConfigT:
+def load_config(cls: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
     """The config in ``path`` with overrides applied, validated as ``cls``."""
     return parse_config(cls, apply_overrides(read_yaml(path), overrides), source=str(path))
 
 
-def parse_config(
-    cls: type[ConfigT], values: Mapping[str, Any], *, source: str
-) -> ConfigT:
+def parse_config(cls: type[ConfigT], values: Mapping[str, Any], *, source: str) -> ConfigT:
     """``values`` validated as ``cls``.
 
     Raises:

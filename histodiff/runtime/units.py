@@ -30,8 +30,8 @@ class Worker(Protocol[UnitT_contra, RecordT_co]):
 class PixelBlock:
     """Pixels of some rows of a unit.
 
-    ``pixels`` is uint8 ``(n, H, W, 3)``; ``positions`` are the rows' places in the unit; ``failures``
-    maps the position of a row that could not be read to its reason (its pixels are zeros).
+    ``pixels`` is uint8 ``(n, H, W, 3)``; ``positions`` are the rows' places in the unit;
+    ``failures`` maps the position of a row that could not be read to its reason (its pixels are zeros).
     """
 
     positions: npt.NDArray[np.int64]

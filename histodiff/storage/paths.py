@@ -1,4 +1,4 @@
-"""``StoragePath``: one path type for a local folder and for ``s3://``, and the few operations on it.
+"""``StoragePath``: one path type for local folders and ``s3://``, and the operations on it.
 
 ``StoragePath`` is universal-pathlib's ``UPath``. Writes here are whole-object and atomic: a local
 file is written beside its name and renamed, an object is put. S3 credentials and the endpoint come
@@ -13,11 +13,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import fsspec
-from upath import UPath as StoragePath
+from upath import UPath
 
 from histodiff.errors import ConfigError
+
+StoragePath: TypeAlias = UPath
+"""A path or URL; see universal-pathlib."""
 
 _READ_BYTES = 8 * 2**20
 
@@ -35,7 +39,9 @@ def storage_path(url: str | os.PathLike[str]) -> StoragePath:
             return StoragePath(Path(text.removeprefix("file://")).expanduser().absolute())
         fsspec.get_filesystem_class(protocol)
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"{text}: cannot be opened ({error}); give a path or an s3:// URL") from error
+        raise ConfigError(
+            f"{text}: cannot be opened ({error}); give a path or an s3:// URL"
+        ) from error
     if protocol in ("s3", "s3a"):
         return StoragePath(text, use_listings_cache=False)
     return StoragePath(text)
@@ -65,14 +71,16 @@ def write_bytes(path: StoragePath, data: bytes) -> None:
 
 
 def create_bytes(path: StoragePath, data: bytes) -> bool:
-    """Puts an object only where none is: True if this call created it (atomic on S3 and locally)."""
+    """Puts an object only where none is (atomically): True if this call created it."""
     if not is_local(path):
         try:
             path.fs.pipe_file(path.path, data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:  # s3fs gives PreconditionFailed as a plain OSError
-            if "precondition" in str(error).lower() or "PreconditionFailed" in repr(error.__cause__):
+            if "precondition" in str(error).lower() or "PreconditionFailed" in repr(
+                error.__cause__
+            ):
                 return False
             raise
         return True
@@ -142,7 +150,7 @@ def local_copy(path: StoragePath) -> Iterator[Path]:
 
 
 def upload_tree(source: Path, target: StoragePath) -> None:
-    """Copies every file below the local folder ``source`` to ``target``, replacing what is there."""
+    """Copies every file below the local folder ``source`` to ``target``, replacing files."""
     for file in sorted(source.rglob("*")):
         if file.is_file():
             write_bytes(target / file.relative_to(source).as_posix(), file.read_bytes())

@@ -22,7 +22,9 @@ TRAIN_IMAGES_PER_SECOND = Gauge(
     "histodiff_train_throughput_images_per_second", "Images per second, all ranks.", ["run"]
 )
 TRAIN_LOSS = Gauge("histodiff_train_loss_value", "Training loss of the last logged step.", ["run"])
-TRAIN_GRAD_NORM = Gauge("histodiff_train_grad_norm_value", "Gradient norm before clipping.", ["run"])
+TRAIN_GRAD_NORM = Gauge(
+    "histodiff_train_grad_norm_value", "Gradient norm before clipping.", ["run"]
+)
 TRAIN_STEP_SECONDS = Histogram(
     "histodiff_train_step_duration_seconds", "Wall time of one optimizer step.", ["run"],
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),

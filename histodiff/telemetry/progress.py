@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -62,7 +63,8 @@ class _PlainProgress:
         eta = "done" if left <= 0 else f"ETA {_clock(left)}"
         print(
             f"{self.description}: {_compact(position)}/{_compact(self.total)} {self.unit},"
-            f" {_compact(rate)} {self.unit}/s, {_clock(elapsed)} elapsed, {eta} {self.last}".rstrip(),
+            f" {_compact(rate)} {self.unit}/s, {_clock(elapsed)} elapsed, {eta}"
+            f" {self.last}".rstrip(),
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
@@ -81,11 +83,12 @@ def progress(
     """
     if sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.description}"), BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[extra]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(description, total=total, completed=already, extra="")
+            task = bar.add_task(description, total=total, completed=int(already), extra="")
             yield _BarProgress(bar, task, unit)
         return
     plain = _PlainProgress(description, total, already, unit)
