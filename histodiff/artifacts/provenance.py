@@ -10,7 +10,8 @@ from typing import Any
 
 _PACKAGES = (
     "histodiff", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers", "zarr",
-    "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "numpy", "pyarrow",
+    "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
+    "numpy", "pyarrow",
 )  # fmt: skip
 
 

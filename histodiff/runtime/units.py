@@ -31,7 +31,8 @@ class PixelBlock:
     """Pixels of some rows of a unit.
 
     ``pixels`` is uint8 ``(n, H, W, 3)``; ``positions`` are the rows' places in the unit;
-    ``failures`` maps the position of a row that could not be read to its reason (its pixels are zeros).
+    ``failures`` maps the position of a row that could not be read to its reason (its pixels are
+    zeros).
     """
 
     positions: npt.NDArray[np.int64]
