@@ -4,14 +4,18 @@ Modules are imported by ``load`` only when a command is used, so that ``--help``
 validation of one step do not pay for torch. This is the one licensed local import of the code base.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from histodiff.artifacts import Artifact, CommandConfig
-from histodiff.cluster.site import Site
 from histodiff.errors import ConfigError
+
+if TYPE_CHECKING:  # the command line reads this table for --help, which loads nothing heavy
+    from histodiff.artifacts import Artifact, CommandConfig
+    from histodiff.cluster.site import Site
 
 Estimate = dict[str, float | int | str]
 """What a command would do: units, patches, bytes, in plain numbers and words."""
@@ -54,9 +58,7 @@ COMMANDS: dict[str, Command] = {
         _command("select", "Decide which samples may join the training set."),
         _command("classify", "Train and test a classifier on real and selected images."),
         _command("sweep", "guide..classify over settings and seeds (Ray Tune)."),
-        _command(
-            "report", "One self-contained HTML page, and JSON, of what was and was not shown."
-        ),
+        _command("report", "One HTML page, and JSON, of what was and was not shown."),
     )
 }
 """Every command that writes an artifact, in the order of the chain."""

@@ -1,0 +1,48 @@
+"""Arguments and options that commands share, so that each is spelled and explained once."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG.yaml", help="Config file, or the name of a shipped one.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY.PATH=VALUE]...",
+        help="Values that replace those of the config; 'site.<key>=value' sets the site's.",
+        show_default=False,
+    ),
+]
+SiteOption = Annotated[
+    str | None,
+    typer.Option("--site", metavar="SITE.yaml", help="Where to run. [default: site/laptop.yaml]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+]
+LocalOption = Annotated[bool, typer.Option("--local", help="Everything in this process: no Ray.")]
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="ARTIFACT", help="kind/name@version, or its folder or URL.")
+]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What was typed behind the name of a command."""
+
+    target: str = ""
+    """The command's subject: a config, an artifact, a name."""
+    overrides: tuple[str, ...] = ()
+    """``key.path=value`` arguments, those of the site among them."""
+    site: str | None = None
+    """Site file or name."""
+    as_json: bool = False
+    """Print one JSON object."""
+    dry_run: bool = False
+    """Plan only."""
+    local: bool = False
+    """No Ray."""
