@@ -1,0 +1,153 @@
+"""Plain images, OME-TIFF and other TIFF that OpenSlide refuses, decoded level by level into memory."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import tifffile
+
+from histodiff.data_prep.slides.pixels import MAX_PIXELS, decode_bytes
+from histodiff.data_prep.slides.readers import SlideInfo
+from histodiff.errors import SkipReason, SlideError
+
+_MICRONS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_TIFF = (".tif", ".tiff")
+
+
+class ImageReader:
+    """One image as a slide; a level stays in memory once it was read.
+
+    Raises:
+        SlideError: UNREADABLE: not an 8-bit RGB image, broken, or too large to decode whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._levels: dict[int, npt.NDArray[np.uint8]] = {}
+        self._info = self._tiff_info() if path.suffix.lower() in _TIFF else self._plain_info()
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(level.nbytes for level in self._levels.values())
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        pixels = self._level(level)
+        downsample = self._info.level_downsamples[level]
+        left, top = round(x / downsample), round(y / downsample)
+        inside = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+        if inside.shape[:2] == (height, width):
+            return inside
+        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+        above, beside = max(-top, 0), max(-left, 0)
+        canvas[above : above + inside.shape[0], beside : beside + inside.shape[1]] = inside
+        return canvas
+
+    def close(self) -> None:
+        self._levels.clear()
+
+    def _plain_info(self) -> SlideInfo:
+        self._levels[0] = decode_bytes(self._bytes(), name=self._path.name)
+        height, width = self._levels[0].shape[:2]
+        return _slide_info(
+            width, height, downsamples=(1.0,), scale=None, reader="pillow", version=PIL.__version__
+        )
+
+    def _tiff_info(self) -> SlideInfo:
+        try:
+            with tifffile.TiffFile(self._path) as tiff:
+                levels = tiff.series[0].levels
+                _check_rgb(self._path.name, levels[0])
+                height, width = levels[0].shape[:2]
+                downsamples = tuple(
+                    (width / level.shape[1] + height / level.shape[0]) / 2 for level in levels
+                )
+                scale = _ome_scale(tiff.ome_metadata)
+        except SlideError:
+            raise
+        except Exception as error:  # tifffile raises what it likes on broken files
+            raise self._unreadable(error) from error
+        return _slide_info(
+            width, height, downsamples=downsamples, scale=scale,
+            reader="tifffile", version=tifffile.__version__,
+        )  # fmt: skip
+
+    def _level(self, level: int) -> npt.NDArray[np.uint8]:
+        if level not in self._levels:
+            try:
+                with tifffile.TiffFile(self._path) as tiff:
+                    self._levels[level] = np.asarray(tiff.series[0].levels[level].asarray())
+            except Exception as error:  # as above
+                raise self._unreadable(error) from error
+        return self._levels[level]
+
+    def _bytes(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> SlideError:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        return SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {detail}")
+
+
+def _slide_info(
+    width: int, height: int, *,
+    downsamples: tuple[float, ...], scale: tuple[float, float] | None, reader: str, version: str,
+) -> SlideInfo:  # fmt: skip
+    return SlideInfo(
+        vendor="image" if scale is None else "ome-tiff",
+        width=width,
+        height=height,
+        level_downsamples=downsamples,
+        mpp_x=scale[0] if scale else None,
+        mpp_y=scale[1] if scale else None,
+        mpp_source="ome" if scale else "none",
+        bounds_x=0,
+        bounds_y=0,
+        bounds_width=width,
+        bounds_height=height,
+        reader=reader,
+        reader_version=version,
+    )
+
+
+def _check_rgb(name: str, level: tifffile.TiffPageSeries) -> None:
+    shape, dtype = level.shape, level.dtype
+    if len(shape) != 3 or shape[-1] != 3 or dtype != np.uint8:
+        raise SlideError(SkipReason.UNREADABLE, f"{name}: {dtype} {shape} is not an RGB image")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: {shape[1]}x{shape[0]} px is too large to decode whole;"
+            " convert it to a tiled pyramidal TIFF",
+        )
+
+
+def _ome_scale(metadata: str | None) -> tuple[float, float] | None:
+    """Microns per pixel (x, y) of the first image of OME-XML, or None."""
+    if not metadata:
+        return None
+    pixels = next(
+        (node for node in ElementTree.fromstring(metadata).iter() if node.tag.endswith("}Pixels")),
+        None,
+    )
+    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+        return None
+    x = _microns(pixels.attrib["PhysicalSizeX"], pixels.attrib.get("PhysicalSizeXUnit", "um"))
+    y = _microns(
+        pixels.attrib.get("PhysicalSizeY", pixels.attrib["PhysicalSizeX"]),
+        pixels.attrib.get("PhysicalSizeYUnit", "um"),
+    )
+    return (x, y) if x and y else None
+
+
+def _microns(number: str, unit: str) -> float | None:
+    factor = _MICRONS.get(unit)
+    return float(number) * factor if factor and float(number) > 0 else None

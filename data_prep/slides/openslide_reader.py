@@ -1,0 +1,101 @@
+"""Whole-slide formats through OpenSlide."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+from PIL import Image
+
+from histodiff.data_prep.slides.readers import SlideInfo
+from histodiff.errors import SkipReason, SlideError
+
+_PLAIN = (".png", ".jpg", ".jpeg")
+
+
+class OpenSlideReader:
+    """One slide opened by OpenSlide.
+
+    Raises:
+        SlideError: UNREADABLE: OpenSlide knows the format but refuses the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        try:
+            self._slide = openslide.OpenSlide(str(path))
+        except openslide.OpenSlideError as error:
+            raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {_line(error)}") from error
+        self._info = _info(self._slide)
+        colour = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self._background = tuple(bytes.fromhex(colour))
+
+    @staticmethod
+    def takes(path: Path) -> bool:
+        """Whether OpenSlide knows the format of the file (it may refuse the file all the same)."""
+        if path.suffix.lower() in _PLAIN:
+            return False
+        try:
+            return openslide.OpenSlide.detect_format(str(path)) is not None
+        except openslide.OpenSlideError:
+            return True
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    @property
+    def resident_bytes(self) -> int:
+        """Zero: OpenSlide's own tile cache is bounded and small."""
+        return 0
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        try:
+            region = self._slide.read_region((x, y), level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise SlideError(SkipReason.UNREADABLE, f"{self._name}: {_line(error)}") from error
+        rgba = np.asarray(region)
+        if (rgba[..., 3] == 255).all():
+            return np.ascontiguousarray(rgba[..., :3])
+        canvas = Image.new("RGBA", region.size, (*self._background, 255))
+        return np.asarray(Image.alpha_composite(canvas, region).convert("RGB"))
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def _info(slide: openslide.OpenSlide) -> SlideInfo:
+    properties = slide.properties
+    width, height = slide.dimensions
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    mpp_x = _scale(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _scale(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    known = mpp_x is not None and mpp_y is not None
+    return SlideInfo(
+        vendor=vendor,
+        width=width,
+        height=height,
+        level_downsamples=tuple(slide.level_downsamples),
+        mpp_x=mpp_x if known else None,
+        mpp_y=mpp_y if known else None,
+        mpp_source=f"openslide:{vendor}" if known else "none",
+        bounds_x=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
+        bounds_y=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)),
+        bounds_width=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, width)),
+        bounds_height=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, height)),
+        reader="openslide",
+        reader_version=f"{openslide.__library_version__}/{openslide.__version__}",
+    )
+
+
+def _scale(text: str | None) -> float | None:
+    """A positive number of microns per pixel, or None."""
+    try:
+        value = float(text) if text is not None else 0.0
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
