@@ -1,0 +1,1 @@
+"""Measures: of classifiers, of reconstructions, and statistics over runs."""

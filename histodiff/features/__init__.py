@@ -1,0 +1,1 @@
+"""Feature vectors of images, and neighbours among them."""
