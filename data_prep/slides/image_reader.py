@@ -1,4 +1,4 @@
-"""Plain images, OME-TIFF and other TIFF that OpenSlide refuses, decoded level by level into memory."""
+"""Plain images and the TIFFs that OpenSlide refuses (OME-TIFF), decoded level by level."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Opens a slide with the first reader that takes it.
 
-OpenSlide is asked first; what it does not know (plain PNG and JPEG, untiled TIFF, most OME-TIFF) goes
-to ``ImageReader``, which decodes whole levels. A remote slide is copied to a temporary file while it
-is open.
+OpenSlide is asked first; what it does not know (plain PNG and JPEG, untiled TIFF, most OME-TIFF)
+goes to ``ImageReader``, which decodes whole levels. A remote slide is copied to a temporary file
+while it is open.
 """
 
 import contextlib

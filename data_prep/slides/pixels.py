@@ -1,4 +1,4 @@
-"""Decoding an image file, and shrinking what was read. The only resampling in the project's input."""
+"""Decodes image files, and shrinks what was read: the only resampling on the way in."""
 
 import io
 from pathlib import PurePosixPath
@@ -63,7 +63,7 @@ def decode_bytes(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
 def shrunk(
     pixels: npt.NDArray[np.uint8], side_px: int, resample: Resample
 ) -> npt.NDArray[np.uint8]:
-    """``pixels`` (square, at least ``side_px`` wide) at ``side_px``; untouched when of that size."""
+    """``pixels`` (square, not smaller than ``side_px``) at ``side_px``; untouched at that size."""
     assert pixels.shape[0] >= side_px, "patches are never enlarged"
     if pixels.shape[0] == side_px:
         return pixels

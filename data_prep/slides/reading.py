@@ -1,8 +1,8 @@
 """Pixels of patches: a ``Reader`` over a PatchIndex, for slides and patch sets alike.
 
-Slides are opened when first needed and a few stay open. Rows are read slide by slide, whatever order
-they are asked for in. What was read is shrunk once to ``patch_px`` with the index's filter. A row
-that cannot be read becomes a failure in the block, never a blank patch.
+Slides are opened when first needed and a few stay open. Rows are read slide by slide, whatever
+order they are asked for in. What was read is shrunk once to ``patch_px`` with the index's filter. A
+row that cannot be read becomes a failure in the block, never a blank patch.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.pixels import decode_image, shrunk
-from histodiff.errors import SlideError, SkipReason
+from histodiff.errors import SkipReason, SlideError
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath, storage_path
 
