@@ -167,7 +167,7 @@ def check_writable(root: StoragePath) -> None:
         write_bytes(probe, b"")
         probe.fs.rm(probe.path)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         raise ConfigError(
             f"root {root}: cannot be written ({reason}); set `root` of the site to a folder or"
             " bucket that you may write"
