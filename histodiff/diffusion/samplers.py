@@ -1,0 +1,144 @@
+"""Samplers: free functions that carry noise to data along a schedule.
+
+All work in variance-exploding coordinates on any ``denoise(x, sigma)``; none knows the network. The
+noise of a stochastic step is given by the caller, per sample, so that a sample does not depend on
+how the batch was split. Legend: B batch, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from histodiff.config import Config
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``denoise(x_BCHW, sigma_B) -> D_BCHW``."""
+StepNoise = Callable[[int], Tensor]
+"""``step_noise(i)``: standard normal noise of step ``i`` for every sample, BCHW."""
+
+
+class EulerSampler(Config):
+    """First-order deterministic."""
+
+    type: Literal["euler"]
+
+
+class HeunSampler(Config):
+    """Second-order deterministic (Karras et al. 2022, Algorithm 1)."""
+
+    type: Literal["heun"]
+
+
+class HeunStochasticSampler(Config):
+    """Second-order with added noise (Karras et al. 2022, Algorithm 2)."""
+
+    type: Literal["heun_stochastic"]
+    churn: float = Field(default=40.0, ge=0)
+    """Amount of noise added over all steps (S_churn)."""
+    churn_min: float = Field(default=0.05, ge=0)
+    """Lowest noise level at which noise is added (S_min)."""
+    churn_max: float = Field(default=50.0, gt=0)
+    """Highest noise level at which noise is added (S_max)."""
+    noise_scale: float = Field(default=1.003, gt=0)
+    """Standard deviation of the added noise (S_noise)."""
+
+
+class DdimSampler(Config):
+    """DDIM (Song et al. 2021): eta 0 is deterministic, eta 1 is ancestral sampling."""
+
+    type: Literal["ddim"]
+    eta: float = Field(default=0.0, ge=0, le=1)
+    """Share of the posterior variance that is drawn anew in each step."""
+
+
+SamplerConfig = Annotated[
+    EulerSampler | HeunSampler | HeunStochasticSampler | DdimSampler, Field(discriminator="type")
+]
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise,
+    *,
+    sigmas: Tensor,
+    sampler: SamplerConfig,
+    noise_B: Tensor,
+    step_noise: StepNoise,
+) -> Tensor:
+    """Samples of the data distribution, of the shape of ``noise_B``.
+
+    Args:
+        denoise: The denoiser, guided or not.
+        sigmas: Noise levels, descending, the last one zero (``noise_levels``).
+        sampler: Which sampler.
+        noise_B: Standard normal noise, BCHW; the start is ``sigmas[0] * noise_B``.
+        step_noise: Noise of a step; called by stochastic samplers only.
+    """
+    levels = [float(level) for level in sigmas]
+    x_BCHW = noise_B * levels[0]
+    for step, (level, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        match sampler:
+            case EulerSampler():
+                x_BCHW = euler_step(denoise, x_BCHW, level, following)
+            case HeunSampler():
+                x_BCHW = heun_step(denoise, x_BCHW, level, following)
+            case HeunStochasticSampler():
+                raised = _raised_level(sampler, level, num_steps=len(levels) - 1)
+                if raised > level:
+                    added = math.sqrt(raised**2 - level**2) * sampler.noise_scale
+                    x_BCHW = x_BCHW + added * step_noise(step)
+                x_BCHW = heun_step(denoise, x_BCHW, raised, following)
+            case DdimSampler():
+                x_BCHW, added = ddim_step(denoise, x_BCHW, level, following, eta=sampler.eta)
+                if added > 0:
+                    x_BCHW = x_BCHW + added * step_noise(step)
+    return x_BCHW
+
+
+def euler_step(denoise: Denoise, x_BCHW: Tensor, level: float, following: float) -> Tensor:
+    """One Euler step of dx/dsigma = (x - D) / sigma from ``level`` to ``following``."""
+    return x_BCHW + (following - level) * _slope(denoise, x_BCHW, level)
+
+
+def heun_step(denoise: Denoise, x_BCHW: Tensor, level: float, following: float) -> Tensor:
+    """One step of Heun's method; plain Euler to zero (Karras et al. 2022, Algorithm 1)."""
+    slope = _slope(denoise, x_BCHW, level)
+    euler = x_BCHW + (following - level) * slope
+    if following == 0:
+        return euler
+    return x_BCHW + (following - level) * 0.5 * (slope + _slope(denoise, euler, following))
+
+
+def ddim_step(
+    denoise: Denoise, x_BCHW: Tensor, level: float, following: float, *, eta: float
+) -> tuple[Tensor, float]:
+    """One step of DDIM (Song et al. 2021, Eq. 12 and 16) and the noise still to be added.
+
+    With ``x = z / sqrt(abar)`` their ``sigma_t(eta)`` becomes
+    ``added = eta * following * sqrt(level^2 - following^2) / level``.
+
+    Returns:
+        The mean of the next state, and the standard deviation of the noise to add to it.
+    """
+    added = eta * following * math.sqrt(level**2 - following**2) / level
+    kept = math.sqrt(following**2 - added**2)
+    clean_BCHW = denoise(x_BCHW, _per_sample(x_BCHW, level))
+    return clean_BCHW + kept * (x_BCHW - clean_BCHW) / level, added
+
+
+def _slope(denoise: Denoise, x_BCHW: Tensor, level: float) -> Tensor:
+    return (x_BCHW - denoise(x_BCHW, _per_sample(x_BCHW, level))) / level
+
+
+def _per_sample(x_BCHW: Tensor, level: float) -> Tensor:
+    return x_BCHW.new_full((len(x_BCHW),), level)
+
+
+def _raised_level(sampler: HeunStochasticSampler, level: float, *, num_steps: int) -> float:
+    if not sampler.churn_min <= level <= sampler.churn_max:
+        return level
+    return level * (1 + min(sampler.churn / num_steps, math.sqrt(2) - 1))

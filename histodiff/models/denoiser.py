@@ -1,0 +1,181 @@
+"""The denoiser ``D(x; sigma)``: a UNet behind a preconditioning, and its snapshots.
+
+It lives in whitened latent space; the whitening, the encoder it belongs to and the scale of its
+patches are saved with it, so that every later reader uses the same. Snapshots are safetensors +
+JSON. Legend: B batch, C channels, H height, W width of a latent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from histodiff.config import Config
+from histodiff.diffusion import ObjectiveConfig, Preconditioning, create_preconditioning
+from histodiff.errors import ArtifactCorrupt
+from histodiff.kernels.attention import AttentionConfig
+from histodiff.models.unet import UNetConfig, create_unet
+from histodiff.models.weights import fill, module_dtype, read_model, save_model
+from histodiff.storage import StoragePath
+
+_MODEL = "denoiser"
+
+
+class DenoiserConfig(Config):
+    """The network and the objective that it is trained with."""
+
+    unet: UNetConfig
+    """The network."""
+    objective: ObjectiveConfig = Field(discriminator="type")
+    """Objective: `edm`, `v`, `epsilon` or `flow`."""
+
+
+class Denoiser(nn.Module):
+    """``D(x; sigma)`` of whitened latents.
+
+    The scales are computed in fp32; the network runs in the type of its parameters.
+    """
+
+    def __init__(self, config: DenoiserConfig, *, latent_shape: tuple[int, int, int],
+                 device: str = "cpu") -> None:  # fmt: skip
+        super().__init__()
+        self.config = config
+        self.latent_shape = latent_shape
+        self.preconditioning: Preconditioning = create_preconditioning(config.objective)
+        self.unet = create_unet(
+            config.unet, latent_shape=latent_shape, device=torch.device(device)
+        )
+
+    def forward(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """The expected clean latent given ``x = x0 + sigma n``: fp32, of the shape of ``x_BCHW``."""
+        scales = self.preconditioning
+        sigma_B111 = sigma_B.float().reshape(-1, 1, 1, 1)
+        x_BCHW = x_BCHW.float()
+        network_input = (scales.c_in(sigma_B111) * x_BCHW).to(module_dtype(self.unet))
+        output_BCHW: Tensor = self.unet(network_input, scales.c_noise(sigma_B.float())).sample
+        # Karras et al. 2022, Eq. 7
+        return scales.c_skip(sigma_B111) * x_BCHW + scales.c_out(sigma_B111) * output_BCHW.float()
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """What a denoiser was trained on, as every reader of it must know it."""
+
+    whitening_mean: tuple[float, ...]
+    """Mean of each raw latent channel; whitened = (raw - mean) / std."""
+    whitening_std: tuple[float, ...]
+    """Standard deviation of each raw latent channel."""
+    encoder_sha256: str
+    """The encoder whose latents these are."""
+    patch_px: int
+    """Side of the patches in pixels."""
+    mpp: float | None
+    """Microns per pixel of the patches; None where unknown or mixed."""
+    images_seen: int
+    """Training images up to here."""
+
+
+@dataclass(frozen=True)
+class LoadedDenoiser:
+    """A denoiser ready for use, and what it was trained on."""
+
+    denoiser: Denoiser
+    info: SnapshotInfo
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of a latent."""
+        return self.denoiser.latent_shape
+
+    @property
+    def whitening_mean(self) -> tuple[float, ...]:
+        """Mean of each raw latent channel."""
+        return self.info.whitening_mean
+
+    @property
+    def whitening_std(self) -> tuple[float, ...]:
+        """Standard deviation of each raw latent channel."""
+        return self.info.whitening_std
+
+    @property
+    def encoder_sha256(self) -> str:
+        """The encoder whose latents these are."""
+        return self.info.encoder_sha256
+
+    @property
+    def patch_px(self) -> int:
+        """Side of the patches in pixels."""
+        return self.info.patch_px
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of the patches; None where unknown or mixed."""
+        return self.info.mpp
+
+
+def save_snapshot(
+    path: StoragePath,
+    denoiser: Denoiser,
+    info: SnapshotInfo,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes a snapshot into the folder ``path``.
+
+    Args:
+        path: Folder of the snapshot.
+        denoiser: Gives the config, and the weights unless ``state`` does.
+        info: What it was trained on.
+        state: Weights to save instead, by the names of ``denoiser.state_dict()``: those of an EMA.
+    """
+    tensors = denoiser.state_dict() if state is None else state
+    save_model(
+        path,
+        model=_MODEL,
+        state={name: tensor.float() for name, tensor in tensors.items()},
+        description={
+            "config": denoiser.config.model_dump(mode="json"),
+            "latent_shape": list(denoiser.latent_shape),
+            "info": {
+                "whitening_mean": list(info.whitening_mean),
+                "whitening_std": list(info.whitening_std),
+                "encoder_sha256": info.encoder_sha256,
+                "patch_px": info.patch_px,
+                "mpp": info.mpp,
+                "images_seen": info.images_seen,
+            },
+        },
+    )
+
+
+def load_denoiser(path: StoragePath, *, device: str) -> LoadedDenoiser:
+    """The denoiser of a snapshot, in evaluation mode, frozen, with attention chosen for ``device``.
+
+    Raises:
+        ArtifactNotFound: ``path`` holds no snapshot.
+        ArtifactCorrupt: The snapshot is damaged.
+    """
+    stored = read_model(path, model=_MODEL)
+    try:
+        config = DenoiserConfig.model_validate(stored.description["config"])
+        channels, height, width = stored.description["latent_shape"]
+        fields = stored.description["info"]
+        info = SnapshotInfo(
+            **{
+                **fields,
+                "whitening_mean": tuple(fields["whitening_mean"]),
+                "whitening_std": tuple(fields["whitening_std"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path}: its description is not a denoiser's: {error}") from error
+    here = config.unet.model_copy(update={"attention": AttentionConfig(backend="auto")})
+    denoiser = Denoiser(
+        config.model_copy(update={"unet": here}),
+        latent_shape=(channels, height, width),
+        device=device,
+    )
+    fill(denoiser, stored, path=path)
+    return LoadedDenoiser(denoiser.eval().requires_grad_(requires_grad=False), info)
