@@ -4,6 +4,7 @@ Environment variables are read here and in ``cli`` only. S3 credentials stay in 
 botocore; they are never part of a site file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,11 @@ class ClusterRay(Config):
     """Address of the cluster as ``ray.init`` takes it; inside a job, ``auto`` is right."""
     dashboard: str = "http://127.0.0.1:8265"
     """Address of the dashboard, for job submission."""
+    python: str = "python"
+    """Interpreter of submitted commands on the head node: one with histodiff's dependencies."""
+    job_environment: tuple[str, ...] = ()
+    """Environment variables that a submitted command gets from here (S3 credentials, if the nodes
+    have none of their own). Ray stores their values with the job."""
 
 
 class NoRay(Config):
@@ -66,8 +72,14 @@ class Site(Config):
         return storage_path(self.root)
 
 
-def load_site(name: str | None, *, local: bool = False) -> Site:
-    """The site named or in a file, ``site/laptop`` by default; ``local`` takes Ray out of it."""
+def load_site(name: str | None, overrides: Sequence[str] = (), *, local: bool = False) -> Site:
+    """The site named or in a file, ``site/laptop`` by default.
+
+    Args:
+        name: A file, or the name of a site that ships with histodiff.
+        overrides: ``key.path=value`` for keys of the site.
+        local: Take Ray out of it: everything in this process.
+    """
     path: Path = find_config(name if name else "site/laptop.yaml")
-    site = load_config(Site, path)
+    site = load_config(Site, path, overrides)
     return site.model_copy(update={"ray": NoRay(type="none"), "ranks": 1}) if local else site

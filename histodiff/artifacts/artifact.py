@@ -145,7 +145,7 @@ def begin(
     path = root / config.output.folder
     digest = fingerprint(what)
     plan = {"fingerprint": digest, "format": format, "what": what}
-    found = _plan_at(path)
+    found = read_plan(path)
     if found is not None and found["fingerprint"] != digest:
         if not is_dev(config.version):
             raise ArtifactDrift(_drift_message(config.output, found["what"], what))
@@ -154,7 +154,7 @@ def begin(
     if found is None:
         check_writable(root)
         if not create_bytes(path / PLAN, _pretty(plan)):
-            other = _plan_at(path)
+            other = read_plan(path)
             if other is None or other["fingerprint"] != digest:
                 raise ArtifactDrift(
                     _drift_message(config.output, (other or {}).get("what", {}), what)
@@ -201,7 +201,12 @@ def is_dev(version: str) -> bool:
     return version == "dev" or version.endswith("-dev")
 
 
-def _plan_at(path: StoragePath) -> dict[str, Any] | None:
+def read_plan(path: StoragePath) -> dict[str, Any] | None:
+    """The plan in an artifact's folder; None where nothing was begun.
+
+    Raises:
+        ArtifactCorrupt: The file is not JSON.
+    """
     try:
         plan: dict[str, Any] = json.loads((path / PLAN).read_bytes())
     except (FileNotFoundError, NotADirectoryError):

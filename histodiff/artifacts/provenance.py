@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+COMMIT_FILE = "COMMIT"
 _PACKAGES = (
     "histodiff", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers", "zarr",
     "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
@@ -19,7 +20,7 @@ def provenance(wall_seconds: float) -> dict[str, Any]:
     """Git commit, command line, package versions, hardware and wall time; no environment."""
     return {
         "argv": sys.argv,
-        "git": _git_commit(),
+        "git": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -35,11 +36,15 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """Commit of the checkout that runs, with ``-dirty`` for local changes; None outside one."""
+def git_commit() -> str | None:
+    """Commit of the checkout that runs, with ``-dirty`` for local changes; None outside one.
+
+    A submitted job runs a copy of the code without history; the copy's ``COMMIT`` file names it.
+    """
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
-        return None
+        recorded = root / COMMIT_FILE
+        return recorded.read_text(encoding="ascii").strip() if recorded.is_file() else None
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=root, capture_output=True, text=True, check=False,

@@ -1,0 +1,97 @@
+"""``--dry-run``: what a command would do, from what is already there; computes and writes nothing."""
+
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import yaml
+
+from histodiff.artifacts import Artifact, CommandConfig, Reference, fingerprint, open_artifact
+from histodiff.artifacts.artifact import MANIFEST, planned_identity, read_plan
+from histodiff.artifacts.fingerprint import differing_fields
+from histodiff.cli.results import print_json
+from histodiff.cluster.site import Site
+from histodiff.errors import ArtifactNotFound, HistodiffError
+from histodiff.storage import StoragePath, list_names
+from histodiff.workflows.registry import LoadedCommand
+
+
+def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[str, Any]:
+    """Config, inputs, state, units and estimate of one command, JSON-ready."""
+    root = site.storage_root
+    found = {key: _opened(root, reference) for key, reference in config.inputs().items()}
+    missing = [key for key, artifact in found.items() if isinstance(artifact, str)]
+    path = root / config.output.folder
+    return {
+        "command": command.name,
+        "output": str(config.output),
+        "path": str(path),
+        "inputs": {
+            key: {
+                "artifact": str(config.inputs()[key]),
+                "state": artifact if isinstance(artifact, str) else "found",
+            }
+            for key, artifact in found.items()
+        },
+        **_state(
+            path, config, {k: a for k, a in found.items() if isinstance(a, Artifact)}, missing
+        ),
+        "units_done": _units_done(path),
+        "estimate": _estimate(command, config, site, missing),
+        "config": config.model_dump(mode="json"),
+        "site": site.model_dump(mode="json"),
+    }
+
+
+def print_dry_run(plan: Mapping[str, Any], *, as_json: bool, out: TextIO) -> None:
+    """The plan as one JSON object, or as YAML for people."""
+    if as_json:
+        print_json(plan, out=out)
+    else:
+        print(yaml.safe_dump(dict(plan), sort_keys=False, width=100).rstrip(), file=out)
+
+
+def _opened(root: StoragePath, reference: Reference) -> Artifact | str:
+    """The artifact, or why it cannot be read yet."""
+    try:
+        return open_artifact(root, reference)
+    except ArtifactNotFound as error:
+        return f"missing: {error}"
+
+
+def _state(
+    path: StoragePath, config: CommandConfig, inputs: Mapping[str, Artifact], missing: list[str]
+) -> dict[str, Any]:
+    """``state`` and ``fingerprint`` of the output.
+
+    Content of external inputs (slides) is fingerprinted too, but a dry run does not read it: where
+    there is a plan on disk, its record of that content is taken as unchanged.
+    """
+    plan = read_plan(path)
+    if missing:
+        waits = f"waits for {', '.join(missing)}"
+        return {"state": waits, "fingerprint": None}
+    what = planned_identity(config, inputs)
+    if plan is None:
+        return {"state": "new", "fingerprint": fingerprint(what)}
+    what["inventory"] = plan["what"].get("inventory")
+    differing = differing_fields(plan["what"], what)
+    if differing:
+        return {"state": f"differs: {'; '.join(differing)}", "fingerprint": fingerprint(what)}
+    finished = (path / MANIFEST).exists()
+    return {"state": "finished" if finished else "started", "fingerprint": plan["fingerprint"]}
+
+
+def _units_done(path: StoragePath) -> int:
+    return sum(name.endswith(".json") for name in list_names(path / "ledger"))
+
+
+def _estimate(
+    command: LoadedCommand, config: CommandConfig, site: Site, missing: list[str]
+) -> dict[str, Any]:
+    """The command's estimate; while inputs are missing, why there may be none."""
+    try:
+        return dict(command.estimate(config, site))
+    except HistodiffError as error:
+        if not missing:
+            raise
+        return {"unknown": str(error)}

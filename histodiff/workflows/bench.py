@@ -1,0 +1,25 @@
+"""``bench``: measured numbers against the limit of the machine.
+
+The workloads are fixed by the design, so that nobody can choose an easy one. A bench is listed here
+from the day that it measures its whole workload, and not before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from histodiff.errors import ConfigError
+
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = {}
+"""Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
+
+
+def bench(name: str) -> dict[str, Any]:
+    """Runs one bench.
+
+    Raises:
+        ConfigError: There is none of that name; lists those there are.
+    """
+    if name not in BENCHES:
+        known = ", ".join(sorted(BENCHES)) or "none in this version"
+        raise ConfigError(f"bench '{name}': unknown; available: {known}")
+    return BENCHES[name]()

@@ -1,0 +1,110 @@
+"""``inspect``: what an artifact is, from its plan, ledger and manifest; nothing is read in full."""
+
+import re
+from typing import Any
+
+import yaml
+
+from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
+from histodiff.artifacts.artifact import read_plan
+from histodiff.cluster.site import Site
+from histodiff.errors import ArtifactNotFound, ConfigError
+from histodiff.storage import StoragePath, file_sizes, list_names, storage_path
+
+_ADDRESS = re.compile(r"(?:(?P<kind>[a-z]+)/)?(?P<name>[\w.-]+)@(?P<version>[\w.-]+)")
+
+
+def inspect(address: str, site: Site) -> dict[str, Any]:
+    """All that is known of an artifact, finished or not, JSON-ready.
+
+    Args:
+        address: ``kind/name@version``, ``name@version`` where one kind has it, or a folder or URL.
+        site: Its root is where addresses are looked up.
+
+    Raises:
+        ConfigError: The address is none, or means several artifacts.
+        ArtifactNotFound: Nothing was ever begun there.
+    """
+    root, reference = located(address, site)
+    path = root / reference.folder
+    sizes = file_sizes(path)
+    facts = {
+        "artifact": str(reference),
+        "path": str(path),
+        "num_files": len(sizes),
+        "num_bytes": sum(sizes.values()),
+        "units_done": sum(name.endswith(".json") for name in list_names(path / "ledger")),
+    }
+    try:
+        manifest = open_artifact(root, reference).manifest
+    except ArtifactNotFound:
+        plan = read_plan(path)
+        if plan is None:
+            raise
+        return {**facts, "state": "not finished", "plan": plan}
+    return {**facts, "state": "finished", "manifest": manifest.model_dump(mode="json")}
+
+
+def find_artifact(address: str, site: Site) -> Artifact:
+    """The finished artifact at an address, as ``inspect`` takes it."""
+    return open_artifact(*located(address, site))
+
+
+def located(address: str, site: Site) -> tuple[StoragePath, Reference]:
+    """The root and the full address that ``address`` means."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        return _from_path(address)
+    root = site.storage_root
+    name, version = match["name"], match["version"]
+    if match["kind"]:
+        if match["kind"] not in set(Kind):
+            raise ConfigError(f"'{address}': no such kind; known: {', '.join(Kind)}")
+        return root, Reference.of(Kind(match["kind"]), name, version)
+    found = [kind for kind in Kind if read_plan(root / kind / name / version) is not None]
+    if len(found) != 1:
+        several = " and ".join(f"{kind}/{address}" for kind in found)
+        hint = f"it means {several}: name one" if found else f"nothing of that name below {root}"
+        raise ConfigError(f"'{address}': {hint}")
+    return root, Reference.of(found[0], name, version)
+
+
+def described(facts: dict[str, Any]) -> str:
+    """The facts for people: identity, origin, counts, issues and the config as YAML."""
+    manifest = facts.get("manifest")
+    lines = [
+        f"{facts['artifact']}  {facts['state']}",
+        f"path         {facts['path']}",
+        f"files        {facts['num_files']} ({facts['num_bytes']:,} bytes)",
+    ]
+    if manifest is None:
+        lines += [f"units done   {facts['units_done']}", _block("plan", facts["plan"]["what"])]
+        return "\n".join(lines)
+    made = manifest["provenance"]
+    versions = " ".join(f"{name} {number}" for name, number in made["packages"].items())
+    lines += [
+        f"fingerprint  {manifest['fingerprint']}",
+        f"content      {manifest['content_sha256']}",
+        f"made         in {made['wall_seconds']} s, git {made['git']}, {versions}",
+        f"issues       {len(manifest['skipped'])} skipped, {len(manifest['failed'])} failed",
+        *(f"  {i['unit']}: {i['reason']} {i['detail']}".rstrip() for i in manifest["failed"]),
+        _block("inputs", manifest["inputs"]),
+        _block("contents", manifest["contents"]),
+        _block("config", manifest["config"]),
+    ]
+    return "\n".join(lines)
+
+
+def _from_path(address: str) -> tuple[StoragePath, Reference]:
+    path = storage_path(address)
+    kind, name, version = ("", "", "", *path.parts)[-3:]
+    if kind not in set(Kind):
+        raise ConfigError(
+            f"'{address}': neither kind/name@version nor a folder ending in kind/name/version"
+        )
+    return path.parent.parent.parent, Reference.of(Kind(kind), name, version)
+
+
+def _block(title: str, values: Any) -> str:
+    text = yaml.safe_dump(values, sort_keys=True, width=100).rstrip()
+    return f"{title}:\n" + "\n".join(f"  {line}" for line in text.splitlines())
