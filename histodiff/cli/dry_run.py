@@ -1,4 +1,4 @@
-"""``--dry-run``: what a command would do, from what is already there; computes and writes nothing."""
+"""``--dry-run``: what a command would do, given what is there; computes and writes nothing."""
 
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -19,7 +19,8 @@ def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[s
     """Config, inputs, state, units and estimate of one command, JSON-ready."""
     root = site.storage_root
     found = {key: _opened(root, reference) for key, reference in config.inputs().items()}
-    missing = [key for key, artifact in found.items() if isinstance(artifact, str)]
+    ready = {key: artifact for key, artifact in found.items() if isinstance(artifact, Artifact)}
+    missing = [key for key in found if key not in ready]
     path = root / config.output.folder
     return {
         "command": command.name,
@@ -32,9 +33,7 @@ def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[s
             }
             for key, artifact in found.items()
         },
-        **_state(
-            path, config, {k: a for k, a in found.items() if isinstance(a, Artifact)}, missing
-        ),
+        **_state(path, config, ready, missing),
         "units_done": _units_done(path),
         "estimate": _estimate(command, config, site, missing),
         "config": config.model_dump(mode="json"),

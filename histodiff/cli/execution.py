@@ -29,7 +29,7 @@ def execute(command: str, typed: Invocation) -> int:
     with redirect_stdout(sys.stderr):
         code = guarded(lambda: _dispatch(command, typed, result))
     _write_stdout(result.getvalue())
-    return int(code)
+    return code
 
 
 def _write_stdout(text: str) -> None:
@@ -41,11 +41,11 @@ def _write_stdout(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _dispatch(command: str, typed: Invocation, out: TextIO) -> ExitCode:
+def _dispatch(command: str, typed: Invocation, out: TextIO) -> int:
     call = call_of(typed, out, default_site=SUBMIT_SITE if command == "submit" else None)
     if command in COMMANDS:
         return _write_artifact(command, call)
-    code: ExitCode = import_module(f"histodiff.cli.commands.{command}").execute(call)
+    code: int = import_module(f"histodiff.cli.commands.{command}").execute(call)
     return code
 
 

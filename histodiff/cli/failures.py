@@ -1,8 +1,8 @@
 """From an exception to what the user sees: one line and an exit code.
 
-Exit 2 is for what a user can mend: our own errors, a store that refuses or cannot be reached, a full
-disk. Anything else is a bug of ours: a traceback, exit 1. Errors that travelled through Ray are
-unwrapped first; vendors are recognised by the shape of their errors, so that none is imported here.
+Exit 2 is for what a user can mend: our own errors, a store that refuses or cannot be reached, a
+full disk. Anything else is a bug of ours: a traceback, exit 1. Errors that travelled through Ray
+are unwrapped first; vendors are known by the shape of their errors, so that none is imported here.
 """
 
 import errno
@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def guarded(action: Callable[[], ExitCode]) -> ExitCode:
+def guarded(action: Callable[[], int]) -> int:
     """The exit code of ``action``, with its errors explained on stderr."""
     try:
         return action()

@@ -4,7 +4,6 @@ import os
 
 from histodiff.cli.call import Call
 from histodiff.cli.execution import SUBMIT_SITE
-from histodiff.cli.failures import ExitCode
 from histodiff.errors import ConfigError
 from histodiff.workflows.registry import COMMANDS
 from histodiff.workflows.submit import Submission, submit
