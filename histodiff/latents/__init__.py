@@ -1,0 +1,30 @@
+"""The LatentStore: raw latent moments in a sharded Zarr v3 group, and what reads it."""
+
+from histodiff.latents.check import store_problems
+from histodiff.latents.finish import StoreDigests, finish_store
+from histodiff.latents.layout import LatentStoreConfig, StoreAttributes, StoreLayout
+from histodiff.latents.mixture import LatentBatch, LatentMixture
+from histodiff.latents.plan import ShardPlan, ShardUnit, plan_shards
+from histodiff.latents.store import LatentStore
+from histodiff.latents.whitening import Whitening, mixture_whitening
+from histodiff.latents.writer import ShardRecord, ShardWriter, read_ledger
+
+__all__ = [
+    "LatentBatch",
+    "LatentMixture",
+    "LatentStore",
+    "LatentStoreConfig",
+    "ShardPlan",
+    "ShardRecord",
+    "ShardUnit",
+    "ShardWriter",
+    "StoreAttributes",
+    "StoreDigests",
+    "StoreLayout",
+    "Whitening",
+    "finish_store",
+    "mixture_whitening",
+    "plan_shards",
+    "read_ledger",
+    "store_problems",
+]

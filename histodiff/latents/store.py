@@ -1,0 +1,204 @@
+"""Reading a LatentStore.
+
+Opening compares the objects that are there with ``shards.parquet``: zarr itself reads a deleted
+shard as fill value without a word. Reading compares NaN rows with the row table. Neither reads more
+than it must: digests of bytes are checked by ``store_problems`` (the command ``verify``).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from histodiff.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
+from histodiff.latents.codec import open_group
+from histodiff.latents.finish import present_shards
+from histodiff.latents.layout import (
+    FORMAT,
+    MOMENTS,
+    SHARDS_TABLE,
+    StoreAttributes,
+    StoreLayout,
+    shard_name,
+)
+from histodiff.latents.rows import OK, read_parquet, read_row_table
+from histodiff.storage import StoragePath
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """A finished store, opened for reading."""
+
+    path: StoragePath
+    layout: StoreLayout
+    shards: pa.Table
+    """Per shard: shard, rows, quarantined, size_bytes, sha256."""
+    rows: pa.Table
+    """Per row: patch, slide_id, patient_id, x, y, label, split, status."""
+    _moments: Any
+    _valid: npt.NDArray[np.bool_]
+
+    @classmethod
+    def open(cls, path: StoragePath) -> "LatentStore":
+        """The store at ``path``.
+
+        Raises:
+            ArtifactNotFound: There is no store, or it is not finished.
+            ArtifactCorrupt: A shard is missing, has another size, or is not listed; a newer format.
+        """
+        try:
+            shards = read_parquet(path / SHARDS_TABLE)
+            group = open_group(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArtifactNotFound(f"{path} is not a finished latent store") from error
+        layout = _layout(path, group)
+        _compare_objects(path, shards)
+        rows = read_row_table(path)
+        if rows.num_rows != layout.num_rows:
+            raise ArtifactCorrupt(
+                f"{path}: {rows.num_rows} rows in rows/, {layout.num_rows} in moments"
+            )
+        valid = pc.equal(rows["status"], OK).to_numpy()
+        return cls(path, layout, shards, rows, group[MOMENTS], valid)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, quarantined ones included."""
+        return self.layout.num_rows
+
+    @property
+    def moment_shape(self) -> tuple[int, int, int]:
+        """``(2C, h, w)``: posterior mean, then posterior standard deviation."""
+        return self.layout.moment_shape
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return self.layout.moment_shape[0] // 2
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Digest of the encoder that made the store."""
+        return self.layout.attributes.encoder_sha256
+
+    @property
+    def patch_px(self) -> int:
+        """Side of the encoded patches in pixels."""
+        return self.layout.attributes.patch_px
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of the encoded patches; None where unknown."""
+        return self.layout.attributes.mpp
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Sorted labels; empty when unlabelled."""
+        return self.layout.attributes.classes
+
+    @property
+    def valid_rows(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows that are not quarantined, ascending."""
+        return np.flatnonzero(self._valid).astype(np.int64)
+
+    def rows_of_split(self, split: str) -> npt.NDArray[np.int64]:
+        """Numbers of the valid rows of one split, ascending."""
+        chosen = pc.equal(self.rows["split"], split).fill_null(False).to_numpy()
+        return np.flatnonzero(self._valid & chosen).astype(np.int64)
+
+    def require_encoder(self, encoder_sha256: str, *, owner: str) -> None:
+        """Checks that ``owner`` (an autoencoder, a denoiser) works on this store's latents.
+
+        Raises:
+            ArtifactError: It was made with another encoder.
+        """
+        if encoder_sha256 != self.encoder_sha256:
+            raise ArtifactError(
+                f"{self.path}: was encoded by encoder {self.encoder_sha256[:12]}, but {owner} has"
+                f" encoder {encoder_sha256[:12]}; use the autoencoder that encoded it, or encode"
+                " again"
+            )
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float16]:
+        """Moments of rows ``start`` to ``stop``, ``(stop - start, 2C, h, w)``; quarantined are NaN.
+
+        Raises:
+            ArtifactCorrupt: A row is NaN that is not quarantined (lost data), or the reverse.
+        """
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IndexError(f"rows {start}..{stop} of {self.num_rows}")
+        try:
+            block = np.asarray(self._moments[start:stop])
+        except ValueError as error:  # zarr: the checksum of a shard's index does not match
+            raise ArtifactCorrupt(f"{self.path}: rows {start}..{stop}: {error}") from error
+        finite = np.isfinite(block).all(axis=(1, 2, 3))
+        wrong = start + np.flatnonzero(finite != self._valid[start:stop])
+        if wrong.size:
+            self._raise_lost(wrong)
+        return block
+
+    def read_rows(self, rows: npt.ArrayLike) -> npt.NDArray[np.float16]:
+        """Moments of the given rows in their order; reads every inner chunk once."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        result = np.empty((len(numbers), *self.moment_shape), np.float16)
+        chunk_of = numbers // self.layout.rows_per_chunk
+        chunks = np.unique(chunk_of)
+        for run in np.split(chunks, np.flatnonzero(np.diff(chunks) > 1) + 1) if len(chunks) else []:
+            start = int(run[0]) * self.layout.rows_per_chunk
+            stop = min((int(run[-1]) + 1) * self.layout.rows_per_chunk, self.num_rows)
+            block = self.read(start, stop)
+            inside = (numbers >= start) & (numbers < stop)
+            result[inside] = block[numbers[inside] - start]
+        return result
+
+    def _raise_lost(self, wrong: npt.NDArray[np.int64]) -> None:
+        shards = sorted({int(row) // self.layout.rows_per_shard for row in wrong})
+        places = ", ".join(shard_name(shard) for shard in shards[:_SHOWN])
+        listed = ", ".join(str(row) for row in wrong[:_SHOWN])
+        raise ArtifactCorrupt(
+            f"{self.path}: {len(wrong)} rows ({listed}, ...) in {places} do not match the row"
+            " table: data is lost; run `histodiff verify` on it and encode again"
+        )
+
+
+def _layout(path: StoragePath, group: Any) -> StoreLayout:
+    attributes = dict(group.attrs)
+    if attributes.get("format") != FORMAT:
+        raise ArtifactCorrupt(
+            f"{path}: latent store of format {attributes.get('format')!r}; this histodiff reads"
+            f" format {FORMAT}: upgrade it"
+        )
+    try:
+        parsed = StoreAttributes.model_validate(attributes)
+        array = group[MOMENTS]
+    except (ValidationError, KeyError) as error:
+        raise ArtifactCorrupt(f"{path}: is not a latent store: {error}") from error
+    channels, height, width = array.shape[1:]
+    return StoreLayout(
+        num_rows=array.shape[0],
+        moment_shape=(channels, height, width),
+        rows_per_shard=array.shards[0],
+        rows_per_chunk=array.chunks[0],
+        attributes=parsed,
+    )
+
+
+def _compare_objects(path: StoragePath, shards: pa.Table) -> None:
+    present = present_shards(path)
+    listed = dict(zip(shards["shard"].to_pylist(), shards["size_bytes"].to_pylist(), strict=True))
+    for shard, size in listed.items():
+        if shard not in present:
+            raise ArtifactCorrupt(f"{path / shard_name(shard)}: shard is missing; encode again")
+        if present[shard] != size:
+            raise ArtifactCorrupt(
+                f"{path / shard_name(shard)}: {present[shard]} bytes instead of {size};"
+                " encode again"
+            )
+    for shard in sorted(set(present) - set(listed)):
+        raise ArtifactCorrupt(f"{path / shard_name(shard)}: is not in {SHARDS_TABLE}; remove it")
