@@ -86,6 +86,7 @@ def run_trials(
                 name="trials",
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_ACTOR_RESTARTS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
     order.give_up_on_the_rest()

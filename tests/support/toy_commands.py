@@ -1,0 +1,87 @@
+"""Commands that take no time: they write real artifacts, so pipelines and sweeps can be tested."""
+
+import json
+from typing import Annotated, ClassVar
+
+from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
+from histodiff.cluster.site import Site
+from histodiff.config import Location
+from histodiff.errors import ConfigError
+from histodiff.storage import write_bytes
+from histodiff.workflows.registry import Command
+
+SOURCE = Command("tile", "tests.support.toy_commands", "SourceConfig", "source", "")
+GUIDE = Command("guide", "tests.support.toy_commands", "GuideConfig", "guide", "")
+CLASSIFY = Command("classify", "tests.support.toy_commands", "ClassifyConfig", "classify", "")
+TOY_COMMANDS = {command.name: command for command in (SOURCE, GUIDE, CLASSIFY)}
+
+
+class SourceConfig(CommandConfig):
+    kind: ClassVar[Kind] = Kind.PATCHES
+    text: str
+
+    def inputs(self) -> dict[str, Reference]:
+        return {}
+
+
+class GuideConfig(CommandConfig):
+    kind: ClassVar[Kind] = Kind.GUIDES
+    patches: Annotated[Reference, Location()]
+    seed: int
+    scale: float
+
+    def inputs(self) -> dict[str, Reference]:
+        return {"patches": self.patches.as_kind(Kind.PATCHES)}
+
+
+class ClassifyConfig(CommandConfig):
+    kind: ClassVar[Kind] = Kind.CLASSIFIERS
+    patches: Annotated[Reference, Location()]
+    guide: Annotated[Reference | None, Location()] = None
+    seed: int
+    count: int
+    ratio: float = 0.0
+    fails: bool = False
+
+    def inputs(self) -> dict[str, Reference]:
+        given = {"patches": self.patches.as_kind(Kind.PATCHES)}
+        return given if self.guide is None else {**given, "guide": self.guide.as_kind(Kind.GUIDES)}
+
+
+def source(config: SourceConfig, site: Site) -> Artifact:
+    draft = begin(site.storage_root, config)
+    if draft.finished:
+        return draft.finished
+    write_bytes(draft.path / "text.txt", config.text.encode())
+    return draft.finish({})
+
+
+def guide(config: GuideConfig, site: Site) -> Artifact:
+    opened = {k: open_artifact(site.storage_root, v) for k, v in config.inputs().items()}
+    draft = begin(site.storage_root, config, inputs=opened)
+    if draft.finished:
+        return draft.finished
+    if config.scale < 0:
+        raise ConfigError("scale is negative")
+    write_bytes(draft.path / "guide.txt", f"{config.scale} {config.seed}".encode())
+    return draft.finish({})
+
+
+def classify(config: ClassifyConfig, site: Site) -> Artifact:
+    opened = {k: open_artifact(site.storage_root, v) for k, v in config.inputs().items()}
+    draft = begin(site.storage_root, config, inputs=opened)
+    if draft.finished:
+        return draft.finished
+    if config.fails:
+        raise RuntimeError("a bug")
+    accuracy = 0.5 + 0.01 * config.count + 0.001 * config.seed + 0.1 * config.ratio
+    write_bytes(
+        draft.path / "metrics.json",
+        json.dumps({"patch": {"accuracy": accuracy, "auc": None}}).encode(),
+    )
+    return draft.finish({})
+
+
+def estimate(config: CommandConfig, site: Site) -> dict[str, float | int | str]:
+    del config, site
+    return {"units": 1}

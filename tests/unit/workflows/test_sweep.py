@@ -1,0 +1,146 @@
+import pytest
+
+from histodiff.artifacts import Reference, open_artifact
+from histodiff.cluster.site import Site
+from histodiff.config import parse_config
+from histodiff.errors import ConfigError
+from histodiff.workflows import registry
+from histodiff.workflows.grid import SweepConfig, expand
+from histodiff.workflows.sweep import sweep
+from histodiff.workflows.trials import read_trials
+from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
+
+STEPS = {
+    "guide": {
+        "command": "guide",
+        "config": {"scale": 1.0, "seed": 0},
+        "from": {"patches": "tiles"},
+    },
+    "real": {
+        "command": "classify",
+        "config": {"seed": 0, "count": 2},
+        "from": {"patches": "tiles"},
+    },
+    "random": {
+        "command": "classify",
+        "config": {"seed": 0, "count": 2, "ratio": 1.0},
+        "from": {"patches": "tiles", "guide": "guide"},
+    },
+}
+VALUES = {
+    "name": "s",
+    "version": "dev",
+    "artifacts": {"tiles": "patches/t@1"},
+    "steps": STEPS,
+    "search": {
+        "scale": {"sets": ["guide.scale"], "values": [1.0, 3.0]},
+        "ratio": {"sets": ["random.ratio"], "values": [0.5, 1.0]},
+        "count": {"sets": ["real.count", "random.count"], "values": [2, 5]},
+    },
+    "seeds": [0, 1, 2],
+    "arms": {"real only": "real", "random": "random"},
+    "control": "real only",
+}
+
+
+@pytest.fixture(autouse=True)
+def toy_commands(monkeypatch):
+    for name, command in TOY_COMMANDS.items():
+        monkeypatch.setitem(registry.COMMANDS, name, command)
+
+
+def config(**changed):
+    return parse_config(SweepConfig, {**VALUES, **changed}, source="s.yaml")
+
+
+def test_expand_multiplies_a_step_only_by_axes_that_reach_it():
+    trials = expand(config(), {})
+    counts = {step: sum(t.step == step for t in trials) for step in STEPS}
+    assert counts == {"guide": 2 * 3, "real": 2 * 3, "random": 2 * 2 * 2 * 3}
+
+
+def test_expand_makes_every_artifact_once_and_parents_first():
+    trials = expand(config(), {})
+    outputs = [trial.config.output for trial in trials]
+    assert len(set(outputs)) == len(outputs)
+    for place, trial in enumerate(trials):
+        assert all(outputs.index(parent) < place for parent in trial.parents)
+
+
+def test_expand_pairs_a_trial_with_the_parent_at_the_same_point():
+    trials = {trial.config.output: trial for trial in expand(config(), {})}
+    for trial in trials.values():
+        for parent in trial.parents:
+            assert trials[parent].seed == trial.seed
+            assert trials[parent].axes["scale"] == trial.axes["scale"]
+
+
+def test_expand_names_depend_on_the_content_that_is_read():
+    names = {str(t.config.output) for t in expand(config(), {"patches/t@1": "aa"})}
+    other = {str(t.config.output) for t in expand(config(), {"patches/t@1": "bb"})}
+    assert not names & other
+
+
+def test_expand_names_stay_when_the_grid_grows():
+    names = {str(t.config.output) for t in expand(config(), {})}
+    more = {str(t.config.output) for t in expand(config(seeds=[0, 1, 2, 3]), {})}
+    assert names < more
+
+
+def test_expand_with_a_wrong_field_names_step_and_key():
+    wrong = {"scale": {"sets": ["guide.scala"], "values": [1.0]}}
+    with pytest.raises(ConfigError, match=r"sweep s: step 'guide'.*scala.*'scale'"):
+        expand(config(search=wrong), {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"search": {"a": {"sets": ["gide.scale"], "values": [1]}}},
+            "must begin with a step: guide",
+        ),
+        ({"search": {"a": {"sets": ["guide.scale"], "values": [1, 1]}}}, "give each value once"),
+        ({"artifacts": {"tiles": "t@1"}}, "write it as kind/name@version"),
+        ({"control": "none"}, "control: 'none' is none of arms: real only, random"),
+        ({"arms": {"real only": "reel"}}, "'reel' is no step"),
+        ({"seeds": [1, 1]}, "give each seed once"),
+    ],
+)
+def test_sweep_config_that_cannot_work_says_why(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**changed)
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(root=str(tmp_path), ray={"type": "none"}, device="cpu")
+    source(SourceConfig(name="t", version="1", text="x"), made)
+    return made
+
+
+def test_sweep_in_process_tabulates_metrics_of_every_classifier(site):
+    artifact = sweep(config(), site)
+    rows = read_trials(artifact.path)
+    assert artifact.manifest.contents["trials"] == len(rows) == 6 + 6 + 24
+    real = {(r.axes["count"], r.seed): r.metrics["accuracy"] for r in rows if r.arm == "real only"}
+    assert real[5, 2] == pytest.approx(0.5 + 0.05 + 0.002)
+    assert "auc" not in rows[-1].metrics
+    assert open_artifact(site.storage_root, Reference(rows[0].artifact)).manifest.kind == "guides"
+
+
+def test_sweep_with_a_failing_trial_records_it_and_what_reads_it(site):
+    search = {"scale": {"sets": ["guide.scale"], "values": [-1.0, 1.0]}}
+    artifact = sweep(config(search=search, seeds=[0]), site)
+    errors = {(r.step, r.axes.get("scale")): r.error for r in read_trials(artifact.path)}
+    assert errors["guide", -1.0] == "scale is negative"
+    assert "not run, because guides/s-guide-" in errors["random", -1.0]
+    assert errors["random", 1.0] is None
+    assert errors["real", None] is None
+    assert len(artifact.manifest.failed) == 2
+
+
+def test_sweep_whose_trials_all_fail_is_an_error(site):
+    steps = {"real": {**STEPS["real"], "config": {"seed": 0, "count": 2, "fails": True}}}
+    with pytest.raises(ConfigError, match="all 3 trials failed; the first: RuntimeError: a bug"):
+        sweep(config(steps=steps, search={}, arms={"real only": "real"}), site)
