@@ -86,21 +86,17 @@ class SelfAttentionProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """The module's output, of the shape of ``hidden_states`` (BCHW or BNC)."""
+        """The module's output, of the shape of ``hidden_states`` (BCHW)."""
         if encoder_hidden_states is not None or attention_mask is not None:
             raise NotImplementedError("only self-attention without a mask is served")
         assert attn.spatial_norm is None
-        tokens_BNC = hidden_states
-        if hidden_states.ndim == 4:
-            tokens_BNC = hidden_states.flatten(2).transpose(1, 2)
-        mixed_BNC = self._mixed(attn, tokens_BNC)
-        if hidden_states.ndim == 4:
-            mixed = mixed_BNC.transpose(1, 2).reshape(hidden_states.shape)
-        else:
-            mixed = mixed_BNC
+        assert hidden_states.ndim == 4
+        mixed_BNC = self._mixed(attn, hidden_states.flatten(2).transpose(1, 2))
+        mixed_BCHW = mixed_BNC.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
-            mixed = mixed + hidden_states
-        return mixed / attn.rescale_output_factor
+            mixed_BCHW = mixed_BCHW + hidden_states
+        scaled_BCHW: Tensor = mixed_BCHW / attn.rescale_output_factor
+        return scaled_BCHW
 
     def _mixed(self, attn: Any, tokens_BNC: Tensor) -> Tensor:
         if attn.group_norm is not None:
@@ -127,7 +123,7 @@ def install_attention(
         ConfigError: The backend was named, and cannot run on ``device``.
     """
     resolved = resolved_backend(backend, device)
-    served = [part for part in module.modules() if hasattr(part, "set_processor")]
+    served: list[Any] = [part for part in module.modules() if hasattr(part, "set_processor")]
     for part in served:
         part.set_processor(SelfAttentionProcessor(resolved))
     return AttentionReport(resolved, len(served))

@@ -2,7 +2,7 @@
 
     D'(x; sigma) = D(x; sigma) + sigma^2 w grad_x log p(y | x; sigma)
 
-This is Dhariwal & Nichol 2021 in variance-exploding coordinates: with ``z = sqrt(abar) x`` it equals
+This is Dhariwal & Nichol 2021 in variance-exploding coordinates: with ``z = sqrt(abar) x`` it is
 ``eps' = eps - w sqrt(1 - abar) grad_z log p(y | z)``. Legend: B batch, C channels, H, W.
 """
 

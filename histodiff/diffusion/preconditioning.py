@@ -111,7 +111,7 @@ class EdmPreconditioning(Preconditioning):
 
     def training_sigma(self, u_B: Tensor) -> Tensor:
         inside = u_B.double().clamp(_CLEAR_OF_ENDS, 1 - _CLEAR_OF_ENDS)
-        normal = torch.special.ndtri(inside)
+        normal: Tensor = torch.special.ndtri(inside)
         return (normal * self.log_std + self.log_mean).exp().to(u_B.dtype)
 
 

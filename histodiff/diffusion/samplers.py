@@ -7,6 +7,7 @@ how the batch was split. Legend: B batch, C channels, H height, W width.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -80,7 +81,7 @@ def sample(
     """
     levels = [float(level) for level in sigmas]
     x_BCHW = noise_B * levels[0]
-    for step, (level, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for step, (level, following) in enumerate(pairwise(levels)):
         match sampler:
             case EulerSampler():
                 x_BCHW = euler_step(denoise, x_BCHW, level, following)

@@ -67,7 +67,8 @@ def _karras_levels(schedule: KarrasSchedule, preconditioning: Preconditioning) -
     lowest = schedule.sigma_min or preconditioning.sigma_min
     ramp = torch.linspace(0, 1, schedule.steps, dtype=torch.float64)
     first, last = highest ** (1 / schedule.rho), lowest ** (1 / schedule.rho)
-    return (first + ramp * (last - first)) ** schedule.rho
+    levels: Tensor = (first + ramp * (last - first)) ** schedule.rho
+    return levels
 
 
 def _ddpm_levels(schedule: DdpmSchedule) -> Tensor:

@@ -73,8 +73,8 @@ class Autoencoder:
     @property
     def downsampling(self) -> int:
         """Pixels per latent position along one side."""
-        levels: int = len(self.network.config.block_out_channels)
-        return 2 ** (levels - 1)
+        factor: int = 2 ** (len(self.network.config.block_out_channels) - 1)
+        return factor
 
     @property
     def latent_channels(self) -> int:

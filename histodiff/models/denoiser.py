@@ -44,12 +44,10 @@ class Denoiser(nn.Module):
         self.config = config
         self.latent_shape = latent_shape
         self.preconditioning: Preconditioning = create_preconditioning(config.objective)
-        self.unet = create_unet(
-            config.unet, latent_shape=latent_shape, device=torch.device(device)
-        )
+        self.unet = create_unet(config.unet, latent_shape=latent_shape, device=torch.device(device))
 
     def forward(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        """The expected clean latent given ``x = x0 + sigma n``: fp32, of the shape of ``x_BCHW``."""
+        """The expected clean latent given ``x = x0 + sigma n``: fp32, shaped as ``x_BCHW``."""
         scales = self.preconditioning
         sigma_B111 = sigma_B.float().reshape(-1, 1, 1, 1)
         x_BCHW = x_BCHW.float()

@@ -99,7 +99,8 @@ def create_unet(
             "AttnDownBlock2D" if attends else plain.down for attends in config.attention_levels
         ),
         up_block_types=tuple(
-            "AttnUpBlock2D" if attends else plain.up for attends in reversed(config.attention_levels)
+            "AttnUpBlock2D" if attends else plain.up
+            for attends in reversed(config.attention_levels)
         ),
         downsample_type=plain.resampling,
         upsample_type=plain.resampling,
