@@ -17,6 +17,7 @@ UnitT_contra = TypeVar("UnitT_contra", contravariant=True)
 PartT_contra = TypeVar("PartT_contra", contravariant=True)
 RecordT = TypeVar("RecordT")
 RecordT_co = TypeVar("RecordT_co", covariant=True)
+PartT = TypeVar("PartT")
 
 
 class Worker(Protocol[UnitT_contra, RecordT_co]):
@@ -69,3 +70,18 @@ def run_in_process(
     worker = make_worker()
     for unit in units:
         yield Finished(unit, worker.run(unit))
+
+
+def encode_in_process(
+    make_reader: Callable[[], Reader[PartT]],
+    make_encoder: Callable[[], Encoder[UnitT, RecordT]],
+    units: Sequence[UnitT],
+    *,
+    parts_of: Callable[[UnitT], Sequence[PartT]],
+) -> Iterator[Finished[UnitT, RecordT]]:
+    """Encodes every unit with one reader and one encoder in this process, in order."""
+    if not units:
+        return
+    reader, encoder = make_reader(), make_encoder()
+    for unit in units:
+        yield Finished(unit, encoder.run(unit, (reader.read(part) for part in parts_of(unit))))

@@ -1,0 +1,337 @@
+"""Pools of Ray actors that do units of work and survive the loss of a worker.
+
+A unit is given to one actor at a time. If its actor dies (killed process, lost node, memory), the
+actor is replaced and the unit given out again; a ``TransientError`` is retried with back-off; both
+are bounded, then they escalate. Any other exception is the worker's and is raised here as it was.
+
+Encoding has two kinds of actors. The encoder of a unit pulls blocks of pixels from the readers, in
+order, a few parts ahead and no further: that is the back-pressure. Pixels go from reader to encoder
+through Ray's object store, never through the driver.
+"""
+
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+
+from histodiff.cluster.session import ray_session
+from histodiff.errors import TransientError
+from histodiff.runtime import Encoder, Finished, PixelBlock, Reader, Worker
+
+__all__ = ["ActorResources", "Retries", "ray_session", "run_encode_pool", "run_pool"]
+
+_log = logging.getLogger(__name__)
+
+_LOST = (RayActorError, ObjectLostError, WorkerCrashedError)
+_STARVED_SECONDS = 60.0
+
+UnitT = TypeVar("UnitT")
+PartT = TypeVar("PartT")
+RecordT = TypeVar("RecordT")
+
+
+@dataclass(frozen=True)
+class ActorResources:
+    """What an actor reserves of a node; zero reserves nothing (one machine, shared as it comes)."""
+
+    num_cpus: float = 0
+    num_gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a unit is tried again, and how long is waited after a TransientError."""
+
+    count: int = 3
+    backoff_seconds: float = 1.0
+    backoff_limit_seconds: float = 30.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the ``failures``-th failure; doubles every time."""
+        return min(self.backoff_seconds * 2.0 ** (failures - 1), self.backoff_limit_seconds)
+
+
+def run_pool(
+    make_worker: Callable[[], Worker[UnitT, RecordT]],
+    units: Sequence[UnitT],
+    *,
+    num_workers: int,
+    resources: ActorResources | None = None,
+    retries: Retries | None = None,
+) -> Iterator[Finished[UnitT, RecordT]]:
+    """Runs every unit on a pool of actors; yields units as they finish.
+
+    Args:
+        make_worker: Makes the worker, in the actor's process.
+        units: The work.
+        num_workers: Actors, at most one per unit.
+        resources: What each actor reserves.
+        retries: What is done about lost actors and transient errors.
+
+    Raises:
+        TransientError: A unit lost its actor, or failed transiently, too often.
+    """
+    options = _options(resources)
+
+    def start_actor() -> Any:
+        return ray.remote(_WorkerHost).options(**options).remote(make_worker)
+
+    pool: _Pool[UnitT, RecordT] = _Pool(start_actor, units, num_workers, retries or Retries())
+    with pool:
+        yield from pool.finished()
+
+
+def run_encode_pool(
+    make_reader: Callable[[], Reader[PartT]],
+    make_encoder: Callable[[], Encoder[UnitT, RecordT]],
+    units: Sequence[UnitT],
+    *,
+    parts_of: Callable[[UnitT], Sequence[PartT]],
+    num_readers: int,
+    num_encoders: int,
+    reader_resources: ActorResources | None = None,
+    encoder_resources: ActorResources | None = None,
+    retries: Retries | None = None,
+) -> Iterator[Finished[UnitT, RecordT]]:
+    """Encodes every unit with a pool of encoders fed by a pool of readers.
+
+    Args:
+        make_reader: Makes a reader, in its actor's process.
+        make_encoder: Makes an encoder, in its actor's process.
+        units: The work; an encoder commits one at a time.
+        parts_of: The parts of a unit, in the order in which the encoder gets their blocks.
+        num_readers: Reader actors, shared by all encoders.
+        num_encoders: Encoder actors, at most one per unit.
+        reader_resources: What each reader reserves.
+        encoder_resources: What each encoder reserves.
+        retries: What is done about lost actors and transient errors.
+
+    Raises:
+        TransientError: A unit lost an actor, or failed transiently, too often.
+    """
+    retries = retries or Retries()
+    # reading changes nothing, so Ray itself restarts readers and repeats their reads
+    survives = {"max_restarts": -1, "max_task_retries": retries.count}
+    reader_class = ray.remote(_ReaderHost).options(**_options(reader_resources), **survives)
+    readers = [reader_class.remote(make_reader) for _ in range(num_readers)] if units else []
+    encoder_options = _options(encoder_resources)
+    window = max(2, -(-2 * num_readers // num_encoders))
+
+    def start_actor() -> Any:
+        host = ray.remote(_EncoderHost).options(**encoder_options)
+        return host.remote(make_encoder, readers, parts_of, window)
+
+    try:
+        pool: _Pool[UnitT, RecordT] = _Pool(start_actor, units, num_encoders, retries)
+        with pool:
+            yield from pool.finished()
+    finally:
+        for reader in readers:
+            ray.kill(reader)
+
+
+class _WorkerHost(Generic[UnitT, RecordT]):
+    """The actor around a worker; the worker is made in ``start``, so that its errors are plain."""
+
+    def __init__(self, make_worker: Callable[[], Worker[UnitT, RecordT]]) -> None:
+        self._make_worker = make_worker
+
+    def start(self) -> None:
+        self._worker = self._make_worker()
+
+    def run(self, unit: UnitT) -> RecordT:
+        return self._worker.run(unit)
+
+
+class _ReaderHost(Generic[PartT]):
+    """The actor around a reader; the reader is made at the first read, also after a restart."""
+
+    def __init__(self, make_reader: Callable[[], Reader[PartT]]) -> None:
+        self._make_reader = make_reader
+        self._reader: Reader[PartT] | None = None
+
+    def read(self, part: PartT) -> PixelBlock:
+        if self._reader is None:
+            self._reader = self._make_reader()
+        return self._reader.read(part)
+
+
+class _EncoderHost(Generic[UnitT, PartT, RecordT]):
+    """The actor around an encoder."""
+
+    def __init__(
+        self,
+        make_encoder: Callable[[], Encoder[UnitT, RecordT]],
+        readers: Sequence[Any],
+        parts_of: Callable[[UnitT], Sequence[PartT]],
+        window: int,
+    ) -> None:
+        self._make_encoder = make_encoder
+        self._readers = readers
+        self._parts_of = parts_of
+        self._window = window
+
+    def start(self) -> None:
+        self._encoder = self._make_encoder()
+
+    def run(self, unit: UnitT) -> RecordT:
+        return self._encoder.run(unit, self._blocks(self._parts_of(unit)))
+
+    def _blocks(self, parts: Sequence[PartT]) -> Iterator[PixelBlock]:
+        """Blocks of the parts in order, at most ``window`` of them read ahead."""
+        ahead: deque[Any] = deque()
+        for number, part in enumerate(parts):
+            if len(ahead) == self._window:
+                yield ray.get(ahead.popleft())
+            ahead.append(self._readers[number % len(self._readers)].read.remote(part))
+        while ahead:
+            yield ray.get(ahead.popleft())
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[UnitT]):
+    """A unit to be done, with the times it has failed."""
+
+    unit: UnitT
+    failures: int = 0
+
+
+class _Pool(Generic[UnitT, RecordT]):
+    """The loop that both pools share: start actors, give out units, replace what dies."""
+
+    def __init__(
+        self,
+        start_actor: Callable[[], Any],
+        units: Sequence[UnitT],
+        num_actors: int,
+        retries: Retries,
+    ) -> None:
+        self._start_actor = start_actor
+        self._retries = retries
+        self._queue = deque(_Waiting(unit) for unit in units)
+        self._delayed: list[tuple[float, int, _Waiting[UnitT]]] = []
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._running: dict[Any, tuple[Any, _Waiting[UnitT]]] = {}
+        self._num_actors = min(num_actors, len(units))
+        self._failed_starts = 0
+        self._number = 0
+
+    def __enter__(self) -> "_Pool[UnitT, RecordT]":
+        for _ in range(self._num_actors):
+            self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        at_work = [actor for actor, _ in self._running.values()]
+        for actor in [*self._starting.values(), *self._idle, *at_work]:
+            ray.kill(actor)
+
+    def finished(self) -> Iterator[Finished[UnitT, RecordT]]:
+        """Units with their records, as they finish."""
+        while self._queue or self._delayed or self._running:
+            self._give_out()
+            for reference in self._next_events():
+                if reference in self._starting:
+                    self._started(reference)
+                else:
+                    yield from self._ended(reference)
+
+    def _start(self) -> None:
+        actor = self._start_actor()
+        self._starting[actor.start.remote()] = actor
+
+    def _give_out(self) -> None:
+        while self._delayed and self._delayed[0][0] <= time.monotonic():
+            self._queue.append(heapq.heappop(self._delayed)[2])
+        while self._queue and self._idle:
+            waiting, actor = self._queue.popleft(), self._idle.pop()
+            self._running[actor.run.remote(waiting.unit)] = (actor, waiting)
+
+    def _next_events(self) -> list[Any]:
+        pending = [*self._starting, *self._running]
+        limit = _STARVED_SECONDS
+        if self._delayed:
+            limit = max(0.0, self._delayed[0][0] - time.monotonic())
+        if not pending:
+            time.sleep(limit)
+            return []
+        ready, _ = ray.wait(pending, timeout=limit)
+        if not ready and not self._running and not self._idle:
+            _log.warning(
+                "no worker could start for %.0f s: the cluster has no free CPUs or GPUs for it",
+                _STARVED_SECONDS,
+            )
+        return list(ready)
+
+    def _started(self, reference: Any) -> None:
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except _LOST as error:
+            self._failed_starts += 1
+            if self._failed_starts > self._retries.count:
+                raise TransientError(
+                    f"workers died {self._failed_starts} times while starting: {_brief(error)}"
+                ) from error
+            self._start()
+        except RayTaskError as error:
+            self._idle.append(actor)
+            raise _cause(error) from error
+        else:
+            self._failed_starts = 0
+            self._idle.append(actor)
+
+    def _ended(self, reference: Any) -> Iterator[Finished[UnitT, RecordT]]:
+        actor, waiting = self._running.pop(reference)
+        try:
+            record: RecordT = ray.get(reference)
+        except _LOST as error:
+            self._start()
+            self._retry(waiting, error, after=0.0)
+        except RayTaskError as error:
+            self._idle.append(actor)
+            cause = _cause(error)
+            if not isinstance(cause, (*_LOST, TransientError)):
+                raise cause from error
+            self._retry(waiting, cause, after=self._retries.delay(waiting.failures + 1))
+        else:
+            self._idle.append(actor)
+            yield Finished(waiting.unit, record)
+
+    def _retry(self, waiting: _Waiting[UnitT], error: Exception, *, after: float) -> None:
+        failures = waiting.failures + 1
+        if failures > self._retries.count:
+            raise TransientError(
+                f"a unit failed {failures} times, the last time because: {_brief(error)}; what is"
+                " done is kept: mend the cause and run the same command again"
+            ) from error
+        _log.warning("retry %d of %d: %s", failures, self._retries.count, _brief(error))
+        self._number += 1
+        due = time.monotonic() + after
+        heapq.heappush(self._delayed, (due, self._number, _Waiting(waiting.unit, failures)))
+
+
+def _options(resources: ActorResources | None) -> dict[str, Any]:
+    wanted = resources or ActorResources()
+    return {
+        "num_cpus": wanted.num_cpus,
+        "num_gpus": wanted.num_gpus,
+        "scheduling_strategy": "SPREAD",
+    }
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What the worker raised."""
+    cause = error.cause
+    return cause if isinstance(cause, Exception) else error
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

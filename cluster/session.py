@@ -1,0 +1,93 @@
+"""Ray, started or joined for the time of one command.
+
+A local Ray belongs to the command that started it. Authentication is left to Ray: a new local Ray
+makes and uses a token by itself (``~/.ray/auth_token``); a running cluster is joined, where
+``RAY_AUTH_MODE`` is ``token``, with the token in ``RAY_AUTH_TOKEN``, in the file that
+``RAY_AUTH_TOKEN_PATH`` names, or in ``~/.ray/auth_token``.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+
+import histodiff
+from histodiff.cluster.site import ClusterRay, LocalRay, RayConfig
+from histodiff.errors import ConfigError
+
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Ray as ``config`` says, for the time of the block; one that is there already is used.
+
+    Nothing is started for ``type: none``.
+
+    Raises:
+        ConfigError: The cluster cannot be reached, or refuses the token.
+    """
+    if isinstance(config, LocalRay):
+        started = not ray.is_initialized()
+        if started:
+            _start(config)
+    elif isinstance(config, ClusterRay):
+        started = not ray.is_initialized()
+        if started:
+            _join(config)
+    else:
+        started = False
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def code_environment() -> dict[str, Any]:
+    """Runtime environment with which worker processes on this machine import this histodiff."""
+    package = Path(histodiff.__file__).resolve().parent
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+
+
+def _start(config: LocalRay) -> None:
+    # "local" starts a new Ray even where RAY_ADDRESS names another one
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=True,
+        logging_level=logging.ERROR,
+        runtime_env=code_environment(),
+    )
+
+
+def _join(config: ClusterRay) -> None:
+    # a submitted job has the environment that it was submitted with
+    environment = None if _JOB_VARIABLE in os.environ else code_environment()
+    try:
+        ray.init(
+            address=config.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=environment,
+        )
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"ray.address '{config.address}': the cluster refuses the token; set"
+            " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token"
+            " (`ray get-auth-token`)"
+        ) from error
+    except (ConnectionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"ray.address '{config.address}': no cluster can be joined ({reason}); start one with"
+            " `ray start --head`, or use ray.type=local"
+        ) from error
