@@ -82,8 +82,8 @@ def _join(config: ClusterRay) -> None:
     except AuthenticationError as error:
         raise ConfigError(
             f"ray.address '{config.address}': the cluster refuses the token; set"
-            " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token"
-            " (`ray get-auth-token`)"
+            " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token"
+            " (`ray get-auth-token`) into ~/.ray/auth_token"
         ) from error
     except (ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

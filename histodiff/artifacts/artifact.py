@@ -186,14 +186,18 @@ def planned_identity(
     return parsed
 
 
-def published_digests(path: StoragePath) -> dict[str, str]:
-    """SHA-256 of every published file below ``path`` (no plan, manifest, ledger, checkpoints)."""
-    names = [
+def published_names(path: StoragePath) -> list[str]:
+    """Every published file below ``path``: not the plan, manifest, ledger, checkpoints, scratch."""
+    return [
         name
         for name in file_sizes(path)
         if name not in (PLAN, MANIFEST) and not name.startswith(_UNPUBLISHED)
     ]
-    return {name: sha256_of(path / name) for name in names}
+
+
+def published_digests(path: StoragePath) -> dict[str, str]:
+    """SHA-256 of every published file below ``path``."""
+    return {name: sha256_of(path / name) for name in published_names(path)}
 
 
 def is_dev(version: str) -> bool:

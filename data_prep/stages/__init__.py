@@ -1,0 +1,1 @@
+"""Workers of the tile and encode commands."""

@@ -1,0 +1,147 @@
+"""The encode stage: a Reader of pixels and an Encoder that commits one shard.
+
+The parts of a unit are batches of ``batch`` patches in the order of the patch table, so that
+neighbours are read together; the last one is filled up with zeros. One part is one forward pass of
+that fixed size: which worker does it changes no byte.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.latents import ShardRecord, ShardUnit, ShardWriter
+from histodiff.runtime import PixelBlock
+from histodiff.storage import StoragePath
+
+Precision = Literal["fp32", "bf16"]
+
+
+class PixelEncoder(Protocol):
+    """What is needed of an autoencoder."""
+
+    def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the raw latents of uint8 pixels, fp32 BCHW each."""
+
+
+@dataclass(frozen=True)
+class EncodePart:
+    """Some rows of a unit: their positions in it, and their patches."""
+
+    positions: npt.NDArray[np.int64]
+    patches: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What decides the bytes besides weights and pixels."""
+
+    batch: int
+    threads: int
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """A committed shard, and how long it took."""
+
+    record: ShardRecord
+    seconds: float
+
+
+def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
+    """Parts of a unit, in reading order; pools take it as ``partial(parts_of, batch=...)``."""
+    order = np.argsort(unit.patches, kind="stable")
+    pieces = (order[start : start + batch] for start in range(0, len(order), batch))
+    return [EncodePart(positions, unit.patches[positions]) for positions in pieces]
+
+
+class EncodeReader:
+    """Reads the pixels of parts; opens the patch index in the process that reads.
+
+    Args:
+        patches: Folder of the PatchIndex.
+    """
+
+    def __init__(self, patches: StoragePath) -> None:
+        self._reader = PatchReader(PatchIndex.open(patches))
+
+    def read(self, part: EncodePart) -> PixelBlock:
+        """Pixels of a part; ``positions`` and ``failures`` count in the unit."""
+        block = self._reader.read([int(patch) for patch in part.patches])
+        failures = {int(part.positions[row]): reason for row, reason in block.failures.items()}
+        return PixelBlock(part.positions, block.pixels, failures)
+
+
+class ShardEncoder:
+    """Encodes the blocks of a unit and commits its shard.
+
+    Args:
+        load: Gives the autoencoder, on the device where it runs.
+        writer: Commits shards.
+        settings: Batch, threads and precision.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], PixelEncoder],
+        *,
+        writer: ShardWriter,
+        settings: EncodeSettings,
+        device: str,
+    ) -> None:
+        with _torch_threads(settings.threads):
+            self._autoencoder = load()
+        self._writer = writer
+        self._settings = settings
+        self._device = torch.device(device)
+
+    def run(self, unit: ShardUnit, blocks: Iterable[PixelBlock]) -> EncodedShard:
+        """Encodes all rows of the unit and commits them; rows that cannot be are quarantined."""
+        started = time.monotonic()
+        shape = (len(unit.patches), *self._writer.layout.moment_shape)
+        moments = np.full(shape, np.nan, np.float16)
+        seen = np.zeros(len(unit.patches), bool)
+        failures: dict[int, str] = {}
+        with _torch_threads(self._settings.threads):
+            for block in blocks:
+                moments[block.positions] = self._moments(block.pixels)
+                seen[block.positions] = True
+                failures |= block.failures
+        assert seen.all(), f"shard {unit.shard}: rows without pixels"
+        record = self._writer.write(unit.shard, moments, failures)
+        return EncodedShard(record, time.monotonic() - started)
+
+    def _moments(self, pixels_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+        """Pixels uint8 NHWC -> moments fp16 ``(n, 2C, h, w)``; values beyond fp16 become inf."""
+        rows = len(pixels_BHWC)
+        full = np.zeros((self._settings.batch, *pixels_BHWC.shape[1:]), np.uint8)
+        full[:rows] = pixels_BHWC
+        pixels_BCHW = torch.from_numpy(full).permute(0, 3, 1, 2).contiguous()
+        low = self._settings.precision == "bf16"
+        autocast = torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext()
+        with torch.no_grad(), autocast:
+            mean, std = self._autoencoder.encode(pixels_BCHW.to(self._device))
+        both = torch.cat([mean, std], dim=1)[:rows].to(torch.float16)
+        moments: npt.NDArray[np.float16] = both.cpu().numpy()
+        return moments
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Torch's threads for the time of the block; sums on the CPU depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

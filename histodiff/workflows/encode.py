@@ -1,0 +1,307 @@
+"""``encode``: patches and an autoencoder -> a LatentStore.
+
+The shard is the unit of work. Shards in the ledger are done; the same command again does the rest.
+Readers and encoders run as Ray actors, or one after the other in this process (``ray.type: none``).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from histodiff.artifacts import (
+    Artifact,
+    CommandConfig,
+    Draft,
+    Kind,
+    Reference,
+    UnitIssue,
+    begin,
+    open_artifact,
+)
+from histodiff.cluster.pool import ActorResources, run_encode_pool
+from histodiff.cluster.session import ray_session
+from histodiff.cluster.site import ClusterRay, NoRay, Site
+from histodiff.config import Location
+from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.stages.encode import (
+    EncodedShard,
+    EncodeReader,
+    EncodeSettings,
+    ShardEncoder,
+    parts_of,
+)
+from histodiff.errors import ConfigError
+from histodiff.latents import (
+    LatentStoreConfig,
+    ShardPlan,
+    ShardRecord,
+    ShardUnit,
+    ShardWriter,
+    StoreAttributes,
+    StoreLayout,
+    finish_store,
+    plan_shards,
+    read_ledger,
+)
+from histodiff.latents.finish import present_shards
+from histodiff.latents.rows import reason_code
+from histodiff.models.autoencoder import load_autoencoder
+from histodiff.runtime import Finished, encode_in_process
+from histodiff.telemetry import progress, serve_metrics
+from histodiff.telemetry.metrics import (
+    ENCODE_PATCHES,
+    ENCODE_QUARANTINED,
+    ENCODE_SHARD_SECONDS,
+)
+
+_NAMED_ISSUES = 100
+
+
+class EncodeConfig(CommandConfig):
+    """Root config of ``encode``."""
+
+    kind: ClassVar[Kind] = Kind.LATENTS
+
+    patches: Annotated[Reference, Location()]
+    """PatchIndex whose patches are encoded, all splits."""
+    autoencoder: Annotated[Reference, Location()]
+    """Autoencoder that encodes them."""
+    store: LatentStoreConfig
+    """How rows are cut into shards and inner chunks."""
+    supertile: int = Field(ge=1)
+    """Side, in patches, of the blocks of neighbours that stay together in a shard."""
+    mixing: int = Field(ge=1)
+    """Slides that a shard mixes: more mix better, and open more slides per shard."""
+    batch: int = Field(ge=1)
+    """Patches in one forward pass of the encoder."""
+    threads: int = Field(ge=1)
+    """Torch threads of an encoder; results on a CPU depend on it."""
+    precision: Literal["fp32", "bf16"]
+    """Precision of the encoder; bf16 is slower than fp32 on most CPUs."""
+    seed: int
+    """Seed of the row order."""
+    max_failed_fraction: Annotated[float, Location()] = Field(ge=0, le=1)
+    """Share of quarantined rows above which the command fails; changes no byte of the store."""
+
+    def inputs(self) -> dict[str, Reference]:
+        return {
+            "patches": self.patches.as_kind(Kind.PATCHES),
+            "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
+        }
+
+
+def encode(config: EncodeConfig, site: Site) -> Artifact:
+    """Encodes every patch; the finished store.
+
+    Raises:
+        ConfigError: Inputs do not fit each other, or too many rows failed.
+        ArtifactError: An input is missing or damaged, or the store exists with other settings.
+    """
+    inputs = _opened(config, site)
+    draft = begin(
+        site.storage_root,
+        config,
+        inputs=inputs,
+        inventory={"device_class": site.device},  # bytes differ between device classes
+    )
+    if draft.finished:
+        return draft.finished
+    index = PatchIndex.open(inputs["patches"].path)
+    writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
+    plan = _plan(config, index)
+    writer.write_metadata()
+    if site.metrics_port is not None:
+        serve_metrics(site.metrics_port)
+    records = _encode_missing(config, site, plan, writer, inputs)
+    return _finish(config, draft, index, writer, plan, records)
+
+
+def estimate(config: EncodeConfig, site: Site) -> dict[str, float | int | str]:
+    """Slides, patches, shards and bytes of the store."""
+    inputs = _opened(config, site)
+    index = PatchIndex.open(inputs["patches"].path)
+    layout = store_layout(config, index, inputs["autoencoder"])
+    return {
+        "slides": len(set(index.patches["slide_id"].to_pylist())),
+        "patches": layout.num_rows,
+        "units": layout.num_shards,
+        "bytes": layout.num_rows * layout.row_bytes,
+    }
+
+
+def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact) -> StoreLayout:
+    """Shapes and attributes of the store.
+
+    Raises:
+        ConfigError: There are no patches, or their size does not fit the autoencoder.
+    """
+    if index.patches.num_rows == 0:
+        raise ConfigError(f"patches '{config.patches}': has no patches; see its slides and reasons")
+    facts = json.loads((autoencoder.path / "autoencoder.json").read_bytes())
+    side, odd = divmod(index.patch_px, facts["downsampling"])
+    if odd:
+        raise ConfigError(
+            f"patches '{config.patches}': patch_px={index.patch_px} is not a multiple of"
+            f" {facts['downsampling']}, by which autoencoder '{config.autoencoder}' downsamples;"
+            " tile with another patch_px"
+        )
+    return StoreLayout(
+        num_rows=index.patches.num_rows,
+        moment_shape=(2 * facts["latent_channels"], side, side),
+        rows_per_shard=config.store.rows_per_shard,
+        rows_per_chunk=config.store.rows_per_chunk,
+        attributes=StoreAttributes(
+            encoder_sha256=facts["encoder_sha256"],
+            patch_px=index.patch_px,
+            mpp=index.mpp,
+            classes=index.classes,
+        ),
+    )
+
+
+def _opened(config: EncodeConfig, site: Site) -> dict[str, Artifact]:
+    return {key: open_artifact(site.storage_root, ref) for key, ref in config.inputs().items()}
+
+
+def _plan(config: EncodeConfig, index: PatchIndex) -> ShardPlan:
+    return plan_shards(
+        index.patches,
+        supertile=config.supertile,
+        mixing=config.mixing,
+        rows_per_shard=config.store.rows_per_shard,
+        seed=config.seed,
+    )
+
+
+def _encode_missing(
+    config: EncodeConfig,
+    site: Site,
+    plan: ShardPlan,
+    writer: ShardWriter,
+    inputs: Mapping[str, Artifact],
+) -> dict[int, ShardRecord]:
+    """Encodes the shards that are not in the ledger; the records of all."""
+    records = _done(writer)
+    units = [unit for unit in plan.units() if unit.shard not in records]
+    rows = len(plan.patch_of_row)
+    already = rows - sum(len(unit.patches) for unit in units)
+    with progress("encode", total=rows, unit="patches", already=already) as bar:
+        for finished in _run(config, site, units, writer, inputs):
+            record = finished.record.record
+            records[record.shard] = record
+            _count(finished.record)
+            failed = sum(len(item.quarantined) for item in records.values())
+            bar.advance(record.rows, quarantined=failed)
+    return records
+
+
+def _done(writer: ShardWriter) -> dict[int, ShardRecord]:
+    """Records of shards whose object is there in full."""
+    present = present_shards(writer.path)
+    ledger = read_ledger(writer.path)
+    return {k: record for k, record in ledger.items() if present.get(k) == record.size_bytes}
+
+
+def _run(
+    config: EncodeConfig,
+    site: Site,
+    units: Sequence[ShardUnit],
+    writer: ShardWriter,
+    inputs: Mapping[str, Artifact],
+) -> Iterator[Finished[ShardUnit, EncodedShard]]:
+    make_reader = partial(EncodeReader, inputs["patches"].path)
+    make_encoder = partial(
+        ShardEncoder,
+        partial(load_autoencoder, inputs["autoencoder"].path, device=site.device),
+        writer=writer,
+        settings=EncodeSettings(config.batch, config.threads, config.precision),
+        device=site.device,
+    )
+    cut = partial(parts_of, batch=config.batch)
+    if isinstance(site.ray, NoRay):
+        yield from encode_in_process(make_reader, make_encoder, units, parts_of=cut)
+        return
+    cpus = 1 if isinstance(site.ray, ClusterRay) else 0
+    gpus = 1 if site.device == "cuda" else 0
+    with ray_session(site.ray):
+        yield from run_encode_pool(
+            make_reader,
+            make_encoder,
+            units,
+            parts_of=cut,
+            num_readers=site.reader_workers,
+            num_encoders=site.encode_workers,
+            reader_resources=ActorResources(num_cpus=cpus),
+            encoder_resources=ActorResources(num_cpus=cpus, num_gpus=gpus),
+        )
+
+
+def _count(shard: EncodedShard) -> None:
+    ENCODE_PATCHES.inc(shard.record.rows - len(shard.record.quarantined))
+    ENCODE_SHARD_SECONDS.observe(shard.seconds)
+    for reason in shard.record.quarantined.values():
+        ENCODE_QUARANTINED.labels(reason=reason_code(reason)).inc()
+
+
+def _finish(
+    config: EncodeConfig,
+    draft: Draft,
+    index: PatchIndex,
+    writer: ShardWriter,
+    plan: ShardPlan,
+    records: Mapping[int, ShardRecord],
+) -> Artifact:
+    layout = writer.layout
+    issues = _issues(records.values(), layout, plan, index.patches)
+    quarantined = sum(len(record.quarantined) for record in records.values())
+    if quarantined > config.max_failed_fraction * layout.num_rows:
+        raise ConfigError(
+            f"max_failed_fraction={config.max_failed_fraction}: {quarantined} of {layout.num_rows}"
+            f" patches failed, first {issues[0].unit} ({issues[0].reason}: {issues[0].detail});"
+            " mend them and tile again, or raise max_failed_fraction"
+        )
+    digests = finish_store(
+        draft.path,
+        layout,
+        patches=index.patches,
+        patch_of_row=plan.patch_of_row,
+        records=records,
+    )
+    contents: dict[str, Any] = {
+        "rows": layout.num_rows,
+        "quarantined": quarantined,
+        "shards": layout.num_shards,
+        "moment_shape": list(layout.moment_shape),
+        "bytes": sum(record.size_bytes for record in records.values()),
+        **layout.attributes.model_dump(mode="json"),
+    }
+    return draft.finish(contents, content=digests.content, files=digests.files, failed=issues)
+
+
+def _issues(
+    records: Iterable[ShardRecord], layout: StoreLayout, plan: ShardPlan, patches: pa.Table
+) -> list[UnitIssue]:
+    """Quarantined patches by name; of very many, the first ones and a count per reason."""
+    failed = sorted(
+        (int(plan.patch_of_row[layout.shard_rows(record.shard).start + position]), reason)
+        for record in records
+        for position, reason in record.quarantined.items()
+    )
+    issues = [_issue(patches, patch, reason) for patch, reason in failed[:_NAMED_ISSUES]]
+    rest = Counter(reason_code(reason) for _, reason in failed[_NAMED_ISSUES:])
+    for reason, count in sorted(rest.items()):
+        detail = "see `status` in rows/*.parquet of the store"
+        issues.append(UnitIssue(unit=f"{count} further patches", reason=reason, detail=detail))
+    return issues
+
+
+def _issue(patches: pa.Table, patch: int, reason: str) -> UnitIssue:
+    row = patches.slice(patch, 1).to_pylist()[0]
+    name = row["path"] or f"{row['slide_id']} x={row['x']} y={row['y']}"
+    code, _, detail = reason.partition(": ")
+    return UnitIssue(unit=name, reason=code, detail=detail)
