@@ -25,6 +25,7 @@ from histodiff.workflows.steps import (
     Scope,
     StepSpec,
     in_order,
+    is_finished,
     output_name,
     resolve_step,
 )
@@ -108,20 +109,22 @@ def run_pipeline(pipeline: Pipeline, site: Site) -> list[Artifact]:
 
 def plan_pipeline(pipeline: Pipeline, site: Site) -> Iterator[StepPlan]:
     """What each step would do, without doing it."""
-    for step in resolve_pipeline(pipeline):
-        missing = tuple(
-            str(reference)
-            for reference in dict.fromkeys(step.config.inputs().values())
-            if not _exists(site.storage_root, reference)
-        )
-        yield StepPlan(
-            step=step.name,
-            command=step.command.name,
-            output=step.config.output,
-            state=state_of(step.config, site.storage_root),
-            missing_inputs=missing,
-            estimate=estimate_of(step, site) if not missing else {},
-        )
+    return (plan_step(step, site) for step in resolve_pipeline(pipeline))
+
+
+def plan_step(step: ResolvedStep, site: Site) -> StepPlan:
+    """What one step would do, without doing it."""
+    root = site.storage_root
+    addresses = dict.fromkeys(step.config.inputs().values())
+    missing = tuple(str(address) for address in addresses if not is_finished(root, address))
+    return StepPlan(
+        step=step.name,
+        command=step.command.name,
+        output=step.config.output,
+        state=state_of(step.config, root),
+        missing_inputs=missing,
+        estimate=estimate_of(step, site) if not missing else {},
+    )
 
 
 def estimate_of(step: ResolvedStep, site: Site) -> Estimate:
@@ -153,14 +156,6 @@ def _address(config: PipelineConfig, name: str, spec: StepSpec) -> Reference:
     except ConfigError as error:
         raise ConfigError(f"step '{name}': {error}") from error
     return Reference.of(command.config_class.kind, output_name(config.name, name), config.version)
-
-
-def _exists(root: StoragePath, reference: Reference) -> bool:
-    try:
-        open_artifact(root, reference)
-    except ArtifactNotFound:
-        return False
-    return True
 
 
 def _say(line: str) -> None:

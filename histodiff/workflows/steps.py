@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from histodiff.artifacts import CommandConfig, Reference
+from histodiff.artifacts import CommandConfig, Reference, open_artifact
 from histodiff.artifacts.command import Word
 from histodiff.config import Config, Location, find_config, parse_config
 from histodiff.config.loader import read_yaml, set_at
-from histodiff.errors import ConfigError
+from histodiff.errors import ArtifactNotFound, ConfigError
+from histodiff.storage import StoragePath
 from histodiff.workflows.registry import LoadedCommand, find_command, load
 
 _VARIABLE = re.compile(r"\$\{inputs\.([A-Za-z0-9_-]+)\}")
@@ -190,3 +191,12 @@ def _input(name: str, inputs: Mapping[str, str | None]) -> str:
 def output_name(owner: Word, step: str) -> str:
     """Name of the artifact that a step of a pipeline or sweep writes."""
     return f"{owner}-{step}"
+
+
+def is_finished(root: StoragePath, address: Reference) -> bool:
+    """Whether there is an artifact, with its manifest."""
+    try:
+        open_artifact(root, address)
+    except ArtifactNotFound:
+        return False
+    return True

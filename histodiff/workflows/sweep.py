@@ -8,16 +8,16 @@ with the metrics of the classifiers. A trial that fails is recorded, and what re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from histodiff.artifacts import Artifact, CommandConfig, Reference, begin, open_artifact
+from histodiff.artifacts import Artifact, CommandConfig, begin, open_artifact
 from histodiff.artifacts.manifest import UnitIssue
-from histodiff.cluster.pool import ray_session
+from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import NoRay, Site
 from histodiff.cluster.tune import Outcome, Trial, run_trials, run_trials_in_process
-from histodiff.errors import ArtifactNotFound, ConfigError
-from histodiff.storage import StoragePath
+from histodiff.errors import ConfigError
 from histodiff.telemetry import progress
 from histodiff.workflows.grid import Axis, PlannedTrial, SweepConfig, expand
 from histodiff.workflows.registry import Command, Estimate, find_command, load
+from histodiff.workflows.steps import is_finished
 from histodiff.workflows.trials import trial_row, write_trials
 
 __all__ = ["Axis", "SweepConfig", "estimate", "sweep"]
@@ -124,15 +124,6 @@ def _tasks(waiting: Sequence[PlannedTrial], site: Site) -> list[Trial[TrialTask]
         )
         for trial in waiting
     ]
-
-
-def is_finished(root: StoragePath, address: Reference) -> bool:
-    """Whether the artifact has its manifest."""
-    try:
-        open_artifact(root, address)
-    except ArtifactNotFound:
-        return False
-    return True
 
 
 def _counts(trials: Sequence[PlannedTrial]) -> Estimate:
