@@ -1,0 +1,21 @@
+"""Fixtures that every test may use: a site below a temporary folder, and quiet vendors."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from histodiff.cluster.site import NoRay, Site
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch from the network
+
+settings.register_profile("histodiff", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("histodiff")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Everything in this process, artifacts below the test's own folder."""
+    return Site(root=str(tmp_path / "runs"), ray=NoRay(type="none"), device="cpu")
