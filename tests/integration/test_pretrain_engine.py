@@ -1,0 +1,154 @@
+"""Two gloo ranks under every ZeRO stage against a plain torch loop with a naive average."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+
+from histodiff.storage import storage_path
+from histodiff.training import (
+    Engine,
+    TrainConfig,
+    WeightAverage,
+    latest_checkpoint,
+    opened_checkpoint,
+    save_checkpoint,
+)
+
+STEPS, BATCH, WORLD = 6, 8, 2
+
+
+def config(stage: int) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "images": STEPS * BATCH, "batch": BATCH, "micro_batch": 2, "zero_stage": stage,
+            "optimizer": {"type": "adamw", "lr": 0.02, "weight_decay": 0.1, "clip": 0.5},
+            "rate": {"warmup_images": 16, "shape": "cosine"},
+            "ema": {"half_life_images": 12, "rampup": 0.5},
+            "precision": "fp32", "log_images": 8, "checkpoint_images": 8,
+        }
+    )  # fmt: skip
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.SiLU(), torch.nn.Linear(7, 3))
+
+
+def inputs(step: int) -> torch.Tensor:
+    return torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(step))
+
+
+def oracle() -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses, weights and averaged weights of an ordinary loop over whole batches."""
+    module, train = network(), config(0)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.1, eps=1e-8
+    )
+    average = {name: p.detach().double().clone() for name, p in module.named_parameters()}
+    losses = []
+    for step in range(STEPS):
+        seen = (step + 1) * BATCH
+        loss = module(inputs(step)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+        optimizer.param_groups[0]["lr"] = train.lr_at(seen)
+        optimizer.step()
+        losses.append(loss.item())
+        decay = 0.5 ** (BATCH / min(12, 0.5 * seen))
+        for name, parameter in module.named_parameters():
+            average[name] = decay * average[name] + (1 - decay) * parameter.detach().double()
+    return losses, {n: p.detach() for n, p in module.named_parameters()}, average
+
+
+def train_rank(rank: int, world: int, port: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    for stage in range(4):
+        for resume_at in (None, 3):
+            run_stage(stage, rank, world, Path(folder), resume_at)
+    torch.distributed.destroy_process_group()
+
+
+def run_stage(stage: int, rank: int, world: int, folder: Path, resume_at: int | None) -> None:
+    """Trains; with ``resume_at`` it stops there, and a new engine goes on from the checkpoint."""
+    checkpoints = storage_path(folder / f"stage{stage}")
+    spans = [(0, STEPS)] if resume_at is None else [(0, resume_at), (resume_at, STEPS)]
+    losses = []
+    for start, stop in spans:
+        engine = Engine(network(), config=config(stage), device="cpu")
+        average = WeightAverage(engine.masters(), config=config(stage).ema, batch=BATCH)
+        if start:
+            record = latest_checkpoint(checkpoints, zero_stage=stage)
+            assert record is not None
+            assert record.step == start
+            with opened_checkpoint(checkpoints, record) as local:
+                engine.load(local)
+                average.load(load_file(local / f"average{rank}.safetensors"))
+        for step in range(start, stop):
+            share = inputs(step).chunk(world)[rank].split(2)
+            seen = (step + 1) * BATCH
+            result = engine.step(
+                [lambda module, x=x: module(x).square().mean() for x in share], images_seen=seen
+            )
+            average.update(engine.masters(), images_seen=seen)
+            losses.append(result.loss)
+        weights = engine.gathered(engine.masters())
+        averaged = engine.gathered(average.parts)
+
+        def write(local: Path, engine=engine, average=average) -> None:
+            engine.save(local)
+            save_file(average.tensors(), local / f"average{rank}.safetensors")
+
+        if resume_at is not None and not start:
+            save_checkpoint(checkpoints, write, step=stop, zero_stage=stage, keep=1)
+        engine.close()
+    if rank == 0:
+        name = f"stage{stage}-{'resumed' if resume_at else 'straight'}.safetensors"
+        tensors = {f"weights/{n}": t for n, t in weights.items()}
+        tensors |= {f"average/{n}": t for n, t in averaged.items()}
+        save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, folder / name)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(train_rank, (WORLD, free_port(), str(folder)), nprocs=WORLD)
+    return folder
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("course", ["straight", "resumed"])
+def test_engine_two_ranks_equal_plain_loop(trained, stage, course):
+    losses, weights, average = oracle()
+    found = load_file(trained / f"stage{stage}-{course}.safetensors")
+    torch.testing.assert_close(found["losses"], torch.tensor(losses, dtype=torch.float64),
+                               rtol=1e-5, atol=1e-6)  # fmt: skip
+    for name in weights:
+        torch.testing.assert_close(found[f"weights/{name}"], weights[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            found[f"average/{name}"], average[name].float(), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_engine_resumed_equals_straight_exactly(trained, stage):
+    straight = load_file(trained / f"stage{stage}-straight.safetensors")
+    resumed = load_file(trained / f"stage{stage}-resumed.safetensors")
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
