@@ -1,0 +1,105 @@
+import os
+import signal
+
+import pytest
+
+from histodiff.cluster.session import ray_session
+from histodiff.cluster.site import LocalRay, Site
+from histodiff.cluster.tune import Trial, run_trials
+from histodiff.config import parse_config
+from histodiff.workflows import registry
+from histodiff.workflows.grid import SweepConfig
+from histodiff.workflows.sweep import sweep
+from histodiff.workflows.trials import read_trials
+from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
+
+pytestmark = pytest.mark.ray
+LOCAL = LocalRay(type="local", num_cpus=2)
+
+
+def append(payload):
+    path, text, action = payload
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(f"{text}\n")
+    if action == "fail":
+        raise ValueError("no good")
+    if action == "die once":
+        marker = f"{path}.{text}.died"
+        if not os.path.exists(marker):
+            open(marker, "w", encoding="utf-8").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(trials, max_concurrent=1):
+    ended = []
+    with ray_session(LOCAL):
+        outcomes = run_trials(
+            trials, append, max_concurrent=max_concurrent, cpus=1, gpus=0, report=ended.append
+        )
+    return outcomes, [outcome.key for outcome in ended]
+
+
+def test_run_trials_starts_a_trial_after_those_it_reads(tmp_path):
+    path = tmp_path / "log"
+    trials = [
+        Trial("a", (path, "a", "")),
+        Trial("b", (path, "b", ""), ("a",)),
+        Trial("c", (path, "c", ""), ("b", "a")),
+    ]
+    outcomes, ended = run(trials, max_concurrent=2)
+    assert path.read_text().split() == ["a", "b", "c"] == ended
+    assert {outcome.error for outcome in outcomes.values()} == {None}
+
+
+def test_run_trials_records_a_failure_and_goes_on(tmp_path):
+    path = tmp_path / "log"
+    trials = [
+        Trial("bad", (path, "bad", "fail")),
+        Trial("child", (path, "child", ""), ("bad",)),
+        Trial("good", (path, "good", "")),
+    ]
+    outcomes, _ = run(trials)
+    assert outcomes["bad"].error == "ValueError: no good"
+    assert outcomes["child"].error == "not run, because bad failed"
+    assert outcomes["good"].error is None
+    assert path.read_text().split() == ["bad", "good"]
+
+
+def test_run_trials_runs_a_killed_trial_again(tmp_path):
+    path = tmp_path / "log"
+    outcomes, _ = run([Trial("a", (path, "a", "die once"))])
+    assert outcomes["a"].error is None
+    assert path.read_text().split() == ["a", "a"]
+
+
+def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch):
+    for name, command in TOY_COMMANDS.items():
+        monkeypatch.setitem(registry.COMMANDS, name, command)
+    config = parse_config(
+        SweepConfig,
+        {
+            "name": "s",
+            "version": "1",
+            "artifacts": {"tiles": "patches/t@1"},
+            "steps": {
+                "guide": {"command": "guide", "config": {"scale": 1}, "from": {"patches": "tiles"}},
+                "real": {
+                    "command": "classify",
+                    "config": {"count": 2},
+                    "from": {"patches": "tiles", "guide": "guide"},
+                },
+            },
+            "search": {"scale": {"sets": ["guide.scale"], "values": [1.0, 2.0]}},
+            "seeds": [0, 1],
+            "arms": {"real only": "real"},
+            "control": "real only",
+        },
+        source="s.yaml",
+    )
+    tables = []
+    for folder, ray in (("ray", LOCAL), ("here", {"type": "none"})):
+        site = Site(root=str(tmp_path / folder), ray=ray, device="cpu", trials=2)
+        source(SourceConfig(name="t", version="1", text="x"), site)
+        tables.append(read_trials(sweep(config, site).path))
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 8
