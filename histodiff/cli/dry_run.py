@@ -22,6 +22,9 @@ def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[s
     ready = {key: artifact for key, artifact in found.items() if isinstance(artifact, Artifact)}
     missing = [key for key in found if key not in ready]
     path = root / config.output.folder
+    done = _units_done(path)
+    estimate = _estimate(command, config, site, missing)
+    units = estimate.get("units")
     return {
         "command": command.name,
         "output": str(config.output),
@@ -34,8 +37,9 @@ def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[s
             for key, artifact in found.items()
         },
         **_state(path, config, ready, missing),
-        "units_done": _units_done(path),
-        "estimate": _estimate(command, config, site, missing),
+        "units_done": done,
+        "units_remaining": int(units) - done if isinstance(units, int | float) else None,
+        "estimate": estimate,
         "config": config.model_dump(mode="json"),
         "site": site.model_dump(mode="json"),
     }
@@ -60,24 +64,24 @@ def _opened(root: StoragePath, reference: Reference) -> Artifact | str:
 def _state(
     path: StoragePath, config: CommandConfig, inputs: Mapping[str, Artifact], missing: list[str]
 ) -> dict[str, Any]:
-    """``state`` and ``fingerprint`` of the output.
+    """``state`` of the output and its fingerprints.
 
-    Content of external inputs (slides) is fingerprinted too, but a dry run does not read it: where
-    there is a plan on disk, its record of that content is taken as unchanged.
+    ``config_fingerprint`` is over the config and the content of input artifacts. ``fingerprint``,
+    of the plan on disk, is also over files outside of the root (slides), which a dry run does not
+    read: they are taken as unchanged.
     """
     plan = read_plan(path)
+    facts = {"fingerprint": plan["fingerprint"] if plan else None, "config_fingerprint": None}
     if missing:
-        waits = f"waits for {', '.join(missing)}"
-        return {"state": waits, "fingerprint": None}
+        return {"state": f"waits for {', '.join(missing)}", **facts}
     what = planned_identity(config, inputs)
+    facts["config_fingerprint"] = fingerprint(what)
     if plan is None:
-        return {"state": "new", "fingerprint": fingerprint(what)}
-    what["inventory"] = plan["what"].get("inventory")
-    differing = differing_fields(plan["what"], what)
+        return {"state": "new", **facts}
+    differing = differing_fields(plan["what"], {**what, "inventory": plan["what"]["inventory"]})
     if differing:
-        return {"state": f"differs: {'; '.join(differing)}", "fingerprint": fingerprint(what)}
-    finished = (path / MANIFEST).exists()
-    return {"state": "finished" if finished else "started", "fingerprint": plan["fingerprint"]}
+        return {"state": f"differs: {'; '.join(differing)}", **facts}
+    return {"state": "finished" if (path / MANIFEST).exists() else "started", **facts}
 
 
 def _units_done(path: StoragePath) -> int:

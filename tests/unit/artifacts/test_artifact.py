@@ -117,7 +117,9 @@ def test_fingerprint_ignores_places_and_name_but_not_inputs(root: StoragePath) -
     assert planned_identity(toy(where="x", name="y", version="v2"), {}) == plain
     assert planned_identity(toy(4), {}) != plain
     assert planned_identity(toy(), {"a": source}) != planned_identity(toy(), {"a": other})
-    assert planned_identity(toy(), {}, {"slide": "1"}) != planned_identity(toy(), {}, {"slide": "2"})
+    assert planned_identity(toy(), {}, {"slide": "1"}) != planned_identity(
+        toy(), {}, {"slide": "2"}
+    )
 
 
 def test_fingerprint_of_an_input_is_its_content_not_its_name(root: StoragePath) -> None:

@@ -6,13 +6,20 @@ from hypothesis import strategies as st
 from histodiff.artifacts import content_sha256, fingerprint
 from histodiff.artifacts.fingerprint import differing_fields
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
 TREES = st.dictionaries(
     st.text(max_size=5),
     st.recursive(
         LEAVES,
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        ),
         max_leaves=8,
     ),
     max_size=5,
