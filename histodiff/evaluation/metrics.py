@@ -82,7 +82,8 @@ def confusion(scored: Scored, weights_RN: Floats) -> Floats:
     predicted_N = scored.probability_NK.argmax(axis=1)
     cell_N = scored.target_N * num_classes + predicted_N
     cells = np.eye(num_classes**2)[cell_N]
-    return (weights_RN @ cells).reshape(-1, num_classes, num_classes)
+    counts_RKK: Floats = (weights_RN @ cells).reshape(-1, num_classes, num_classes)
+    return counts_RKK
 
 
 def weighted_auc(score_N: Floats, positive_N: npt.NDArray[np.bool_], weights_RN: Floats) -> Floats:

@@ -1,0 +1,1 @@
+"""Training and testing of a classifier on real and selected images."""

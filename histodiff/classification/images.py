@@ -1,0 +1,100 @@
+"""Images in memory as uint8, real and synthetic alike.
+
+Few labels are a few hundred images: they are read once. A real patch that cannot be read is left
+out and named. Legend of suffixes: N images, H height, W width, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histodiff.artifacts import UnitIssue
+from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.errors import ConfigError, SkipReason
+from histodiff.samples import SampleStore, Selection
+from histodiff.telemetry import progress
+
+Pixels = npt.NDArray[np.uint8]
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ``(N, H, W, C)`` uint8 with class numbers ``(N,)``."""
+
+    pixels_NHWC: Pixels
+    target_N: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.target_N)
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images, the patches they are, and the patches that could not be read."""
+
+    images: Images
+    patches_N: npt.NDArray[np.int64]
+    failed: tuple[UnitIssue, ...]
+
+
+def read_real(
+    index: PatchIndex, patches: npt.NDArray[np.int64], *, classes: Sequence[str]
+) -> RealImages:
+    """The labelled patches with the given numbers."""
+    reader = PatchReader(index)
+    rows = index.patches.take(patches)
+    target = np.array([classes.index(label) for label in rows["label"].to_pylist()], np.int64)
+    slides, paths = rows["slide_id"].to_pylist(), rows["path"].to_pylist()
+    pixels = np.empty((len(patches), index.patch_px, index.patch_px, 3), np.uint8)
+    failed: dict[int, UnitIssue] = {}
+    with progress("read patches", total=len(patches), unit="patches") as bar:
+        for start in range(0, len(patches), _BLOCK):
+            block = reader.read([int(patch) for patch in patches[start : start + _BLOCK]])
+            pixels[start : start + len(block.pixels)] = block.pixels
+            for position, detail in block.failures.items():
+                place = start + position
+                unit = f"{slides[place]}/{paths[place] or int(patches[place])}"
+                failed[place] = UnitIssue(unit=unit, reason=SkipReason.UNREADABLE, detail=detail)
+            bar.advance(len(block.pixels))
+    kept = np.array([place for place in range(len(patches)) if place not in failed], np.int64)
+    return RealImages(Images(pixels[kept], target[kept]), patches[kept], tuple(failed.values()))
+
+
+def read_selected(
+    store: SampleStore,
+    selection: Selection,
+    *,
+    count: int,
+    classes: Sequence[str],
+    patch_px: int,
+) -> Images:
+    """The first ``count`` accepted samples in their order; fewer where fewer were accepted.
+
+    Raises:
+        ConfigError: The samples are of other classes or of another size than the patches.
+    """
+    if tuple(store.classes) != tuple(classes):
+        raise ConfigError(
+            f"samples are of classes {', '.join(store.classes)}, patches of {', '.join(classes)};"
+            " synthesize with a guide for these patches"
+        )
+    if store.image_px != patch_px:
+        raise ConfigError(
+            f"samples have {store.image_px} px, patches {patch_px} px; tile at the denoiser's scale"
+        )
+    chosen = selection.accepted().slice(0, count)
+    samples = [int(sample) for sample in chosen["sample"].to_pylist()]
+    target = np.array([classes.index(label) for label in chosen["label"].to_pylist()], np.int64)
+    return Images(store.read_pixels(store.rows_of(samples)), target)
+
+
+def joined(first: Images, second: Images) -> Images:
+    """Both sets, the first one first."""
+    return Images(
+        np.concatenate([first.pixels_NHWC, second.pixels_NHWC]),
+        np.concatenate([first.target_N, second.target_N]),
+    )

@@ -1,0 +1,103 @@
+"""Training of the classifier for a fixed number of steps, and its predictions.
+
+All arms of a comparison take the same number of steps of the same batch, so that a gain is not more
+optimisation. The loss of step k is a function of ``(seed, k)`` alone. The last step's model is the
+result: no model is picked by looking at validation or test images.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from histodiff.classification.augment import AugmentConfig, augmented
+from histodiff.classification.images import Images
+from histodiff.config import Config
+from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
+from histodiff.runtime import derived_seed, generator_for
+from histodiff.telemetry import progress
+from histodiff.training.fit import FitConfig
+
+
+class ClassifierTraining(Config):
+    """How the classifier is trained, on whatever images it is given."""
+
+    batch: int = Field(ge=1)
+    """Images per step."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
+    class_balanced: bool = True
+    """Draw the class first, then an image of it."""
+    augment: AugmentConfig = AugmentConfig()
+    """What may happen to a training image."""
+    fit: FitConfig
+    """Optimizer and steps."""
+
+
+def initial_classifier(
+    config: ClassifierConfig, *, num_classes: int, seed: int, device: str
+) -> Classifier:
+    """A classifier whose random weights are decided by ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "classifier-weights"))
+        return create_classifier(config, num_classes).to(device)
+
+
+def classifier_loss(
+    classifier: Classifier,
+    images: Images,
+    *,
+    training: ClassifierTraining,
+    seed: int,
+    device: str,
+) -> Callable[[int], Tensor]:
+    """The loss of step ``k``: cross-entropy of augmented images."""
+
+    def loss(step: int) -> Tensor:
+        indices = range(step * training.batch, (step + 1) * training.batch)
+        rows = drawn_rows(
+            images.target_N, seed=seed, indices=indices, balanced=training.class_balanced
+        )
+        pixels_BCHW = augmented(
+            images.pixels_NHWC[rows], config=training.augment, seed=seed, indices=indices,
+            device=device,
+        )  # fmt: skip
+        target_B = torch.from_numpy(images.target_N[rows]).to(device)
+        return functional.cross_entropy(
+            classifier(pixels_BCHW), target_B, label_smoothing=training.label_smoothing
+        )
+
+    return loss
+
+
+def drawn_rows(
+    target_N: npt.NDArray[np.int64], *, seed: int, indices: range, balanced: bool
+) -> npt.NDArray[np.int64]:
+    """The image that each global sample index takes."""
+    members = [np.flatnonzero(target_N == target) for target in np.unique(target_N)]
+    rows = []
+    for index in indices:
+        rng = generator_for(seed, "classifier-row", index)
+        chosen = members[rng.integers(len(members))] if balanced else np.arange(len(target_N))
+        rows.append(chosen[rng.integers(len(chosen))])
+    return np.array(rows, np.int64)
+
+
+@torch.no_grad()
+def predicted_probability(
+    classifier: Classifier, pixels_NHWC: npt.NDArray[np.uint8], *, batch: int, device: str
+) -> npt.NDArray[np.float64]:
+    """Probability of every class for every image, ``(N, K)``; sets evaluation mode."""
+    classifier.eval()
+    parts = [np.empty((0, classifier.num_classes))]
+    with progress("predict", total=len(pixels_NHWC), unit="images") as bar:
+        for start in range(0, len(pixels_NHWC), batch):
+            pixels_BHWC = torch.from_numpy(pixels_NHWC[start : start + batch]).to(device)
+            logits_BK = classifier(pixels_BHWC.permute(0, 3, 1, 2))
+            parts.append(logits_BK.double().softmax(dim=1).cpu().numpy())
+            bar.advance(len(pixels_BHWC))
+    return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""Training of guides: what turns a few labels into a direction for sampling."""

@@ -1,0 +1,116 @@
+"""Labelled latents in memory, in the denoiser's whitening, and noisy draws from them.
+
+Every draw is a function of ``(seed, purpose, index)``: which row, the posterior draw, the noise
+level, the noise. Legend of suffixes: N rows, B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from histodiff.guidance.noise import log_uniform
+from histodiff.latents import LatentStore, Whitening
+from histodiff.runtime import generator_for
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LabelledLatents:
+    """Whitened posterior moments ``(N, C, H, W)`` with class numbers ``(N,)``."""
+
+    mean_NCHW: Floats
+    std_NCHW: Floats
+    target_N: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.target_N)
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """Noisy latents as the guide meets them while sampling."""
+
+    noisy_BCHW: Tensor
+    sigma_B: Tensor
+    target_B: Tensor
+
+
+def read_labelled(
+    store: LatentStore, rows: npt.NDArray[np.int64], *, whitening: Whitening, classes: Sequence[str]
+) -> LabelledLatents:
+    """The given rows of the store, whitened.
+
+    Rows that were quarantined are left out. Rows are ordered by patch number.
+    """
+    valid = np.intersect1d(rows, store.valid_rows)
+    ordered = valid[np.argsort(np.asarray(store.rows["patch"])[valid], kind="stable")]
+    moments = store.read_rows(ordered).astype(np.float32)
+    channels = store.latent_channels
+    labels = store.rows["label"].take(ordered).to_pylist()
+    return LabelledLatents(
+        mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
+        std_NCHW=moments[:, channels:] / np.asarray(whitening.std, np.float32).reshape(1, -1, 1, 1),
+        target_N=np.array([classes.index(label) for label in labels], np.int64),
+    )
+
+
+def noisy_batch(
+    latents: LabelledLatents,
+    rows: Sequence[int],
+    *,
+    sigma_of: Callable[[Tensor], Tensor],
+    seed: int,
+    purpose: str,
+    indices: Sequence[int],
+    symmetries: bool = False,
+    device: str = "cpu",
+) -> NoisyBatch:
+    """Noisy posterior draws of ``rows``: ``x = mean + std e + sigma n``.
+
+    Args:
+        latents: Where from.
+        rows: One row per sample.
+        sigma_of: Noise levels from uniform numbers, both of shape (B,).
+        seed: Seed of every draw, with ``purpose`` and the sample's entry of ``indices``.
+        purpose: Keeps draws for training apart from draws for evaluation.
+        indices: Global index of every sample.
+        symmetries: Whether a random one of the eight symmetries of the square is applied.
+        device: Where the batch is put.
+    """
+    clean, noise, uniform = [], [], []
+    for row, index in zip(rows, indices, strict=True):
+        rng = generator_for(seed, purpose, index)
+        uniform.append(rng.random())
+        shape = latents.mean_NCHW.shape[1:]
+        draw = latents.mean_NCHW[row] + latents.std_NCHW[row] * rng.standard_normal(
+            shape, np.float32
+        )
+        clean.append(square_symmetry(draw, int(rng.integers(8))) if symmetries else draw)
+        noise.append(rng.standard_normal(shape, np.float32))
+    sigma_B = sigma_of(torch.tensor(uniform, dtype=torch.float64))
+    clean_BCHW, noise_BCHW = torch.from_numpy(np.stack(clean)), torch.from_numpy(np.stack(noise))
+    return NoisyBatch(
+        (clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * noise_BCHW).to(device),
+        sigma_B.to(device),
+        torch.from_numpy(latents.target_N[np.asarray(rows, np.int64)]).to(device),
+    )
+
+
+def square_symmetry(latent_CHW: Floats, which: int) -> Floats:
+    """One of the eight symmetries of the square: ``which % 4`` quarter turns, then a flip."""
+    turned = np.rot90(latent_CHW, which % 4, axes=(1, 2))
+    return turned[:, :, ::-1] if which >= 4 else turned
+
+
+def bin_sigma(low: float, high: float) -> Callable[[Tensor], Tensor]:
+    """Noise levels log-uniform in one bin, as a function of uniform numbers."""
+
+    def sigma_of(u_B: Tensor) -> Tensor:
+        return log_uniform(u_B, low=low, high=high)
+
+    return sigma_of

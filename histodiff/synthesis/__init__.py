@@ -1,0 +1,1 @@
+"""Sampling of images: guided draws of the denoiser, decoded, with their provenance."""

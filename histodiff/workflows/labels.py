@@ -1,0 +1,65 @@
+"""The labelled subset: which labels guide, select and classify may use.
+
+Budget and seed decide it, over the patches of one PatchIndex in their order. A LatentStore holds
+the same patches shuffled; its rows are put back in order first, so that all three commands use the
+same labels. Each records ``labels_sha256`` of what it used, and refuses inputs made with others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histodiff.artifacts import Artifact, content_sha256
+from histodiff.data_prep.slides.splits import LabelBudget, labelled_subset
+from histodiff.errors import ConfigError
+
+LABELS_SHA256 = "labels_sha256"
+"""Key of the digest in the contents of manifests."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows of a table whose labels may be used, by patch number, and their digest."""
+
+    rows: npt.NDArray[np.int64]
+    sha256: str
+    counts: Mapping[str, int]
+
+
+def labelled_rows(
+    table: Any, *, budget: LabelBudget, seed: int, patches: npt.NDArray[np.int64] | None = None
+) -> LabelledRows:
+    """The labelled subset of a table with slide_id, patient_id, label and split.
+
+    Args:
+        table: Patches of a PatchIndex, or rows of a LatentStore.
+        budget: How many labels.
+        seed: Which ones.
+        patches: Patch number of every row; by default the row's own number.
+    """
+    numbers = np.arange(table.num_rows, dtype=np.int64) if patches is None else patches
+    by_patch = np.argsort(numbers, kind="stable")
+    chosen = by_patch[labelled_subset(table.take(by_patch), budget=budget, seed=seed)]
+    used = table.take(chosen)
+    labels = [str(label) for label in used["label"].to_pylist()]
+    named = zip(numbers[chosen], used["slide_id"].to_pylist(), labels, strict=True)
+    digest = content_sha256({str(number): f"{slide}\n{label}" for number, slide, label in named})
+    counts = {label: labels.count(label) for label in sorted(set(labels))}
+    return LabelledRows(chosen.astype(np.int64), digest, counts)
+
+
+def require_same_labels(labels_sha256: str, source: Artifact, *, what: str) -> None:
+    """Checks that an input was made with the same labels.
+
+    Raises:
+        ConfigError: It was made with others, which would let it see labels beyond the budget.
+    """
+    used = source.manifest.contents.get(LABELS_SHA256)
+    if used != labels_sha256:
+        raise ConfigError(
+            f"{what} {source.reference} was made with other labels; give both the same patches,"
+            " budget and seed"
+        )

@@ -1,0 +1,34 @@
+"""Networks of finished artifacts, and the check that they share an encoder."""
+
+from histodiff.artifacts import Artifact
+from histodiff.errors import ArtifactError
+from histodiff.models.autoencoder import Autoencoder, load_autoencoder
+from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
+
+ENCODER_SHA256 = "encoder_sha256"
+"""Key of the encoder's digest in the contents of manifests."""
+
+
+def open_denoiser(artifact: Artifact, *, device: str) -> LoadedDenoiser:
+    """The denoiser of the last EMA snapshot."""
+    return load_denoiser(artifact.path / "snapshots" / "last", device=device)
+
+
+def open_autoencoder(artifact: Artifact, *, device: str) -> Autoencoder:
+    """The autoencoder of an artifact."""
+    return load_autoencoder(artifact.path, device=device)
+
+
+def require_same_encoder(first: Artifact, second: Artifact) -> None:
+    """Checks that two artifacts belong to one encoder.
+
+    Raises:
+        ArtifactError: They do not; latents of one mean nothing to the other.
+    """
+    digests = [artifact.manifest.contents.get(ENCODER_SHA256) for artifact in (first, second)]
+    if digests[0] is None or digests[0] != digests[1]:
+        shown = [str(digest)[:12] for digest in digests]
+        raise ArtifactError(
+            f"{first.reference} belongs to encoder {shown[0]}, {second.reference} to {shown[1]};"
+            " use artifacts made with one autoencoder"
+        )

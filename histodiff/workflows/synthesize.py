@@ -1,0 +1,199 @@
+"""``synthesize``: guided sampling -> images with full provenance per image.
+
+Any autoencoder with the denoiser's encoder can decode. Shards of the SampleStore are written once
+each and skipped when they are there, so that the same command continues an interrupted one.
+"""
+
+import json
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from histodiff.artifacts import (
+    Artifact,
+    CommandConfig,
+    Draft,
+    Kind,
+    Reference,
+    begin,
+    open_artifact,
+)
+from histodiff.cluster.site import Site
+from histodiff.config import Location
+from histodiff.diffusion import GuidanceConfig, SamplerConfig, ScheduleConfig, noise_levels
+from histodiff.errors import ConfigError
+from histodiff.latents import Whitening
+from histodiff.models.autoencoder import Autoencoder
+from histodiff.models.denoiser import LoadedDenoiser
+from histodiff.models.guide import LoadedGuide, load_guide
+from histodiff.runtime import run_in_process
+from histodiff.samples import finish_store, finished_shards
+from histodiff.synthesis.plan import num_shards, shard_samples
+from histodiff.synthesis.sampling import Drawing, Networks
+from histodiff.synthesis.worker import StorePlan, Synthesizer
+from histodiff.telemetry import progress
+from histodiff.workflows.labels import LABELS_SHA256
+from histodiff.workflows.networks import (
+    ENCODER_SHA256,
+    open_autoencoder,
+    open_denoiser,
+    require_same_encoder,
+)
+
+
+class SynthesizeConfig(CommandConfig):
+    """Config of ``synthesize``."""
+
+    kind: ClassVar[Kind] = Kind.SAMPLES
+
+    guide: Annotated[Reference, Location()]
+    """Guide that steers; its classes are drawn."""
+    denoiser: Annotated[Reference, Location()]
+    """Denoiser."""
+    autoencoder: Annotated[Reference, Location()]
+    """Autoencoder that decodes; must have the denoiser's encoder."""
+    per_class: int = Field(ge=1)
+    """Samples of each class."""
+    guidance: GuidanceConfig
+    """How strongly, and at which noise levels, samples are steered."""
+    sampler: SamplerConfig
+    """Sampler."""
+    schedule: ScheduleConfig
+    """Noise levels that the sampler visits."""
+    batch: int = Field(ge=1)
+    """Samples drawn at a time; part of the identity, as rounding depends on it."""
+    shard_size: int = Field(default=256, ge=1)
+    """Samples of one shard: the unit of work and of resumption."""
+    threads: int = Field(ge=1)
+    """Torch threads; part of the identity, as results on a CPU depend on it."""
+    seed: int
+    """With the sample's number, decides its noise."""
+
+    def inputs(self) -> dict[str, Reference]:
+        return {
+            "guide": self.guide.as_kind(Kind.GUIDES),
+            "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
+            "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
+        }
+
+
+def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
+    """Draws the samples that ``config`` describes.
+
+    Raises:
+        ArtifactError: Denoiser and autoencoder have different encoders.
+        ConfigError: The guide was trained for another denoiser.
+    """
+    root = site.storage_root
+    inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
+    require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
+    _require_guide_of(inputs["guide"], inputs["denoiser"])
+    draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
+    if draft.finished is not None:
+        return draft.finished
+    torch.set_num_threads(config.threads)
+    guide = load_guide(inputs["guide"].path, site.device)
+    denoiser = open_denoiser(inputs["denoiser"], device=site.device)
+    autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
+    plan = _store_plan(config, draft, inputs, guide, autoencoder)
+    drawing = Drawing(
+        noise_levels(config.schedule, denoiser.denoiser.preconditioning),
+        config.sampler, config.guidance, config.seed,
+    )  # fmt: skip
+    _draw_missing(plan, drawing, _networks(guide, denoiser, autoencoder, site.device))
+    header = finish_store(
+        draft.path, finished_shards(draft.path).values(), classes=guide.classes,
+        image_px=denoiser.latent_shape[1] * autoencoder.downsampling, mpp=denoiser.mpp,
+        encoder_sha256=autoencoder.encoder_sha256, decoder_sha256=autoencoder.decoder_sha256,
+    )  # fmt: skip
+    return draft.finish(
+        {
+            "samples": plan.num_samples,
+            "per_class": config.per_class,
+            "classes": list(guide.classes),
+            "image_px": header.image_px,
+            ENCODER_SHA256: header.encoder_sha256,
+            "decoder_sha256": header.decoder_sha256,
+            LABELS_SHA256: inputs["guide"].manifest.contents[LABELS_SHA256],
+        }
+    )
+
+
+def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | str]:
+    """Samples, shards and calls of the denoiser."""
+    guide = open_artifact(site.storage_root, config.inputs()["guide"])
+    samples = config.per_class * len(guide.manifest.contents["classes"])
+    calls = config.schedule.steps * (2 if config.sampler.type.startswith("heun") else 1)
+    return {
+        "samples": samples,
+        "shards": num_shards(samples, shard_size=config.shard_size),
+        "denoiser_calls_per_sample": calls,
+    }
+
+
+def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
+    known = guide.manifest.inputs.get(str(denoiser.reference))
+    if known != denoiser.manifest.fingerprint:
+        raise ConfigError(
+            f"guide {guide.reference} was not trained for {denoiser.reference}, whose whitening and"
+            " noise levels it needs; train a guide for that denoiser"
+        )
+
+
+def _store_plan(
+    config: SynthesizeConfig,
+    draft: Draft,
+    inputs: dict[str, Artifact],
+    guide: LoadedGuide,
+    autoencoder: Autoencoder,
+) -> StorePlan:
+    how = {
+        "sampler": config.sampler.model_dump(mode="json"),
+        "schedule": config.schedule.model_dump(mode="json"),
+        "sigma_interval": list(config.guidance.sigma_interval),
+    }
+    return StorePlan(
+        path=draft.path,
+        classes=guide.classes,
+        num_samples=config.per_class * len(guide.classes),
+        shard_size=config.shard_size,
+        batch=config.batch,
+        provenance={
+            "seed": config.seed,
+            "guide": inputs["guide"].manifest.content_sha256,
+            "guidance_scale": config.guidance.scale,
+            "sampler": json.dumps(how, sort_keys=True),
+            "denoiser": inputs["denoiser"].manifest.content_sha256,
+            "decoder_sha256": autoencoder.decoder_sha256,
+        },
+    )
+
+
+def _networks(
+    guide: LoadedGuide, denoiser: LoadedDenoiser, autoencoder: Autoencoder, device: str
+) -> Networks:
+    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
+    return Networks(
+        denoise=denoiser.denoiser,
+        log_probabilities=lambda x, sigma: guide.classifier(x, sigma).log_softmax(dim=1),
+        decode=lambda latents: autoencoder.decode(whitening.invert(latents)),
+        latent_shape=denoiser.latent_shape,
+        num_classes=len(guide.classes),
+        device=device,
+    )
+
+
+def _draw_missing(plan: StorePlan, drawing: Drawing, networks: Networks) -> None:
+    done = finished_shards(plan.path)
+    shards = range(num_shards(plan.num_samples, shard_size=plan.shard_size))
+    sizes = {
+        shard: len(shard_samples(shard, num_samples=plan.num_samples, shard_size=plan.shard_size))
+        for shard in shards
+    }
+    already = sum(sizes[shard] for shard in done)
+    with progress("synthesize", total=plan.num_samples, unit="samples", already=already) as bar:
+        worker = Synthesizer(plan, networks=networks, drawing=drawing, bar=bar)
+        waiting = [shard for shard in shards if shard not in done]
+        for _ in run_in_process(lambda: worker, waiting):
+            pass
