@@ -1,0 +1,55 @@
+"""An S3 server (moto) in a process of its own on the loopback interface."""
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from s3fs import S3FileSystem
+
+from histodiff.storage import StoragePath, storage_path
+
+_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of a running server; ``AWS_*`` point to it for the whole session."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        endpoint = _announced(server)
+        before = {name: os.environ.get(name) for name in (*_VARIABLES, "AWS_ENDPOINT_URL")}
+        os.environ.update(_VARIABLES, AWS_ENDPOINT_URL=endpoint)
+        S3FileSystem.clear_instance_cache()
+        yield endpoint
+        S3FileSystem.clear_instance_cache()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        server.terminate()
+        server.stderr.close()
+
+
+@pytest.fixture
+def s3_root(s3_endpoint: str) -> StoragePath:
+    """An empty bucket."""
+    del s3_endpoint
+    root = storage_path(f"s3://histodiff-{uuid.uuid4().hex}/runs")
+    root.fs.mkdir(root.path.split("/", 1)[0])
+    return root
+
+
+def _announced(server: "subprocess.Popen[str]") -> str:
+    """The address that the server prints when it listens."""
+    for line in server.stderr:
+        found = re.search(r"Running on (http://127\.0\.0\.1:\d+)", line)
+        if found:
+            return found.group(1)
+    raise RuntimeError("the S3 server did not start")
