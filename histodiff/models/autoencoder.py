@@ -10,10 +10,12 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -22,10 +24,14 @@ from histodiff.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError
 from histodiff.kernels.attention import install_attention
 from histodiff.storage import StoragePath, local_copy, upload_tree, write_bytes
 
+AutoencoderNetwork: TypeAlias = AutoencoderKL
+"""The network itself, for those that train it."""
+
 _ENCODER = ("encoder.", "quant_conv.")
 _DECODER = ("decoder.", "post_quant_conv.")
 _DIGESTS = "autoencoder.json"
 _FORMAT = 1
+_METADATA = {"format": "pt"}
 
 
 class AutoencoderArchitecture(Config):
@@ -67,7 +73,8 @@ class Autoencoder:
         """Digest of the encoder's weights."""
         self.decoder_sha256 = weights_sha256(network, _DECODER)
         """Digest of the decoder's weights."""
-        self.network: AutoencoderKL = network.to(device).eval().requires_grad_(False)
+        network = network.to(device, memory_format=torch.channels_last)
+        self.network: AutoencoderKL = network.eval().requires_grad_(requires_grad=False)
         install_attention(self.network, "auto", device=torch.device(device))
 
     @property
@@ -118,10 +125,10 @@ def unsigned_pixels(values: Tensor) -> Tensor:
     return ((values.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def create_network(architecture: AutoencoderArchitecture) -> AutoencoderKL:
-    """An untrained ``AutoencoderKL``."""
+def create_network(architecture: AutoencoderArchitecture, *, device: str = "cpu") -> AutoencoderKL:
+    """An untrained ``AutoencoderKL``, channels last in memory (twice as fast on a CPU)."""
     levels = len(architecture.channels)
-    return AutoencoderKL(
+    network = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -133,6 +140,8 @@ def create_network(architecture: AutoencoderArchitecture) -> AutoencoderKL:
         mid_block_add_attention=architecture.mid_attention,
         scaling_factor=1.0,
     )
+    install_attention(network, "auto", device=torch.device(device))
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def weights_sha256(network: nn.Module, prefixes: tuple[str, ...]) -> str:
@@ -202,9 +211,14 @@ def _import_failed(source: str, error: Exception) -> ConfigError:
 
 def save_autoencoder(path: StoragePath, autoencoder: Autoencoder) -> None:
     """Writes the autoencoder into the folder ``path``, readable by diffusers too."""
+    weights = {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in autoencoder.network.state_dict().items()
+    }
     with tempfile.TemporaryDirectory(prefix="histodiff-") as scratch:
-        autoencoder.network.save_pretrained(scratch, safe_serialization=True)
+        autoencoder.network.save_config(scratch)
         upload_tree(Path(scratch), path)
+    write_bytes(path / SAFETENSORS_WEIGHTS_NAME, safetensors.torch.save(weights, _METADATA))
     record = {
         "format": _FORMAT,
         "encoder_sha256": autoencoder.encoder_sha256,

@@ -1,0 +1,1 @@
+"""Pre-training: the autoencoder and the unconditional denoiser."""
