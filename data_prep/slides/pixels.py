@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
@@ -16,6 +17,9 @@ MAX_PIXELS = 400_000_000
 """Largest image that is decoded whole (1.2 GB as RGB); larger ones must be pyramids."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Files that are taken as images of a patch set."""
+
+READER_VERSION = PIL.__version__
+"""Version of what decodes images."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, which ends in a reason instead of a warning
 _FILTERS = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}

@@ -92,8 +92,15 @@ def assign_splits(
     Returns:
         ``slide_id -> "train" | "val" | "test"``. Of a class with at least three groups, every split
         whose fraction is not zero gets one; every class keeps at least one group for training.
+
+    Raises:
+        ConfigError: A slide has no patient or site to be grouped by.
     """
     column = _GROUP_COLUMN[config.group_by]
+    if None in slides[column].to_pylist():
+        raise ConfigError(
+            f"split.group_by is {config.group_by}, but slides have no {column}; give it"
+        )
     group_of = dict(zip(slides["slide_id"].to_pylist(), slides[column].to_pylist(), strict=True))
     classes: defaultdict[str, list[str]] = defaultdict(list)
     for group, label in _group_labels(group_of, labels if config.stratify and labels else {}):

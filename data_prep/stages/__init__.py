@@ -1,1 +1,1 @@
-"""Workers of the tile and encode commands."""
+"""Workers of the preparation of data."""

@@ -1,0 +1,336 @@
+"""The slides and images that the sources of a config mean: ids, labels, scales and sizes.
+
+Nothing is decoded here. Paths that are kept are relative to the source, so that moving the data
+changes nothing that has identity.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from histodiff.config.loader import shipped_configs
+from histodiff.data_prep.slides.csv_files import CsvTable, read_csv
+from histodiff.data_prep.slides.geometry import Fit
+from histodiff.data_prep.slides.opening import SLIDE_SUFFIXES
+from histodiff.data_prep.slides.pixels import IMAGE_SUFFIXES
+from histodiff.data_prep.slides.sources import (
+    CsvSource,
+    ImageFolderSource,
+    PatchSetSource,
+    SlidesSource,
+)
+from histodiff.errors import ConfigError
+from histodiff.storage import StoragePath, file_sizes, storage_path
+
+IMAGES_PER_UNIT = 512
+_EVERY_OTHER = "*"
+
+
+@dataclass(frozen=True)
+class SlideInput:
+    """One slide to be tiled."""
+
+    slide_id: str
+    patient_id: str
+    site: str | None
+    label: str | None
+    url: str
+    size_bytes: int
+    given_mpp: tuple[float, float] | None
+    """Scale from the config or the scale CSV."""
+    mpp_is_default: bool
+    """Whether ``given_mpp`` stands back behind the slide's own scale."""
+    content_hash: str = ""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One image of a patch set."""
+
+    path: str
+    """Relative to the folder of the set."""
+    slide_id: str
+    patient_id: str
+    site: str | None
+    label: str | None
+    size_bytes: int
+    content_hash: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one patch set that are tiled as one unit."""
+
+    name: str
+    """Unique name of the unit."""
+    url: str
+    """Folder that the images' paths are relative to."""
+    mpp: float | None
+    fit: Fit
+    images: tuple[ImageInput, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that is to be tiled."""
+
+    slides: tuple[SlideInput, ...]
+    image_sets: tuple[ImageSet, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        images = sum(image.size_bytes for part in self.image_sets for image in part.images)
+        return images + sum(slide.size_bytes for slide in self.slides)
+
+
+def find_inputs(data: str, sources: Sequence[SlidesSource | PatchSetSource]) -> Inputs:
+    """The slides and images of ``sources``, whose paths are relative to ``data``.
+
+    Raises:
+        ConfigError: A path is missing or empty, a CSV does not fit, or two things share a slide id.
+    """
+    slides: list[SlideInput] = []
+    sets: list[ImageSet] = []
+    owners: dict[str, str] = {}
+    for number, source in enumerate(sources):
+        where = f"sources.{number}"
+        if isinstance(source, SlidesSource):
+            found = _slides(source, data, where)
+            _claim(owners, ((slide.slide_id, slide.url) for slide in found))
+            slides += found
+        else:
+            parts = _image_sets(source, data, where, number)
+            ids = sorted({image.slide_id for part in parts for image in part.images})
+            _claim(owners, ((slide_id, parts[0].url) for slide_id in ids))
+            sets += parts
+    slides.sort(key=lambda slide: slide.slide_id)
+    return Inputs(tuple(slides), tuple(sets))
+
+
+def joined(data: str, path: str) -> StoragePath:
+    """``path`` relative to ``data``, unless it is absolute or a URL."""
+    if "://" in path or Path(path).is_absolute():
+        return storage_path(path)
+    base = storage_path(data)
+    return base if path in ("", ".") else base / path
+
+
+def _claim(owners: dict[str, str], claims: Iterable[tuple[str, str]]) -> None:
+    for slide_id, owner in claims:
+        if slide_id in owners:
+            raise ConfigError(
+                f"slide id '{slide_id}' means both {owners[slide_id]} and {owner}; rename one,"
+                " or give one source a `prefix`"
+            )
+        owners[slide_id] = owner
+
+
+def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
+    root = joined(data, source.path)
+    files = _files(root, SLIDE_SUFFIXES, where, "slides")
+    files = {
+        name: size
+        for name, size in files.items()
+        if fnmatch(PurePosixPath(name).name, source.pattern)
+        and (source.recursive or "/" not in name)
+    }
+    if not files:
+        raise ConfigError(
+            f"{where}.path: {root} has no slides named '{source.pattern}'"
+            f" ({', '.join(SLIDE_SUFFIXES)}); set `pattern`, or `recursive: true`"
+        )
+    scales = dict(source.scale) | _scales(source, data, where)
+    about = _about_slides(source, data, where)
+    single = _is_file(root)
+    found = []
+    for name, size in files.items():
+        stem = slide_stem(name)
+        keys = (source.prefix + stem, stem, PurePosixPath(name).name)
+        row = next((about[key] for key in keys if key in about), {})
+        given = next((scales[key] for key in keys if key in scales), None)
+        slide_id = source.prefix + stem
+        default = scales.get(_EVERY_OTHER) if given is None else None
+        found.append(
+            SlideInput(
+                slide_id=slide_id,
+                patient_id=row.get("patient_id") or slide_id,
+                site=row.get("site") or None,
+                label=row.get("label") or None,
+                url=str(root if single else root / name),
+                size_bytes=size,
+                given_mpp=_pair(given if given is not None else default),
+                mpp_is_default=given is None,
+            )
+        )
+    return found
+
+
+def slide_stem(name: str) -> str:
+    """The file name without its ending (``.ome.tif`` is one ending)."""
+    stem = PurePosixPath(name).name
+    stem = stem[: -len(PurePosixPath(stem).suffix)]
+    return stem.removesuffix(".ome")
+
+
+def _scales(source: SlidesSource, data: str, where: str) -> dict[str, float | tuple[float, float]]:
+    if source.scale_csv is None:
+        return {}
+    table = read_csv(_csv_path(data, source.scale_csv), place=f"{where}.scale_csv")
+    scales: dict[str, float | tuple[float, float]] = {}
+    for row in table.rows(required=("slide",)):
+        columns = ("mpp", "mpp") if "mpp" in table.columns else ("mpp_x", "mpp_y")
+        values = tuple(table.number(row, column, low=0, high=100) for column in columns)
+        scales[row["slide"]] = (values[0], values[1])
+    return scales
+
+
+def _about_slides(source: SlidesSource, data: str, where: str) -> dict[str, dict[str, str]]:
+    if source.slide_csv is None:
+        return {}
+    table = read_csv(_csv_path(data, source.slide_csv), place=f"{where}.slide_csv")
+    return {row["slide"]: row for row in table.rows(required=("slide",))}
+
+
+def _csv_path(data: str, path: str) -> StoragePath:
+    """Relative to ``data``; or one that ships with histodiff."""
+    beside = joined(data, path)
+    shipped = shipped_configs() / path.removeprefix("configs/")
+    return beside if beside.exists() or not shipped.is_file() else storage_path(shipped)
+
+
+def _pair(scale: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    return (scale, scale) if isinstance(scale, float) else scale
+
+
+def _image_sets(source: PatchSetSource, data: str, where: str, number: int) -> list[ImageSet]:
+    if isinstance(source, CsvSource):
+        folder, images = _listed_images(source, data, where)
+    else:
+        folder, images = _folder_images(source, data, where)
+    if not images:
+        raise ConfigError(f"{where}: {folder} has no images; check `path` and `label_map`")
+    repeated = [path for path, count in Counter(item.path for item in images).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{where}: {repeated[0]} is listed more than once; remove the other rows")
+    images.sort(key=lambda image: (image.slide_id, image.path))
+    return [
+        ImageSet(
+            name=f"source{number:02d}-{part:06d}",
+            url=str(folder),
+            mpp=None if source.mpp == "unknown" else source.mpp,
+            fit=source.fit,
+            images=tuple(images[start : start + IMAGES_PER_UNIT]),
+        )
+        for part, start in enumerate(range(0, len(images), IMAGES_PER_UNIT))
+    ]
+
+
+def _listed_images(
+    source: CsvSource, data: str, where: str
+) -> tuple[StoragePath, list[ImageInput]]:
+    path = joined(data, source.path)
+    if not path.name.lower().endswith((".csv", ".tsv")):
+        path = path / "patches.csv"
+    table = read_csv(path, place=f"{where}.path")
+    columns = source.columns
+    named = (columns.path, columns.label, columns.slide_id, columns.patient_id, columns.site)
+    folder = path.parent
+    sizes = file_sizes(folder)
+    images = []
+    for row in table.rows(required=[column for column in named if column is not None]):
+        image = row[columns.path]
+        label = row[columns.label] if columns.label else None
+        if label is not None and source.label_map:
+            label = _mapped(label, source, where)
+            if label is None:
+                continue
+        slide_id = source.prefix + (row[columns.slide_id] if columns.slide_id else _own_id(image))
+        images.append(
+            ImageInput(
+                path=image,
+                slide_id=slide_id,
+                patient_id=row[columns.patient_id] if columns.patient_id else slide_id,
+                site=row[columns.site] if columns.site else None,
+                label=label or None,
+                size_bytes=_listed_size(sizes, image, table),
+            )
+        )
+    return folder, images
+
+
+def _listed_size(sizes: dict[str, int], image: str, table: CsvTable) -> int:
+    if image not in sizes:
+        raise ConfigError(
+            f"{table.path}: lists '{image}', which is not there; paths are relative to the CSV"
+        )
+    return sizes[image]
+
+
+def _folder_images(
+    source: ImageFolderSource, data: str, where: str
+) -> tuple[StoragePath, list[ImageInput]]:
+    folder = joined(data, source.path)
+    images = []
+    for name, size in _files(folder, IMAGE_SUFFIXES, where, "images").items():
+        parents = PurePosixPath(name).parent.as_posix()
+        label = name.split("/")[0] if source.labels == "folder" else None
+        if source.labels == "folder" and "/" not in name:
+            raise ConfigError(
+                f"{where}.labels: {folder / name} lies in no sub-folder; use labels: none"
+            )
+        if label is not None and source.label_map:
+            label = _mapped(label, source, where)
+            if label is None:
+                continue
+        slide_id = source.prefix + (_own_id(name) if source.slides == "image" else parents)
+        images.append(
+            ImageInput(
+                path=name,
+                slide_id=slide_id,
+                patient_id=slide_id,
+                site=None,
+                label=label,
+                size_bytes=size,
+            )
+        )
+    return folder, images
+
+
+def _mapped(label: str, source: PatchSetSource, where: str) -> str | None:
+    if label not in source.label_map:
+        raise ConfigError(
+            f"{where}.label_map: has no '{label}'; add it, with null to leave those patches out"
+        )
+    return source.label_map[label]
+
+
+def _own_id(path: str) -> str:
+    return path.removesuffix(PurePosixPath(path).suffix)
+
+
+def _is_file(path: StoragePath) -> bool:
+    return bool(path.fs.isfile(path.path))
+
+
+def _files(root: StoragePath, suffixes: tuple[str, ...], where: str, what: str) -> dict[str, int]:
+    """Sizes of the files with these endings below ``root``, by relative path, sorted."""
+    if _is_file(root):
+        return {root.name: int(root.fs.size(root.path))}
+    if not root.fs.exists(root.path):
+        raise ConfigError(
+            f"{where}.path: {root} does not exist; set `data` or `path` to the {what}"
+        )
+    found = {
+        name: size
+        for name, size in file_sizes(root).items()
+        if name.lower().endswith(suffixes) and not PurePosixPath(name).name.startswith(".")
+    }
+    if not found:
+        raise ConfigError(
+            f"{where}.path: {root} has no {what} ({', '.join(suffixes)}); set `data` or `path`"
+            f" to a folder with {what}"
+        )
+    return found

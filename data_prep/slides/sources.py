@@ -1,0 +1,116 @@
+"""What can be tiled: slides, folders of images, CSV files that list images.
+
+A source is config; ``find_inputs`` turns sources into the slides and images that there are, with
+their ids, labels and known scales, without opening one. Every slide id must mean one thing over all
+sources.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from histodiff.config import Config, Location
+from histodiff.data_prep.slides.geometry import Fit
+
+
+def _plausible_mpp(value: float) -> float:
+    if not 0 < value <= 100:
+        raise ValueError(
+            f"{value:g} is no possible scale; give microns per pixel, such as 0.5 (20x)"
+        )
+    return value
+
+
+Mpp = Annotated[float, AfterValidator(_plausible_mpp)]
+"""Microns per pixel."""
+Unknown = Literal["unknown"]
+
+
+class SlidesSource(Config):
+    """Whole-slide images, or images that are treated like slides."""
+
+    type: Literal["slides"]
+    path: Annotated[str, Location()] = "."
+    """Folder, URL or one file, relative to `data`."""
+    pattern: str = "*"
+    """Which file names, such as `*.svs`; files that are no slides are left out."""
+    recursive: bool = False
+    """Look into sub-folders too."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    scale: dict[str, Mpp] = Field(default={})
+    """mpp by slide id (the file name without its ending) that replaces the slide's own; the id `*`
+    gives it to every slide that has none."""
+    scale_csv: Annotated[str | None, Location()] = None
+    """CSV with columns `slide` and `mpp` (or `mpp_x` and `mpp_y`), like `scale`; relative to
+    `data`, or one that ships with histodiff."""
+    slide_csv: Annotated[str | None, Location()] = None
+    """CSV with columns `slide` and any of `patient_id`, `site`, `label`."""
+
+
+class ImageFolderSource(Config):
+    """A folder of patches as images."""
+
+    type: Literal["image_folder"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL, relative to `data`; sub-folders are read too."""
+    labels: Literal["folder", "none"] = "none"
+    """`folder`: the first sub-folder is the label."""
+    slides: Literal["image", "folder"] = "image"
+    """What is known of origins: `image`: each image is a slide of its own; `folder`: all images
+    of a sub-folder are of one slide."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: Mpp | Unknown
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+class CsvColumns(Config):
+    """Names of the columns of a CSV; null: there is none."""
+
+    path: str = "path"
+    """Path of the image, relative to the CSV."""
+    label: str | None = None
+    """Label of the image."""
+    slide_id: str | None = None
+    """Slide, field or other origin whose images belong together; else each image is its own."""
+    patient_id: str | None = None
+    """Patient; else each slide is its own."""
+    site: str | None = None
+    """Hospital or scanner."""
+
+
+class CsvSource(Config):
+    """Patches as images that a CSV lists."""
+
+    type: Literal["csv"]
+    path: Annotated[str, Location()] = "."
+    """The CSV, or the folder with `patches.csv`; relative to `data`."""
+    columns: CsvColumns
+    """Names of the columns."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: Mpp | Unknown
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+Source = Annotated[SlidesSource | ImageFolderSource | CsvSource, Field(discriminator="type")]
+PatchSetSource = ImageFolderSource | CsvSource
+
+
+def unknown_scales(sources: Sequence[SlidesSource | PatchSetSource]) -> list[int]:
+    """Numbers of the sources that say `mpp: unknown`."""
+    return [
+        number
+        for number, source in enumerate(sources)
+        if not isinstance(source, SlidesSource) and source.mpp == "unknown"
+    ]

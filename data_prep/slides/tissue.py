@@ -1,0 +1,130 @@
+"""Where the tissue is, on a small picture of a slide: a mask for tissue and one for artefacts.
+
+Brightfield only: a slide without a bright background (fluorescence) has no tissue here. Tissue is
+what differs in colour from the slide's own background, by Otsu's threshold inside fixed limits, so
+that a picture full of tissue is not cut in half. Pen, black padding and black ink are artefacts:
+hues and darkness that haematoxylin, eosin and DAB do not show at this scale.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import skimage.morphology as morphology
+from pydantic import Field
+from skimage import color, filters
+
+from histodiff.config import Config
+
+Mask = npt.NDArray[np.bool_]
+
+_DISTANCE_LIMITS = (9.0, 18.0)
+"""Limits of Otsu's threshold on the distance to the background, in 8-bit grey values."""
+_WHITE = np.array([244.0, 244.0, 244.0])
+
+
+class TissueConfig(Config):
+    """Rules of the tissue mask."""
+
+    mask_mpp: float = Field(default=4.0, gt=0)
+    """Microns per pixel of the picture that is masked; coarser on very large slides."""
+    min_object_um2: float = Field(default=10_000, ge=0)
+    """Specks below this area are not tissue."""
+    max_hole_um2: float = Field(default=20_000, ge=0)
+    """Holes below this area (lumens, fat cells) belong to the tissue around them."""
+    min_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Least fraction of tissue in a patch of a slide."""
+    max_artefact_fraction: float = Field(default=0.05, ge=0, le=1)
+    """Largest fraction of pen, ink or black padding in a patch of a slide."""
+
+
+@dataclass(frozen=True)
+class SlideMask:
+    """Masks over a small picture; both boolean ``(H, W)``."""
+
+    tissue: Mask
+    artefact: Mask
+
+
+def slide_mask(pixels: npt.NDArray[np.uint8], *, mpp: float, config: TissueConfig) -> SlideMask:
+    """Tissue and artefacts of a picture, uint8 ``(H, W, 3)`` at ``mpp`` microns per pixel."""
+    artefact = artefact_mask(pixels)
+    if not is_brightfield(pixels):
+        return SlideMask(tissue=np.zeros_like(artefact), artefact=artefact)
+    tissue = tissue_colour(pixels) & ~artefact
+    tissue = morphology.opening(morphology.closing(tissue, morphology.disk(2)), morphology.disk(1))
+    pixel_um2 = mpp**2
+    tissue = morphology.remove_small_objects(
+        tissue, max_size=max(1, round(config.min_object_um2 / pixel_um2))
+    )
+    tissue = morphology.remove_small_holes(
+        tissue, max_size=max(1, round(config.max_hole_um2 / pixel_um2))
+    )
+    return SlideMask(tissue=tissue & ~artefact, artefact=artefact)
+
+
+def is_brightfield(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether light passed through the slide: bright somewhere, and not mostly dark."""
+    luminance = pixels.mean(axis=-1)
+    mostly_dark = (pixels.max(axis=-1) < 60).mean() > 0.5 and (luminance > 150).mean() < 0.1
+    return bool(np.percentile(luminance, 98) >= 120 and not mostly_dark)
+
+
+def tissue_colour(pixels: npt.NDArray[np.uint8]) -> Mask:
+    """Pixels whose colour is not the background's, boolean ``(H, W)``."""
+    smooth = filters.gaussian(pixels, sigma=1, channel_axis=-1, preserve_range=True)
+    distance = np.abs(smooth - _background_colour(smooth)).mean(axis=-1)
+    distance += np.ptp(smooth, axis=-1) / 2
+    low, high = _DISTANCE_LIMITS
+    flat = float(np.ptp(distance)) < 1e-6
+    threshold = low if flat else float(np.clip(filters.threshold_otsu(distance), low, high))
+    return np.asarray((distance > threshold) & ~_blush(smooth))
+
+
+def artefact_mask(pixels: npt.NDArray[np.uint8]) -> Mask:
+    """Pen of any colour, black ink and black padding, boolean ``(H, W)``."""
+    hsv = color.rgb2hsv(pixels)
+    hue, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
+    green = (hue > 80) & (hue < 192) & (saturation > 0.3) & (value < 0.85)
+    blue = (hue >= 192) & (hue < 250) & (saturation > 0.6) & (value > 0.25)
+    red = ((hue < 12) | (hue > 348)) & (saturation > 0.72) & (value > 0.45)
+    # dense haematoxylin is blue too, but never over so wide an area
+    pen = morphology.opening(green | red, morphology.disk(1))
+    pen |= morphology.opening(blue, morphology.disk(3))
+    # single nuclei are dark too, but thinner than this
+    black = morphology.opening(value < 0.28, morphology.disk(4))
+    return np.asarray(
+        morphology.dilation(pen, morphology.disk(3))
+        | morphology.dilation(black, morphology.disk(2))
+    )
+
+
+def _blush(pixels: npt.NDArray[np.float64]) -> Mask:
+    """Pale areas without texture: stain on bare glass."""
+    luminance = pixels.mean(axis=-1)
+    mean = filters.gaussian(luminance, sigma=4)
+    variance = filters.gaussian(luminance**2, sigma=4) - mean**2
+    return np.asarray((luminance > 170) & (variance < 2.5**2))
+
+
+def _background_colour(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Median colour of the bright colourless pixels; a usual white where there are none."""
+    bright = (pixels.mean(axis=-1) > 195) & (np.ptp(pixels, axis=-1) < 22)
+    if bright.mean() < 0.01:
+        return _WHITE
+    luminance = pixels[bright].mean(axis=-1)
+    brightest = luminance >= np.percentile(luminance, 50)
+    colour: npt.NDArray[np.float64] = np.median(pixels[bright][brightest], axis=0)
+    return colour
+
+
+def square_fractions(
+    mask: Mask, corners: npt.NDArray[np.int64], *, side_px: int
+) -> npt.NDArray[np.float64]:
+    """Fraction of the mask in squares with corners ``(n, 2)`` as (x, y); clipped at the border."""
+    summed = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
+    height, width = mask.shape
+    left, top = np.clip(corners[:, 0], 0, width - 1), np.clip(corners[:, 1], 0, height - 1)
+    right, bottom = np.minimum(left + side_px, width), np.minimum(top + side_px, height)
+    inside = summed[bottom, right] - summed[top, right] - summed[bottom, left] + summed[top, left]
+    return np.asarray(inside / ((right - left) * (bottom - top)))
