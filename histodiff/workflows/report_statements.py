@@ -1,6 +1,6 @@
 """What the report says in words: what was shown, and what the numbers cannot show.
 
-Every sentence is computed from the evidence. A limit is stated whenever it holds, whomever it suits.
+Every sentence is computed from the evidence; a limit is stated whenever it holds.
 """
 
 import json
