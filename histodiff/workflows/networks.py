@@ -4,6 +4,7 @@ from histodiff.artifacts import Artifact
 from histodiff.errors import ArtifactError
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
+from histodiff.storage import StoragePath
 
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
@@ -11,7 +12,12 @@ ENCODER_SHA256 = "encoder_sha256"
 
 def open_denoiser(artifact: Artifact, *, device: str) -> LoadedDenoiser:
     """The denoiser of the last EMA snapshot."""
-    return load_denoiser(artifact.path / "snapshots" / "last", device=device)
+    return load_denoiser(snapshot_path(artifact.path), device=device)
+
+
+def snapshot_path(path: StoragePath) -> StoragePath:
+    """Where the last EMA snapshot of the Denoiser at ``path`` lies."""
+    return path / "snapshots" / "last"
 
 
 def open_autoencoder(artifact: Artifact, *, device: str) -> Autoencoder:

@@ -1,0 +1,54 @@
+"""Smallest configs of guide..classify on the artifacts of ``labelled_chain``."""
+
+from typing import Any
+
+from histodiff.config import parse_config
+from histodiff.workflows.classify import ClassifyConfig
+from histodiff.workflows.guide import GuideConfig
+from histodiff.workflows.select import SelectConfig
+from histodiff.workflows.synthesize import SynthesizeConfig
+
+BUDGET = {"type": "slides_per_class", "count": 2}
+
+
+def guide_config(**changes: Any) -> GuideConfig:
+    values = {
+        "name": "toy", "version": "v1", "latents": "toy@v1", "denoiser": "toy@v1",
+        "budget": BUDGET, "classifier": {"channels": [8], "head_dim": 8},
+        "training": {
+            "batch": 4, "noise": {"type": "log_uniform", "sigma_min": 0.05, "sigma_max": 5.0},
+            "fit": {"steps": 3, "lr": 1.0e-3},
+        },
+        "num_bins": 2, "threads": 1, "seed": 0,
+    }  # fmt: skip
+    return parse_config(GuideConfig, {**values, **changes}, source="test")
+
+
+def synthesize_config(**changes: Any) -> SynthesizeConfig:
+    values = {
+        "name": "toy", "version": "v1", "guide": "toy@v1", "denoiser": "toy@v1",
+        "autoencoder": "toy@v1", "per_class": 5,
+        "guidance": {"scale": 1.0, "sigma_interval": [0.05, 5.0]},
+        "sampler": {"type": "euler"}, "schedule": {"type": "karras", "steps": 3},
+        "batch": 4, "shard_size": 4, "threads": 1, "seed": 0,
+    }  # fmt: skip
+    return parse_config(SynthesizeConfig, {**values, **changes}, source="test")
+
+
+def classify_config(**changes: Any) -> ClassifyConfig:
+    values = {
+        "name": "real", "version": "v1", "patches": "toy@v1", "budget": BUDGET,
+        "backbone": {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32},
+        "training": {"batch": 8, "fit": {"steps": 8, "lr": 3.0e-3}},
+        "bootstrap": 50, "threads": 1, "seed": 0,
+    }  # fmt: skip
+    return parse_config(ClassifyConfig, {**values, **changes}, source="test")
+
+
+def select_config(**changes: Any) -> SelectConfig:
+    values = {
+        "name": "toy", "version": "v1", "samples": "toy@v1", "patches": "toy@v1",
+        "budget": BUDGET, "threads": 1, "seed": 0,
+        "rule": {"type": "centroid", "classifier": "real@v1", "max_per_class": 100},
+    }  # fmt: skip
+    return parse_config(SelectConfig, {**values, **changes}, source="test")

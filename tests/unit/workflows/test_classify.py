@@ -1,0 +1,142 @@
+"""``classify``: which images are learned from, that slides do not leak, and what is reported."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from histodiff.data_prep.slides.patch_index import PatchIndex, write_patch_index
+from histodiff.errors import ConfigError
+from histodiff.evaluation.metrics import METRICS
+from histodiff.samples import Selection
+from histodiff.workflows.classify import classify, estimate
+from histodiff.workflows.guide import guide
+from histodiff.workflows.select import select
+from tests.support.labelled_chain import make_patches
+from tests.support.labelled_configs import (
+    classify_config,
+    guide_config,
+    select_config,
+)
+
+
+@pytest.fixture
+def patches(site, tmp_path):
+    make_patches(site, tmp_path / "images")
+    return site
+
+
+@pytest.fixture
+def chain(sampled):
+    select(select_config(rule={"type": "random"}), sampled)
+    return sampled
+
+
+def metrics_of(artifact):
+    return json.loads((artifact.path / "metrics.json").read_bytes())
+
+
+def test_classify_separable_classes_are_learned_and_reported(patches):
+    training = {"batch": 16, "fit": {"steps": 40, "lr": 1.0e-2}}
+    artifact = classify(classify_config(training=training), patches)
+    metrics = metrics_of(artifact)
+    assert set(metrics["patch"]) == set(metrics["slide"]) == set(METRICS)
+    assert metrics["patch"]["balanced_accuracy"] > 0.9
+    low, high = metrics["patch_interval"]["accuracy"]
+    assert low <= metrics["patch"]["accuracy"] <= high
+    assert (metrics["test_patches"], metrics["test_slides"]) == (16, 4)
+    assert metrics["positive"] == "cancer"
+    table = pq.read_table(str(artifact.path / "predictions.parquet")).to_pylist()
+    right = np.mean([row["label"] == row["predicted"] for row in table])
+    assert right == pytest.approx(metrics["patch"]["accuracy"])
+    assert {row["slide_id"] for row in table} == {"slide-04", "slide-05", "slide-10", "slide-11"}
+
+
+def test_classify_and_guide_pick_the_same_labels(chain):
+    same = classify(classify_config(), chain).manifest.contents["labels_sha256"]
+    assert guide(guide_config(), chain).manifest.contents["labels_sha256"] == same
+
+
+def test_classify_other_seed_takes_other_labels(patches):
+    budget = {"type": "patches", "count": 8}
+    first, second = (
+        classify(classify_config(name=f"s{seed}", budget=budget, seed=seed), patches)
+        for seed in (0, 1)
+    )
+    key = "labels_sha256"
+    assert first.manifest.contents[key] != second.manifest.contents[key]
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"type": "slides_per_class", "count": 1},
+        {"type": "fraction", "fraction": 0.3},
+        {"type": "patches", "count": 6},
+        {"type": "all"},
+    ],
+    ids=lambda budget: budget["type"],
+)
+def test_classify_and_guide_pick_the_same_labels_for_every_budget(chain, budget):
+    steered = guide(guide_config(name="b", budget=budget, seed=3), chain)
+    trained = classify(classify_config(name="b", budget=budget, seed=3), chain)
+    key = "labels_sha256"
+    assert steered.manifest.contents[key] == trained.manifest.contents[key]
+
+
+def test_classify_adds_the_first_accepted_samples_up_to_the_ratio(chain):
+    config = classify_config(name="more", samples="toy@v1", selection="toy@v1", synthetic_ratio=0.5)
+    metrics = metrics_of(classify(config, chain))
+    assert metrics["real"] == {"benign": 8, "cancer": 8}
+    assert metrics["synthetic"] == {"benign": 4, "cancer": 4}
+    accepted = Selection.open(chain.storage_root / "selections" / "toy" / "v1").accepted()
+    assert accepted.slice(0, 8)["label"].to_pylist() == ["benign", "cancer"] * 4
+
+
+def test_classify_shortage_of_samples_is_recorded(chain):
+    config = classify_config(name="most", samples="toy@v1", selection="toy@v1", synthetic_ratio=3.0)
+    metrics = metrics_of(classify(config, chain))
+    assert metrics["synthetic_wanted"] == 48
+    assert sum(metrics["synthetic"].values()) == 24
+
+
+def test_classify_same_config_gives_the_same_weights(patches):
+    first, second = (classify(classify_config(name=name), patches) for name in ("a", "b"))
+    assert (
+        first.manifest.files["weights.safetensors"] == second.manifest.files["weights.safetensors"]
+    )
+
+
+def test_classify_patient_in_two_splits_is_refused(patches):
+    path = patches.storage_root / "patches" / "toy" / "v1"
+    index = PatchIndex.open(path)
+    patients = ["same"] * index.patches.num_rows
+    place = index.patches.column_names.index("patient_id")
+    leaking = index.patches.set_column(place, "patient_id", [patients])
+    write_patch_index(
+        path,
+        PatchIndex(index.slides, leaking, index.patch_px, index.mpp, index.resample, index.classes),
+    )
+    with pytest.raises(ConfigError, match="share"):
+        classify(classify_config(), patches)
+
+
+def test_classify_selection_without_samples_is_refused():
+    with pytest.raises(ConfigError, match="together"):
+        classify_config(selection="toy@v1")
+
+
+def test_classify_unreadable_training_patch_is_named_and_left_out(patches, tmp_path):
+    index = PatchIndex.open(patches.storage_root / "patches" / "toy" / "v1")
+    broken = next(row["path"] for row in index.patches.to_pylist() if row["split"] == "test")
+    (tmp_path / "images" / broken).write_bytes(b"no image")
+    artifact = classify(classify_config(), patches)
+    assert [issue.unit.rpartition("/")[2] for issue in artifact.manifest.failed] == [broken]
+    assert metrics_of(artifact)["test_patches"] == 15
+
+
+def test_estimate_counts_images(patches):
+    assert estimate(classify_config(), patches) == {
+        "real": 16, "synthetic": 0, "test_patches": 16, "steps": 8,
+    }  # fmt: skip

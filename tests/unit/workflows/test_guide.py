@@ -1,0 +1,48 @@
+"""``guide``: the labelled subset, the encoder check, and the report by noise level."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from histodiff.errors import ArtifactDrift, ArtifactError, ConfigError
+from histodiff.models.guide import load_guide
+from histodiff.workflows.guide import estimate, guide
+from tests.support.labelled_chain import make_autoencoder, make_latents
+from tests.support.labelled_configs import guide_config
+
+
+def test_guide_writes_classifier_losses_and_accuracy_by_sigma(encoded):
+    artifact = guide(guide_config(), encoded)
+    assert load_guide(artifact.path, "cpu").classes == ("benign", "cancer")
+    metrics = json.loads((artifact.path / "metrics.json").read_bytes())
+    assert metrics["labelled"] == {"benign": 8, "cancer": 8}  # two slides of four patches each
+    bins = metrics["accuracy_by_sigma"]
+    assert [score["num"] for score in bins] == [8, 8]  # one validation slide per class
+    assert bins[0]["sigma_high"] == pytest.approx(bins[1]["sigma_low"])
+    assert pq.read_table(str(artifact.path / "losses.parquet"))["step"].to_pylist() == [3]
+    assert guide(guide_config(), encoded).manifest.fingerprint == artifact.manifest.fingerprint
+
+
+def test_guide_latents_of_another_encoder_are_refused_and_nothing_is_planned(encoded):
+    make_autoencoder(encoded, seed=1, name="other")
+    make_latents(encoded, autoencoder="other@v1", name="other")
+    with pytest.raises(ArtifactError, match="encoder") as caught:
+        guide(guide_config(latents="other@v1"), encoded)
+    assert "\n" not in str(caught.value)
+    guide(guide_config(), encoded)  # the same name, mended: no drift
+
+
+def test_guide_budget_beyond_the_slides_is_refused(encoded):
+    with pytest.raises(ConfigError, match=r"lower budget\.count"):
+        guide(guide_config(budget={"type": "slides_per_class", "count": 4}), encoded)
+
+
+def test_guide_other_seed_under_the_same_name_is_drift(encoded):
+    guide(guide_config(), encoded)
+    with pytest.raises(ArtifactDrift, match="seed"):
+        guide(guide_config(seed=1), encoded)
+
+
+def test_estimate_counts_labels(encoded):
+    assert estimate(guide_config(), encoded) == {"labelled_latents": 16, "steps": 3}

@@ -1,0 +1,77 @@
+"""``synthesize``: resumption, provenance, and the checks of its inputs."""
+
+import numpy as np
+import pytest
+
+from histodiff.artifacts import Kind, Reference
+from histodiff.errors import ArtifactError, ConfigError
+from histodiff.samples import SampleStore
+from histodiff.synthesis import worker
+from histodiff.workflows.synthesize import estimate, synthesize
+from tests.support.labelled_chain import make_autoencoder, make_denoiser
+from tests.support.labelled_configs import synthesize_config
+
+
+def test_synthesize_writes_every_class_with_provenance(sampled):
+    artifact = synthesize(synthesize_config(name="five"), sampled)
+    store = SampleStore.open(artifact.path)
+    assert store.counts() == {"benign": 5, "cancer": 5}
+    assert store.read_pixels([0, 9]).shape == (2, 32, 32, 3)
+    assert set(store.rows["guidance_scale"].to_pylist()) == {1.0}
+    assert set(store.rows["decoder_sha256"].to_pylist()) == {store.header.decoder_sha256}
+
+
+def test_synthesize_interrupted_and_resumed_equals_undisturbed(sampled, monkeypatch):
+    whole = synthesize(synthesize_config(name="five"), sampled)
+    drawn = worker.draw
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return drawn(*arguments)
+
+    monkeypatch.setattr(worker, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(synthesize_config(name="again"), sampled)
+    folder = sampled.storage_root / Reference.of(Kind.SAMPLES, "again", "v1").folder
+    assert len(list((folder / "shards").iterdir())) == 2
+    monkeypatch.setattr(worker, "draw", drawn)
+    again = synthesize(synthesize_config(name="again"), sampled)
+    assert again.manifest.content_sha256 == whole.manifest.content_sha256
+
+
+def test_synthesize_larger_request_begins_with_the_smaller_one(sampled):
+    small = SampleStore.open(synthesize(synthesize_config(name="small", per_class=2), sampled).path)
+    large = SampleStore.open(synthesize(synthesize_config(name="large", per_class=4), sampled).path)
+    np.testing.assert_array_equal(small.read_pixels(range(4)), large.read_pixels(range(4)))
+
+
+def test_synthesize_without_guidance_differs_from_guided(sampled):
+    guided = synthesize(synthesize_config(name="five"), sampled)
+    free = synthesize(
+        synthesize_config(name="free", guidance={"scale": 0.0, "sigma_interval": [0.05, 5.0]}),
+        sampled,
+    )
+    first, second = (
+        SampleStore.open(artifact.path).read_pixels(range(10)) for artifact in (guided, free)
+    )
+    assert (first != second).any()
+
+
+def test_synthesize_autoencoder_with_another_encoder_is_refused(sampled):
+    make_autoencoder(sampled, seed=1, name="other")
+    with pytest.raises(ArtifactError, match="encoder"):
+        synthesize(synthesize_config(name="five", autoencoder="other@v1"), sampled)
+
+
+def test_synthesize_guide_of_another_denoiser_is_refused(sampled):
+    make_denoiser(sampled, name="other")
+    with pytest.raises(ConfigError, match="train a guide"):
+        synthesize(synthesize_config(name="five", denoiser="other@v1"), sampled)
+
+
+def test_estimate_counts_samples_and_shards(sampled):
+    planned = estimate(synthesize_config(), sampled)
+    assert planned == {"samples": 10, "shards": 3, "denoiser_calls_per_sample": 3}
