@@ -37,7 +37,7 @@ from histodiff.workflows.report_sections import (
     reconstruction,
     selections,
 )
-from histodiff.workflows.report_statements import Evidence, headline, held_out, limits
+from histodiff.workflows.report_statements import Evidence, headline, held_out, limits, shown
 from histodiff.workflows.report_tables import HeatTable, heat_tables
 from histodiff.workflows.report_training import pretraining
 from histodiff.workflows.trials import TrialRow, read_trials
@@ -199,7 +199,7 @@ def _compared(
         limits=limits(evidence),
         results=table,
         comparisons=found,
-        sentences=[item.sentence for item in found],
+        sentences=shown(evidence),
         figure=_effects(table, rows, config.metric),
         heat=heat_tables(table, control=plan.control, metric=config.metric),
         errors={str(row.artifact): row.error for row in rows if row.error is not None},

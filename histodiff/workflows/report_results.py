@@ -55,7 +55,7 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The comparison in words, with its numbers."""
-        subject = f"{self.arm} against {self.versus}{_at(self.settings)}"
+        subject = f"{capitalised(self.arm)} against {self.versus}{_at(self.settings)}"
         change = f"{points(self.difference.mean)} points of {words(self.metric)}"
         if self.difference.low is None or self.difference.high is None:
             return (
@@ -98,6 +98,11 @@ def points(value: float) -> str:
     """A fraction as signed percentage points: 0.0123 -> ``+1.2``."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter in upper case, and the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def words(name: str) -> str:

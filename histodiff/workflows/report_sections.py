@@ -63,6 +63,7 @@ class SampleRow:
     """A strip of images of one class, with what it is of."""
 
     what: str
+    count: int
     picture: Picture
 
 
@@ -274,9 +275,9 @@ def _real_patches(index: PatchIndex, label: str, count: int, seed: int) -> npt.N
 
 
 def _sample_row(what: str, pixels: npt.NDArray[np.uint8], alt: str) -> SampleRow:
-    if not len(pixels):
+    if not len(pixels):  # every patch of the row failed to be read
         pixels = np.full((1, 8, 8, 3), 255, np.uint8)
-    return SampleRow(what, photograph(strip(pixels), alt=alt, caption=""))
+    return SampleRow(what, len(pixels), photograph(strip(pixels), alt=alt, caption=""))
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -17,6 +17,7 @@ from histodiff.workflows.trials import METRICS_FILE, TrialRow
 _ENOUGH_SEEDS = 5
 _ENOUGH_SLIDES = 30
 _NEARLY_ALL = 0.9
+_MANY = 6
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,28 @@ def headline(evidence: Evidence) -> str:
         f"Adding samples was compared with {evidence.control} on {words(evidence.metric)} in"
         f" {len(against)} settings: {', '.join(parts)}."
     )
+
+
+def shown(evidence: Evidence) -> list[str]:
+    """Every comparison in words; where they are many, those without an effect in one sentence."""
+    found = list(evidence.comparisons)
+    if len(found) <= _MANY:
+        return [item.sentence for item in found]
+    lines = [item.sentence for item in found if item.verdict in ("better", "worse")]
+    for verdict, text in (
+        (
+            "no effect shown",
+            "No effect was shown in {n} of {m} comparisons; their intervals contain zero",
+        ),
+        ("not testable", "{n} of {m} comparisons have one seed, so nothing can be concluded"),
+    ):
+        means = [item.difference.mean for item in found if item.verdict == verdict]
+        if means:
+            lines.append(
+                f"{text.format(n=len(means), m=len(found))}. Their mean differences run from"
+                f" {points(min(means))} to {points(max(means))} points of {words(evidence.metric)}."
+            )
+    return lines
 
 
 def limits(evidence: Evidence) -> list[str]:
