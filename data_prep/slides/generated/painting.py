@@ -1,0 +1,151 @@
+"""Paints tissue of every class as densities of two stains: eosin and haematoxylin.
+
+Order: stroma everywhere, then the beds of lymphocytes and tumour, then glands, then single cells.
+Lengths are pixels at 0.5 um.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histodiff.data_prep.slides.generated.fields import (
+    Fibres,
+    Field,
+    enlarged,
+    fibres,
+    smooth_noise,
+)
+from histodiff.data_prep.slides.generated.glands import paint_glands
+from histodiff.data_prep.slides.generated.layout import CLASSES, Layout, TissueClass
+from histodiff.data_prep.slides.generated.nuclei import (
+    FIBROBLAST,
+    LYMPHOCYTE,
+    TUMOUR,
+    NucleusBank,
+)
+
+
+@dataclass
+class Canvas:
+    """Densities of the stains, float32 ``(H, W)``, painted in place."""
+
+    eosin: Field
+    haematoxylin: Field
+
+
+def painted_tissue(rng: np.random.Generator, layout: Layout) -> Canvas:
+    """Densities of a layout."""
+    height, width = layout.tissue.shape
+    strands = fibres(rng, height=height, width=width)
+    canvas = _stroma(rng, strands)
+    amount = {name: _soft_region(layout, name) for name in CLASSES}
+    _lymphocyte_bed(rng, canvas, amount[TissueClass.LYMPHOCYTES])
+    _tumour_bed(rng, canvas, amount[TissueClass.TUMOUR])
+    inside = layout.tissue > 0.6
+    where = {name: inside & (amount[name] > 0.5) for name in CLASSES}
+    free = inside & ~paint_glands(rng, canvas.eosin, canvas.haematoxylin, where[TissueClass.GLAND])
+    _fibroblasts(
+        rng, canvas, free & ~where[TissueClass.LYMPHOCYTES] & ~where[TissueClass.TUMOUR], strands
+    )
+    _crowd(
+        rng,
+        canvas,
+        free & where[TissueClass.LYMPHOCYTES],
+        NucleusBank(rng, LYMPHOCYTE),
+        step_px=14.5,
+    )
+    _crowd(rng, canvas, free & where[TissueClass.TUMOUR], NucleusBank(rng, TUMOUR), step_px=25)
+    _scattered(rng, canvas, free, NucleusBank(rng, LYMPHOCYTE))
+    canvas.eosin *= layout.tissue
+    canvas.haematoxylin *= layout.tissue
+    return canvas
+
+
+def lattice(
+    rng: np.random.Generator, where: npt.NDArray[np.bool_], *, step_px: float, jitter: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Jittered hexagonal places (xs, ys) inside a mask."""
+    height, width = where.shape
+    rows = np.arange(step_px / 2, height, step_px * 0.866)
+    columns = np.arange(0, width, step_px)
+    ys, xs = np.meshgrid(rows, columns, indexing="ij")
+    xs = xs + (np.arange(len(rows))[:, None] % 2) * step_px / 2
+    xs = (xs + rng.normal(0, jitter * step_px, xs.shape)).ravel()
+    ys = (ys + rng.normal(0, jitter * step_px, ys.shape)).ravel()
+    inside = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
+    xs, ys = xs[inside], ys[inside]
+    kept = where[ys.astype(int), xs.astype(int)]
+    return xs[kept], ys[kept]
+
+
+def _stroma(rng: np.random.Generator, strands: Fibres) -> Canvas:
+    height, width = strands.strands.shape
+    patchy = smooth_noise(rng, height=height, width=width, scale_px=330)
+    eosin = 0.40 + 0.10 * strands.strands + 0.05 * patchy
+    clefts = np.clip((-strands.strands - 1.0) * 1.1, 0, 1)  # retraction between the strands
+    eosin = np.clip(eosin, 0.12, 0.9) * (1 - 0.82 * clefts)
+    bluish = 0.045 + 0.02 * smooth_noise(rng, height=height, width=width, scale_px=170)
+    return Canvas(eosin.astype(np.float32), np.clip(bluish * (1 - clefts), 0, 1).astype(np.float32))
+
+
+def _soft_region(layout: Layout, name: TissueClass) -> Field:
+    """0 to 1: how much of a class there is, with an edge some cells wide."""
+    height, width = layout.regions.shape
+    mask = (layout.regions == CLASSES.index(name)).astype(np.float32)
+    small = mask[:: min(32, height), :: min(32, width)]
+    return np.clip(enlarged(small, height=height, width=width), 0, 1)
+
+
+def _lymphocyte_bed(rng: np.random.Generator, canvas: Canvas, amount: Field) -> None:
+    height, width = amount.shape
+    mottle = smooth_noise(rng, height=height, width=width, scale_px=9)
+    _blend(canvas, amount, eosin=0.20 + 0.04 * mottle, haematoxylin=0.14 + 0.03 * mottle)
+
+
+def _tumour_bed(rng: np.random.Generator, canvas: Canvas, amount: Field) -> None:
+    height, width = amount.shape
+    mottle = smooth_noise(rng, height=height, width=width, scale_px=7)
+    cells = smooth_noise(rng, height=height, width=width, scale_px=26)
+    _blend(
+        canvas, amount,
+        eosin=0.27 + 0.03 * mottle + 0.05 * cells, haematoxylin=0.17 + 0.02 * mottle + 0.03 * cells,
+    )  # fmt: skip
+
+
+def _blend(canvas: Canvas, amount: Field, *, eosin: Field, haematoxylin: Field) -> None:
+    keep = 1 - 0.85 * amount
+    canvas.eosin[:] = canvas.eosin * keep + np.clip(eosin, 0, 1) * (1 - keep)
+    canvas.haematoxylin[:] = canvas.haematoxylin * keep + np.clip(haematoxylin, 0, 1) * (1 - keep)
+
+
+def _fibroblasts(
+    rng: np.random.Generator, canvas: Canvas, where: npt.NDArray[np.bool_], strands: Fibres
+) -> None:
+    xs, ys = lattice(rng, where, step_px=38, jitter=0.45)
+    angles = strands.angle[ys.astype(int), xs.astype(int)] + rng.normal(0, 0.18, len(xs))
+    NucleusBank(rng, FIBROBLAST).stamp(canvas.haematoxylin, rng, xs=xs, ys=ys, angles=angles)
+
+
+def _crowd(
+    rng: np.random.Generator, canvas: Canvas, where: npt.NDArray[np.bool_], bank: NucleusBank,
+    *, step_px: float,
+) -> None:  # fmt: skip
+    xs, ys = lattice(rng, where, step_px=step_px, jitter=0.2)
+    kept = rng.uniform(size=len(xs)) < 0.93
+    xs, ys = xs[kept], ys[kept]
+    bank.stamp(canvas.haematoxylin, rng, xs=xs, ys=ys, angles=rng.uniform(0, np.pi, len(xs)))
+
+
+def _scattered(
+    rng: np.random.Generator, canvas: Canvas, where: npt.NDArray[np.bool_], bank: NucleusBank
+) -> None:
+    """Single lymphocytes, in loose clusters."""
+    xs, ys = lattice(rng, where, step_px=60, jitter=0.5)
+    height, width = where.shape
+    often = smooth_noise(rng, height=height, width=width, scale_px=260)[
+        ys.astype(int), xs.astype(int)
+    ]
+    kept = rng.uniform(size=len(xs)) < np.clip(0.12 + 0.25 * often, 0, 0.8)
+    xs, ys = xs[kept], ys[kept]
+    bank.stamp(canvas.haematoxylin, rng, xs=xs, ys=ys, angles=rng.uniform(0, np.pi, len(xs)))

@@ -1,0 +1,58 @@
+"""fetch: sample data into a folder. So far: `generated`, slides and labelled patches drawn here."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from histodiff.config import Config
+from histodiff.data_prep.slides.generated import write_generated_slides, write_labelled_patches
+from histodiff.errors import ConfigError
+
+Dataset = Literal["generated"]
+DATASETS: tuple[str, ...] = ("generated",)
+
+
+class GeneratedSize(Config):
+    """How much is generated."""
+
+    slides: int = Field(default=6, ge=1, le=10_000)
+    """Unlabelled slides."""
+    size_px: int = Field(default=4096, ge=1024, le=16_384)
+    """Side of a slide in pixels at 0.5 um/px."""
+    slides_per_class: int = Field(default=8, ge=1, le=1000)
+    """Labelled slides whose main class is the same."""
+    patches_per_slide: int = Field(default=16, ge=1, le=16)
+    """Labelled patches per slide."""
+    patch_px: int = Field(default=64, ge=32, le=512)
+    """Side of a labelled patch in pixels at 1.0 um/px."""
+    seed: int = 0
+    """Seed of everything."""
+
+
+def fetch(dataset: str, folder: Path, *, size: GeneratedSize | None = None) -> list[Path]:
+    """Writes a data set below ``folder`` and returns what a user reads next.
+
+    ``generated`` writes ``slides/*.svs`` and ``labelled/patches.csv`` with its images. Slides that
+    are there already stay.
+
+    Raises:
+        ConfigError: There is no such data set, or the folder cannot be written.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(f"'{dataset}': no such data set; choose one of {', '.join(DATASETS)}")
+    size = size or GeneratedSize()
+    try:
+        slides = write_generated_slides(
+            folder / "slides", count=size.slides, seed=size.seed, size_px=size.size_px
+        )
+        labelled = write_labelled_patches(
+            folder / "labelled",
+            slides_per_class=size.slides_per_class,
+            patches_per_slide=size.patches_per_slide,
+            seed=size.seed,
+            patch_px=size.patch_px,
+        )
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error}); choose another folder") from error
+    return [slides[0].parent, labelled]
