@@ -17,6 +17,7 @@ from ray.job_submission import JobSubmissionClient
 from histodiff.errors import ConfigError
 
 _POLL_SECONDS = 1.0
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,7 @@ def run_job(dashboard: str, job: Job, *, on_line: Callable[[str], None]) -> Fini
         ConfigError: No cluster answers there, or it refuses the token.
     """
     client = _connected(dashboard)
-    identifier = client.submit_job(
-        entrypoint=job.entrypoint,
-        runtime_env={"working_dir": str(job.working_dir), "env_vars": dict(job.environment)},
-    )
+    identifier = _submitted(client, job)
     try:
         asyncio.run(_follow(client, identifier, on_line))
     except KeyboardInterrupt:
@@ -75,6 +73,30 @@ def _connected(dashboard: str) -> Any:
         if "401" in str(error) or "403" in str(error) or "token" in str(error).lower():
             raise ConfigError(_refused(dashboard)) from error
         raise
+
+
+def _submitted(client: Any, job: Job) -> str:
+    """Submits; a cluster that has just started has no agent to take jobs for some seconds."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return str(
+                client.submit_job(
+                    entrypoint=job.entrypoint,
+                    runtime_env={
+                        "working_dir": str(job.working_dir),
+                        "env_vars": dict(job.environment),
+                    },
+                )
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"the Ray cluster takes no jobs after {_START_SECONDS:.0f} s; see its dashboard"
+                ) from error
+        time.sleep(_POLL_SECONDS)
 
 
 def _refused(dashboard: str) -> str:
