@@ -4,6 +4,7 @@ from histodiff.training.checkpoints import (
     CheckpointRecord,
     checkpoint_folder,
     latest_checkpoint,
+    newest_step,
     opened_checkpoint,
     save_checkpoint,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "fit",
     "latest_checkpoint",
     "mean_over_ranks",
+    "newest_step",
     "opened_checkpoint",
     "save_checkpoint",
 ]

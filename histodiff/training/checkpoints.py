@@ -108,6 +108,11 @@ def latest_checkpoint(checkpoints: StoragePath, *, zero_stage: int) -> Checkpoin
     return record
 
 
+def newest_step(checkpoints: StoragePath) -> int:
+    """Step of the newest complete checkpoint, intact or not; 0 when there is none. One process."""
+    return max(_complete_steps(checkpoints), default=0)
+
+
 @contextmanager
 def opened_checkpoint(checkpoints: StoragePath, record: CheckpointRecord) -> Iterator[Path]:
     """A local folder with the checkpoint's files, their digests checked."""

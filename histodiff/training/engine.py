@@ -149,6 +149,8 @@ class Engine:
         """Frees what the engine holds; the module keeps its weights at stages 0 to 2."""
         with _quiet():
             self._engine.destroy()
+        # Else the next engine of this process would use groups of a process group that has ended.
+        self._deepspeed.utils.groups._release_process_group_references(group=None)
 
     def _plain_grad_norm(self) -> float:
         """Norm of the reduced gradients at stage 0, where DeepSpeed does not tell it."""

@@ -1,0 +1,261 @@
+"""Gangs: a function of one rank, run on N ranks that form one process group.
+
+One rank runs in this process, N ranks under Ray Train, and a rank that torchrun started is used as
+it is. A rank that fails or is killed ends the whole gang; under Ray Train the gang then starts
+anew, and the rank function takes up its own last checkpoint. Errors that a retry cannot cure
+(``HistodiffError``, but for ``TransientError``) end it at once and are raised here as they were.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+import ray.train
+import torch.distributed
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from histodiff.cluster.session import ray_session
+from histodiff.cluster.site import ClusterRay, NoRay, RayConfig
+from histodiff.errors import ConfigError, HistodiffError, TransientError
+
+_log = logging.getLogger(__name__)
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+_POLL_SECONDS = 0.5
+_TIMEOUT_SECONDS = 600
+
+SpecT = TypeVar("SpecT")
+ResultT = TypeVar("ResultT")
+
+RankFunction = Callable[[SpecT, int, int, Callable[[Any], None]], ResultT]
+"""``(spec, rank, world_size, report) -> result``; rank 0's result and reports count."""
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[ResultT]):
+    """How a rank ended: with a result, or with an error that a retry cannot cure."""
+
+    result: ResultT | None
+    error: HistodiffError | None
+
+
+def run_gang(
+    rank_function: RankFunction[SpecT, ResultT],
+    spec: SpecT,
+    *,
+    num_ranks: int,
+    ray_config: RayConfig,
+    device: str,
+    report: Callable[[Any], None],
+    max_failures: int = 3,
+) -> ResultT:
+    """Runs ``rank_function`` on every rank and returns what rank 0 returned.
+
+    Args:
+        rank_function: A function at the top of a module; resumes by itself when called again.
+        spec: What it is given; picklable.
+        num_ranks: Ranks; of no account under torchrun, which has decided it.
+        ray_config: The Ray that runs more than one rank.
+        device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
+        report: Called in this process with what rank 0 reports, the latest of each half second.
+        max_failures: How many times a gang that lost a rank is started anew.
+
+    Raises:
+        ConfigError: Several ranks are asked for where there is no Ray to run them.
+        TransientError: Ranks were lost more often than that.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return _run_under_torchrun(rank_function, spec, device=device, report=report)
+    if num_ranks == 1:
+        with _process_group(device, rank=0, world_size=1, store=_own_store()):
+            return rank_function(spec, 0, 1, report)
+    if isinstance(ray_config, NoRay):
+        raise ConfigError(
+            f"site: ranks={num_ranks} needs Ray; set ray.type=local, or start the command with"
+            " torchrun"
+        )
+    with ray_session(ray_config):
+        return _run_under_ray(
+            rank_function, spec,
+            num_ranks=num_ranks, device=device, report=report, max_failures=max_failures,
+            cpus=1 if isinstance(ray_config, ClusterRay) else 0,
+        )  # fmt: skip
+
+
+def _run_under_torchrun(
+    rank_function: RankFunction[SpecT, ResultT],
+    spec: SpecT,
+    *,
+    device: str,
+    report: Callable[[Any], None],
+) -> ResultT:
+    """This process is one rank of torchrun's; all but rank 0 end here, as they write nothing."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with _process_group(device, rank=rank, world_size=world_size, store=None):
+        result = rank_function(spec, rank, world_size, report if rank == 0 else _unheard)
+    if rank:
+        sys.exit(0)
+    return result
+
+
+@contextmanager
+def _process_group(
+    device: str, *, rank: int, world_size: int, store: Any
+) -> Iterator[None]:
+    """A process group for the time of the block; without a store, met through MASTER_ADDR."""
+    torch.distributed.init_process_group(
+        _BACKENDS[device], store=store, rank=rank, world_size=world_size
+    )
+    try:
+        with _environment(_rank_variables(rank, world_size)):
+            yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _own_store() -> Any:
+    """A rendezvous for one rank, without a port."""
+    return torch.distributed.HashStore()  # type: ignore[attr-defined]
+
+
+def _rank_variables(rank: int, world_size: int) -> dict[str, str]:
+    """What DeepSpeed reads; a local rank that is known already stays."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    return {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": local_rank}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _run_under_ray(
+    rank_function: RankFunction[SpecT, ResultT],
+    spec: SpecT,
+    *,
+    num_ranks: int,
+    device: str,
+    report: Callable[[Any], None],
+    max_failures: int,
+    cpus: int,
+) -> ResultT:
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    resources = {"CPU": cpus, "GPU": 1} if device == "cuda" else {"CPU": cpus}
+    with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch, _same_interrupt():
+        trainer = TorchTrainer(
+            _ray_rank,
+            train_loop_config={"function": rank_function, "spec": spec, "board": board},
+            torch_config=TorchConfig(backend=_BACKENDS[device], timeout_s=_TIMEOUT_SECONDS),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=num_ranks, use_gpu=device == "cuda", resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            ),
+        )
+        with _reports_of(board, report):
+            try:
+                outcome = trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                raise TransientError(
+                    f"the gang of {num_ranks} ranks failed more than {max_failures} times: {error}"
+                ) from error
+    ended: _Ended[ResultT] | None = outcome.return_value
+    if ended is None:
+        raise KeyboardInterrupt  # Ray Train aborts on Ctrl-C and returns no value
+    if ended.error is not None:
+        raise ended.error
+    assert ended.result is not None
+    return ended.result
+
+
+def _ray_rank(config: dict[str, Any]) -> _Ended[Any]:
+    """One rank, in a worker of Ray Train."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    board = config["board"]
+
+    def report(news: Any) -> None:
+        board.put.remote(news)
+
+    heard = report if rank == 0 else _unheard
+    try:
+        return _Ended(config["function"](config["spec"], rank, world_size, heard), None)
+    except TransientError:
+        raise
+    except HistodiffError as error:  # the same on every rank; a restart would fail again
+        return _Ended(None, error)
+
+
+def _unheard(news: Any) -> None:
+    """Takes the reports of ranks other than 0."""
+    del news
+
+
+class _Board:
+    """An actor that holds the latest report of rank 0."""
+
+    def __init__(self) -> None:
+        self._news: Any = None
+
+    def put(self, news: Any) -> None:
+        self._news = news
+
+    def take(self) -> Any:
+        news, self._news = self._news, None
+        return news
+
+
+@contextmanager
+def _reports_of(board: Any, report: Callable[[Any], None]) -> Iterator[None]:
+    """Hands on what the board gets, from a thread."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            news = ray.get(board.take.remote())
+            if news is not None:
+                report(news)
+
+    thread = threading.Thread(target=poll, name="gang-reports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        news = ray.get(board.take.remote())
+        if news is not None:
+            report(news)
+
+
+@contextmanager
+def _same_interrupt() -> Iterator[None]:
+    """Gives Ctrl-C back what it did before: Ray Train replaces its handler for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

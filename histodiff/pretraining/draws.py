@@ -1,0 +1,60 @@
+"""Random draws of training: a pure function of the seed and the global sample index.
+
+World size, micro-batch and restarts therefore change nothing. They are drawn on the CPU with
+NumPy's Philox generator, so every device sees the same numbers. Legend: B batch, C channels,
+H height, W width, M = 2C moments.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histodiff.latents import Whitening
+from histodiff.runtime import generator_for
+
+
+class CleanAndNoise(NamedTuple):
+    """Samples to be noised: ``x = clean + sigma * noise``, sigma by the quantile ``uniform``."""
+
+    clean_BCHW: torch.Tensor
+    """Whitened draws from the posteriors, fp32."""
+    noise_BCHW: torch.Tensor
+    """Standard normal, fp32."""
+    uniform_B: torch.Tensor
+    """Uniform in [0, 1), fp64."""
+
+
+def drawn_samples(
+    moments_BMHW: npt.NDArray[np.float16],
+    indices: Iterable[int],
+    *,
+    whitening: Whitening,
+    seed: int,
+    purpose: str,
+) -> CleanAndNoise:
+    """The draws that belong to ``indices``.
+
+    Args:
+        moments_BMHW: Posterior mean, then standard deviation, raw.
+        indices: One number per sample; with seed and purpose it decides the sample's draws.
+        whitening: Applied to the posterior draw.
+        seed: Seed of the run.
+        purpose: Keeps the draws of different uses apart.
+    """
+    moments = moments_BMHW.astype(np.float32)
+    mean_BCHW, std_BCHW = np.split(moments, 2, axis=1)
+    posterior_BCHW = np.empty_like(mean_BCHW)
+    noise_BCHW = np.empty_like(mean_BCHW)
+    uniform_B = np.empty(len(moments))
+    for place, index in enumerate(indices):
+        generator = generator_for(seed, purpose, int(index))
+        uniform_B[place] = generator.random()
+        generator.standard_normal(dtype=np.float32, out=posterior_BCHW[place])
+        generator.standard_normal(dtype=np.float32, out=noise_BCHW[place])
+    clean_BCHW = whitening.apply(mean_BCHW + std_BCHW * posterior_BCHW)
+    return CleanAndNoise(
+        torch.from_numpy(clean_BCHW), torch.from_numpy(noise_BCHW), torch.from_numpy(uniform_B)
+    )

@@ -1,0 +1,66 @@
+"""Training batches of one rank, made ready by a thread while the step before is computed."""
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from histodiff.latents import LatentMixture, Whitening
+from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
+
+_AHEAD = 2
+_PURPOSE = "train"
+
+
+class TrainingFeed:
+    """Batches of consecutive steps.
+
+    Args:
+        mixture: Where latents come from.
+        whitening: Applied to them.
+        seed: Seed of the draws.
+        rank: This rank.
+        world_size: Number of ranks.
+        step: First step.
+    """
+
+    def __init__(
+        self,
+        mixture: LatentMixture,
+        *,
+        whitening: Whitening,
+        seed: int,
+        rank: int,
+        world_size: int,
+        step: int,
+    ) -> None:
+        self._mixture, self._whitening, self._seed = mixture, whitening, seed
+        self._rank, self._world_size = rank, world_size
+        self._step = step
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="training-feed")
+        self._ready: deque[Future[CleanAndNoise]] = deque()
+        self.waited_seconds = 0.0
+        """Time spent waiting for batches so far."""
+
+    def next(self) -> CleanAndNoise:
+        """This rank's share of the next batch."""
+        while len(self._ready) <= _AHEAD:
+            self._ready.append(self._threads.submit(self._made, self._step))
+            self._step += 1
+        started = time.perf_counter()
+        batch = self._ready.popleft().result()
+        self.waited_seconds += time.perf_counter() - started
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _made(self, step: int) -> CleanAndNoise:
+        batch = self._mixture.batch_at(step, rank=self._rank, world_size=self._world_size)
+        return drawn_samples(
+            batch.moments_BMHW,
+            batch.sample_index_B,
+            whitening=self._whitening,
+            seed=self._seed,
+            purpose=_PURPOSE,
+        )

@@ -1,0 +1,41 @@
+"""Pre-training as a function of one rank: what ``cluster.gang`` runs N times."""
+
+from collections.abc import Callable
+
+import torch
+
+from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.pretraining.trainer import Trainer
+from histodiff.telemetry import serve_metrics
+
+
+def pretrain_rank(
+    spec: PretrainSpec, rank: int, world_size: int, report: Callable[[TrainingNews], None]
+) -> PretrainResult:
+    """Trains on this rank and writes the artifact's files (rank 0) and checkpoints (every rank).
+
+    A process group of ``world_size`` ranks exists. The same call again resumes.
+
+    Raises:
+        TrainingDiverged: Loss or gradient became non-finite.
+        ConfigError: The world size does not divide batch or lanes, or does not fit the checkpoint.
+    """
+    torch.set_num_threads(spec.threads)
+    if spec.metrics_port is not None:
+        serve_metrics(spec.metrics_port + rank if spec.metrics_port else 0)
+    trainer = Trainer(spec, rank=rank, world_size=world_size, report=report)
+    try:
+        trainer.resume()
+        trainer.run()
+        trainer.finish()
+    finally:
+        trainer.close()
+    validated = trainer.records.validation
+    last = [row.loss for row in validated if row.step == trainer.step]
+    return PretrainResult(
+        images_seen=trainer.images_seen,
+        final_loss=trainer.records.metrics[-1].loss,
+        validation_loss=sum(last) / len(last) if last else None,
+        num_parameters=trainer.num_parameters,
+        encoder_sha256=trainer.data.stores[0].encoder_sha256,
+    )

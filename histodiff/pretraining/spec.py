@@ -1,0 +1,71 @@
+"""What a rank of pre-training needs to know: one picklable value, the same on every rank."""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from histodiff.config import Config
+from histodiff.models.denoiser import DenoiserConfig
+from histodiff.training import TrainConfig
+
+
+class ValidationConfig(Config):
+    """Validation loss by noise level, on rows of the split `val` with fixed noise."""
+
+    images: int = Field(ge=1)
+    """Validation rows, spread evenly over the stores (fewer if there are not as many)."""
+    bins: int = Field(default=4, ge=1)
+    """Noise levels: middles of equal shares of the training distribution of sigma."""
+    every_images: int = Field(ge=1)
+    """Every how many training images it is measured; always at the end as well."""
+
+
+@dataclass(frozen=True)
+class StoreShare:
+    """One latent store of the mixture: where it lies, and its share of the draws."""
+
+    url: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class PretrainSpec:
+    """Everything about one run of pre-training."""
+
+    run: str
+    """Name of the run in metrics."""
+    artifact: str
+    """Folder or URL of the artifact that is written."""
+    stores: tuple[StoreShare, ...]
+    num_lanes: int
+    denoiser: DenoiserConfig
+    train: TrainConfig
+    validation: ValidationConfig | None
+    snapshot_images: int | None
+    """Every how many images an EMA snapshot is kept; None keeps the last only."""
+    seed: int
+    threads: int
+    device: str
+    metrics_port: int | None
+    """Port of rank 0; rank r serves at port + r, or at any free port where it is 0."""
+
+
+@dataclass(frozen=True)
+class TrainingNews:
+    """What a rank tells the driver while it trains."""
+
+    images_seen: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """How the training ended."""
+
+    images_seen: int
+    final_loss: float
+    """Mean training loss since the last row of metrics."""
+    validation_loss: float | None
+    """Mean over the noise levels at the end."""
+    num_parameters: int
+    encoder_sha256: str

@@ -1,0 +1,187 @@
+"""``pretrain``: latents -> an unconditional denoiser, with DeepSpeed on any number of ranks.
+
+The rank function lies in ``pretraining``, the machinery that runs it N times in ``cluster.gang``.
+How many ranks there are is a matter of the site and changes results by rounding only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from histodiff.artifacts import (
+    Artifact,
+    CommandConfig,
+    Draft,
+    Kind,
+    Reference,
+    begin,
+    content_sha256,
+    open_artifact,
+)
+from histodiff.artifacts.artifact import published_digests
+from histodiff.cluster.gang import run_gang
+from histodiff.cluster.site import Site
+from histodiff.config import Config, Location
+from histodiff.errors import ArtifactError, ConfigError
+from histodiff.models.denoiser import DenoiserConfig
+from histodiff.pretraining.rank import pretrain_rank
+from histodiff.pretraining.records import TIMING
+from histodiff.pretraining.spec import (
+    PretrainResult,
+    PretrainSpec,
+    StoreShare,
+    TrainingNews,
+    ValidationConfig,
+)
+from histodiff.pretraining.trainer import CHECKPOINTS
+from histodiff.telemetry import Progress, progress
+from histodiff.training import TrainConfig, newest_step
+from histodiff.workflows.networks import ENCODER_SHA256
+
+
+class MixturePart(Config):
+    """One store of the pre-training mixture."""
+
+    latents: Annotated[Reference, Location()]
+    """LatentStore whose training rows are drawn from."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the draws, relative to the other stores."""
+
+
+class PretrainConfig(CommandConfig):
+    """Root config of ``pretrain``."""
+
+    kind: ClassVar[Kind] = Kind.DENOISERS
+
+    stores: tuple[MixturePart, ...] = Field(min_length=1)
+    """The stores that are trained on; one encoder, one patch size, one scale."""
+    num_lanes: int = Field(ge=1)
+    """Lanes that define the order of images; a multiple of any number of ranks to be used."""
+    denoiser: DenoiserConfig
+    """The network and its objective."""
+    train: TrainConfig
+    """The optimization."""
+    validation: ValidationConfig | None
+    """Validation loss by noise level; null for stores without validation rows."""
+    snapshot_images: int | None = Field(default=None, ge=1)
+    """Every how many images an EMA snapshot is kept; null keeps the last only."""
+    seed: int
+    """Decides first weights, order, posterior draws, noise levels and noise."""
+    threads: int = Field(ge=1)
+    """Torch threads of a rank; results on a CPU depend on it."""
+
+    @model_validator(mode="after")
+    def _lanes_divide_batch(self) -> "PretrainConfig":
+        if self.train.batch % self.num_lanes:
+            raise ValueError(
+                f"train.batch={self.train.batch} must be a multiple of num_lanes={self.num_lanes}"
+            )
+        return self
+
+    def inputs(self) -> dict[str, Reference]:
+        return {
+            f"stores.{number}.latents": part.latents.as_kind(Kind.LATENTS)
+            for number, part in enumerate(self.stores)
+        }
+
+
+def pretrain(config: PretrainConfig, site: Site) -> Artifact:
+    """Trains the denoiser that ``config`` describes.
+
+    Raises:
+        ConfigError: The ranks do not fit the batch, the lanes or the last checkpoint.
+        ArtifactError: A store is missing or damaged, or stores have different encoders.
+        TrainingDiverged: The loss became non-finite.
+    """
+    root = site.storage_root
+    inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
+    _require_one_encoder(inputs)
+    _require_fitting_ranks(config, site.ranks)
+    draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
+    if draft.finished is not None:
+        return draft.finished
+    images = config.train.num_steps * config.train.batch
+    already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
+    with progress("pretrain", total=images, unit="images", already=already) as bar:
+        result = run_gang(
+            pretrain_rank,
+            _spec(config, site, draft, inputs),
+            num_ranks=site.ranks,
+            ray_config=site.ray,
+            device=site.device,
+            report=_reporter(bar, already=already),
+        )
+    return _finished(draft, result)
+
+
+def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]:
+    """Images, steps and their cut into ranks and micro-batches; rows of the stores."""
+    inputs = [open_artifact(site.storage_root, address) for address in config.inputs().values()]
+    _require_fitting_ranks(config, site.ranks)
+    return {
+        "images": config.train.num_steps * config.train.batch,
+        "steps": config.train.num_steps,
+        "ranks": site.ranks,
+        "micro_batch": config.train.micro_batch_of(site.ranks),
+        "rows": sum(int(artifact.manifest.contents["rows"]) for artifact in inputs),
+    }
+
+
+def _require_one_encoder(inputs: Mapping[str, Artifact]) -> None:
+    digests = {
+        str(artifact.reference): artifact.manifest.contents[ENCODER_SHA256]
+        for artifact in inputs.values()
+    }
+    if len(set(digests.values())) > 1:
+        listed = ", ".join(f"{name} has {digest[:12]}" for name, digest in digests.items())
+        raise ArtifactError(f"stores: made with different encoders ({listed}); encode with one")
+
+
+def _require_fitting_ranks(config: PretrainConfig, ranks: int) -> None:
+    config.train.micro_batch_of(ranks)
+    if config.num_lanes % ranks:
+        raise ConfigError(
+            f"num_lanes={config.num_lanes} must be a multiple of the site's ranks={ranks}; change"
+            " the ranks"
+        )
+
+
+def _spec(
+    config: PretrainConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+) -> PretrainSpec:
+    shares = zip(inputs.values(), config.stores, strict=True)
+    return PretrainSpec(
+        run=f"{config.name}@{config.version}",
+        artifact=str(draft.path),
+        stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
+        num_lanes=config.num_lanes,
+        denoiser=config.denoiser,
+        train=config.train,
+        validation=config.validation,
+        snapshot_images=config.snapshot_images,
+        seed=config.seed,
+        threads=config.threads,
+        device=site.device,
+        metrics_port=site.metrics_port,
+    )
+
+
+def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
+    """Moves the bar to where the training is; a restarted gang never moves it back."""
+    shown = already
+
+    def report(news: TrainingNews) -> None:
+        nonlocal shown
+        if news.images_seen > shown:
+            bar.advance(news.images_seen - shown, loss=news.loss)
+            shown = news.images_seen
+
+    return report
+
+
+def _finished(draft: Draft, result: PretrainResult) -> Artifact:
+    files = published_digests(draft.path)
+    deterministic = {name: digest for name, digest in files.items() if name != TIMING}
+    return draft.finish(asdict(result), content=content_sha256(deterministic), files=files)

@@ -1,0 +1,76 @@
+"""A tiny finished LatentStore and a config that trains on it in seconds."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from histodiff.artifacts import Manifest
+from histodiff.latents import LatentStore
+from histodiff.pretraining.rank import pretrain_rank
+from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.storage import storage_path
+from histodiff.workflows.pretrain import PretrainConfig
+from tests.support.latent_stores import patch_table, write_store
+
+LANES = 4
+
+
+def finished_store(root: Path, name: str = "tiny") -> str:
+    """Writes a store of 8 slides as an artifact below ``root``; its reference."""
+    patches = patch_table(slides=8, side=4)
+    path = root / "latents" / name / "1"
+    digests = write_store(path, patches, moment_shape=(4, 4, 4))
+    store = LatentStore.open(storage_path(path))
+    manifest = Manifest(
+        kind="latents", name=name, version="1", format=1, fingerprint=name, config={}, inputs={},
+        provenance={}, contents={"rows": store.num_rows, "encoder_sha256": store.encoder_sha256},
+        content_sha256=digests.content, files=digests.files, skipped=(), failed=(),
+    )  # fmt: skip
+    (path / "manifest.json").write_text(json.dumps(manifest.model_dump(mode="json")))
+    return f"{name}@1"
+
+
+def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
+    """12 steps of 16 images, a checkpoint every 4 steps."""
+    train = {
+        "images": 192, "batch": 16, "micro_batch": 8, "zero_stage": 1, "precision": "fp32",
+        "optimizer": {"type": "adamw", "lr": 2e-3},
+        "rate": {"warmup_images": 32, "shape": "cosine"},
+        "ema": {"half_life_images": 64},
+        "log_images": 32, "checkpoint_images": 64,
+        **changes.pop("train", {}),
+    }  # fmt: skip
+    values = {
+        "name": name, "version": "1", "stores": [{"latents": "tiny@1"}], "num_lanes": LANES,
+        "denoiser": {
+            "unet": {
+                "channels": [16, 16], "attention_levels": [False, True], "blocks_per_level": 1,
+                "head_dim": 8, "norm_groups": 8,
+            },
+            "objective": {"type": "edm"},
+        },
+        "train": train,
+        "validation": {"images": 15, "bins": 3, "every_images": 64},
+        "seed": 5, "threads": 1,
+        **changes,
+    }  # fmt: skip
+    return PretrainConfig.model_validate(values)
+
+
+def killed_once(
+    spec: PretrainSpec, rank: int, world_size: int, report: Callable[[TrainingNews], None]
+) -> PretrainResult:
+    """Trains; the first time, the last rank kills itself with SIGKILL after six steps."""
+    marker = Path(spec.artifact) / "scratch" / "killed"
+
+    def report_or_die(news: TrainingNews) -> None:
+        report(news)
+        if rank == world_size - 1 and news.images_seen == 96 and not marker.exists():
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return pretrain_rank(spec, rank, world_size, report_or_die)
