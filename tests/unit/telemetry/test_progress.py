@@ -1,0 +1,31 @@
+import re
+
+import pytest
+
+from histodiff.telemetry import progress
+
+
+def test_progress_off_a_terminal_ends_with_a_plain_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress("encode", total=4, unit="patches") as bar:
+        for _ in range(4):
+            bar.advance(loss=0.5)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.fullmatch(
+        r"encode: 4/4 patches, \S+ patches/s, 0:00 elapsed, done loss=0\.5\n", shown.err
+    )
+
+
+def test_progress_resumed_counts_position_but_not_rate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress("encode", total=10, unit="patches", already=10):
+        pass
+    assert capsys.readouterr().err.startswith("encode: 10/10 patches, 0 patches/s")
+
+
+def test_progress_of_a_failing_loop_lets_the_error_through() -> None:
+    with pytest.raises(KeyError), progress("encode", total=1, unit="patches"):
+        raise KeyError
