@@ -99,7 +99,7 @@ def assign_splits(
     column = _GROUP_COLUMN[config.group_by]
     if None in slides[column].to_pylist():
         raise ConfigError(
-            f"split.group_by is {config.group_by}, but slides have no {column}; give it"
+            f"split.group_by is {config.group_by}, but not all slides have a {column}; give them"
         )
     group_of = dict(zip(slides["slide_id"].to_pylist(), slides[column].to_pylist(), strict=True))
     classes: defaultdict[str, list[str]] = defaultdict(list)

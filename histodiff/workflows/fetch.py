@@ -33,26 +33,46 @@ class GeneratedSize(Config):
 def fetch(dataset: str, folder: Path, *, size: GeneratedSize | None = None) -> list[Path]:
     """Writes a data set below ``folder`` and returns what a user reads next.
 
-    ``generated`` writes ``slides/*.svs`` and ``labelled/patches.csv`` with its images. Slides that
-    are there already stay.
+    ``generated`` writes ``slides/*.svs`` and ``labelled/patches.csv`` with its images. What is there
+    already from the same settings stays, so that an interrupted call goes on.
 
     Raises:
-        ConfigError: There is no such data set, or the folder cannot be written.
+        ConfigError: There is no such data set, the folder cannot be written, or it holds slides
+            that were generated with other settings.
     """
     if dataset not in DATASETS:
         raise ConfigError(f"'{dataset}': no such data set; choose one of {', '.join(DATASETS)}")
     size = size or GeneratedSize()
     try:
-        slides = write_generated_slides(
-            folder / "slides", count=size.slides, seed=size.seed, size_px=size.size_px
-        )
-        labelled = write_labelled_patches(
-            folder / "labelled",
+        _claim(folder, size)
+        return _generated(folder, size)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written ({error}); choose another folder"
+        ) from error
+
+
+def _claim(folder: Path, size: GeneratedSize) -> None:
+    """Notes the settings in the folder, or checks that they are those of the files there."""
+    settings = size.model_dump_json(indent=2) + "\n"
+    note = folder / "generated.json"
+    if note.exists() and note.read_text(encoding="utf-8") != settings:
+        raise ConfigError(f"{folder}: holds slides generated with other settings; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(settings, encoding="utf-8")
+
+
+def _generated(folder: Path, size: GeneratedSize) -> list[Path]:
+    slides = write_generated_slides(
+        folder / "slides", count=size.slides, seed=size.seed, size_px=size.size_px
+    )
+    labelled = folder / "labelled" / "patches.csv"
+    if not labelled.exists():
+        write_labelled_patches(
+            labelled.parent,
             slides_per_class=size.slides_per_class,
             patches_per_slide=size.patches_per_slide,
             seed=size.seed,
             patch_px=size.patch_px,
         )
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error}); choose another folder") from error
     return [slides[0].parent, labelled]

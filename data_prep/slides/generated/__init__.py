@@ -1,4 +1,4 @@
-"""Generated slides: seeded pictures that look like H&E, for the demo and the tests. Not histology."""
+"""Generated slides: seeded pictures that look like H&E, for demo and tests. Not histology."""
 
 from histodiff.data_prep.slides.generated.labelled import write_labelled_patches
 from histodiff.data_prep.slides.generated.layout import CLASSES, TissueClass

@@ -28,7 +28,8 @@ def draw_pen(rng: np.random.Generator, pixels: Pixels) -> None:
     line = [tuple(point) for point in (points * small.size).tolist()]
     thickness = max(2, round(0.022 * small.size[0]))
     draw.line(line, fill=255, width=thickness, joint="curve")
-    ink = enlarged(np.asarray(small, dtype=np.float32) / 255, height=height, width=width)
+    soft = ndimage.gaussian_filter(np.asarray(small, dtype=np.float32) / 255, 1.0)
+    ink = enlarged(np.clip(soft * 3 - 1, 0, 1), height=height, width=width)
     streaks = smooth_noise(rng, height=height, width=width, scale_px=14, along_px=160)
     ink = np.clip(ink, 0, 1) * np.clip(0.85 + 0.08 * streaks, 0, 1)
     colour = np.array(_PENS[rng.integers(0, len(_PENS))]) / 255

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 Field = npt.NDArray[np.float32]
 
-_BEND_PX = 520
-"""Wavelength of the bends of fibres."""
+_BEND_PX, _WAVE_PX, _CRIMP_PX = 900, 220, 60
+"""Lengths over which fibres bend, wave and crimp."""
 
 
 def enlarged(field: Field, *, height: int, width: int) -> Field:
@@ -51,15 +51,15 @@ def fibres(rng: np.random.Generator, *, height: int, width: int) -> Fibres:
     turn = rng.uniform(0, np.pi)
     y, x = np.mgrid[0:half_height, 0:half_width].astype(np.float32)
     bends = [
-        smooth_noise(rng, height=half_height, width=half_width, scale_px=_BEND_PX / 2)
-        for _ in range(2)
+        smooth_noise(rng, height=half_height, width=half_width, scale_px=scale_px / 2)
+        for scale_px in (_BEND_PX, _BEND_PX, _WAVE_PX, _CRIMP_PX)
     ]
-    small = smooth_noise(rng, height=half_height, width=half_width, scale_px=45)
     along = (np.cos(turn) * x + np.sin(turn) * y + 60 * bends[0]).astype(np.float32)
-    across = (-np.sin(turn) * x + np.cos(turn) * y + 110 * bends[1] + 5 * small).astype(np.float32)
+    # slopes below one: strands wind, but close no rings
+    across = -np.sin(turn) * x + np.cos(turn) * y + 95 * bends[1] + 17 * bends[2] + 3.5 * bends[3]
     gradient_y, gradient_x = np.gradient(across)
     texture = _strand_texture(rng)
-    strands = ndimage.map_coordinates(texture, [across, along], order=1, mode="grid-wrap")
+    strands = ndimage.map_coordinates(texture, [across, along], order=1, mode="mirror")
     angle = np.arctan2(-gradient_x, gradient_y).astype(np.float32)
     return Fibres(
         strands=enlarged(strands, height=height, width=width),
@@ -68,7 +68,7 @@ def fibres(rng: np.random.Generator, *, height: int, width: int) -> Fibres:
 
 
 def _strand_texture(rng: np.random.Generator) -> Field:
-    """A repeating texture of strands along x at three thicknesses."""
+    """A texture of strands along x at three thicknesses."""
     size = 1024
     fine = smooth_noise(rng, height=size, width=size, scale_px=2.5, along_px=70)
     middle = smooth_noise(rng, height=size, width=size, scale_px=7, along_px=150)
@@ -80,4 +80,4 @@ def _strand_texture(rng: np.random.Generator) -> Field:
 def _nearest(field: Field, *, height: int, width: int) -> Field:
     rows = np.minimum(np.arange(height) // 2, field.shape[0] - 1)
     columns = np.minimum(np.arange(width) // 2, field.shape[1] - 1)
-    return field[rows[:, None], columns[None, :]]
+    return np.asarray(field[rows[:, None], columns[None, :]])

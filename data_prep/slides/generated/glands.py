@@ -1,5 +1,7 @@
 """Glands: a lumen, a wall of pink cytoplasm, dark basal nuclei, and a thin rim of stroma."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -79,7 +81,7 @@ class _Outline:
             for order, amplitude in ((2, 0.13), (3, 0.07), (5, 0.03), (8, 0.015))
         ]
 
-    def radius(self, direction: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    def radius(self, direction: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Distance of the basement membrane from the centre in px."""
         factor = np.ones_like(direction)
         for order, amplitude, phase in self._parts:
@@ -110,6 +112,6 @@ def _ring(
     )  # fmt: skip
 
 
-def _step(distance: npt.NDArray[np.floating]) -> Field:
+def _step(distance: npt.NDArray[Any]) -> Field:
     """0 outside, 1 inside, over about two pixels."""
     return np.asarray(1 / (1 + np.exp(np.clip(-2.0 * distance, -30, 30))), dtype=np.float32)

@@ -1,6 +1,7 @@
 """A labelled patch set from many small generated slides, each with its own stain."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from histodiff.data_prep.slides.generated.painting import painted_tissue
 from histodiff.data_prep.slides.generated.stain import Stain, drawn_stain, stained_rgb
 from histodiff.data_prep.slides.pixels import resized
 from histodiff.runtime import generator_for
+from histodiff.storage import storage_path, write_bytes
 from histodiff.telemetry import progress
 
 LABELLED_CLASSES = (TissueClass.GLAND, TissueClass.LYMPHOCYTES, TissueClass.STROMA)
@@ -55,11 +57,12 @@ def write_labelled_patches(
                 patch_px=patch_px,
             )
             bar.advance()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "slide_id"))
+    writer.writerows(rows)
     path = folder / "patches.csv"
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "label", "slide_id"))
-        writer.writerows(rows)
+    write_bytes(storage_path(path), text.getvalue().encode())
     return path
 
 

@@ -11,7 +11,10 @@ from histodiff.data_prep.slides.generated.fields import Field, enlarged, smooth_
 
 _SMALL = 8
 """Layouts are drawn this many times smaller."""
-_REGION_PX = 900
+_REGION_PX = 560
+_LYMPHOCYTE_SHRINK = 1.7
+_SEPTUM = 0.16
+"""Width of the stroma between regions, relative to the regions."""
 
 
 class TissueClass(StrEnum):
@@ -25,10 +28,10 @@ class TissueClass(StrEnum):
 
 CLASSES = tuple(TissueClass)
 _WEIGHTS = {
-    TissueClass.GLAND: 0.3,
+    TissueClass.GLAND: 0.34,
     TissueClass.LYMPHOCYTES: 0.16,
-    TissueClass.STROMA: 0.34,
-    TissueClass.TUMOUR: 0.2,
+    TissueClass.STROMA: 0.26,
+    TissueClass.TUMOUR: 0.24,
 }
 
 
@@ -47,10 +50,11 @@ def slide_layout(rng: np.random.Generator, *, height: int, width: int) -> Layout
     small = (height // _SMALL, width // _SMALL)
     outline = _sections(rng, *small)
     regions = _regions(rng, *small)
-    rough = smooth_noise(rng, height=height, width=width, scale_px=22)
-    distance = enlarged(outline, height=height, width=width) + 0.02 * rough
+    rough = smooth_noise(rng, height=height // 2, width=width // 2, scale_px=11)
+    distance = enlarged(outline, height=height // 2, width=width // 2) + 0.006 * rough
+    edge = np.clip(distance * 40 + 0.5, 0, 1).astype(np.float32)
     return Layout(
-        tissue=np.clip(distance * 14 + 0.5, 0, 1).astype(np.float32),
+        tissue=np.clip(enlarged(edge, height=height, width=width), 0, 1),
         regions=_nearest(regions, height, width),
     )
 
@@ -81,7 +85,7 @@ def _sections(rng: np.random.Generator, height: int, width: int) -> Field:
             1 / power
         )
         inside = np.maximum(inside, 1 - radius)
-    total: Field = inside + 0.035 * ragged
+    total: Field = inside + 0.03 * ragged
     return total
 
 
@@ -96,27 +100,31 @@ def _places(rng: np.random.Generator) -> Sequence[tuple[float, float, float, flo
 
 
 def _regions(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A warped Voronoi diagram with a class per cell; neighbouring cells may be of one class."""
+    """A warped Voronoi diagram with a class per cell, and stroma where two classes meet.
+
+    Cells of lymphocytes are smaller than the others.
+    """
     count = max(len(CLASSES) + 2, round(height * width * (_SMALL / _REGION_PX) ** 2))
     seeds = rng.uniform(0, 1, (count, 2)) * [height, width]
     weights = np.array([_WEIGHTS[name] for name in CLASSES])
     drawn = rng.choice(len(CLASSES), count - len(CLASSES), p=weights / weights.sum())
     classes = rng.permutation(np.concatenate([np.arange(len(CLASSES)), drawn])).astype(np.uint8)
+    step = _REGION_PX / _SMALL
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    step = _REGION_PX / _SMALL / 4
-    y = y + step * smooth_noise(rng, height=height, width=width, scale_px=step * 1.6)
-    x = x + step * smooth_noise(rng, height=height, width=width, scale_px=step * 1.6)
-    nearest = np.full((height, width), np.inf, dtype=np.float32)
-    regions = np.zeros((height, width), dtype=np.uint8)
+    y = y + step / 5 * smooth_noise(rng, height=height, width=width, scale_px=step / 2)
+    x = x + step / 5 * smooth_noise(rng, height=height, width=width, scale_px=step / 2)
+    nearest = np.full((len(CLASSES), height, width), np.inf, dtype=np.float32)
     for (seed_y, seed_x), name in zip(seeds, classes, strict=True):
-        distance = (y - seed_y) ** 2 + (x - seed_x) ** 2
-        closer = distance < nearest
-        nearest[closer] = distance[closer]
-        regions[closer] = name
-    return regions
+        shrink = _LYMPHOCYTE_SHRINK if CLASSES[name] == TissueClass.LYMPHOCYTES else 1.0
+        distance = np.hypot(y - np.float32(seed_y), x - np.float32(seed_x)) * np.float32(shrink)
+        np.minimum(nearest[name], distance, out=nearest[name])
+    first, second = np.sort(nearest, axis=0)[:2]
+    regions = nearest.argmin(axis=0).astype(np.uint8)
+    regions[second - first < _SEPTUM * step] = CLASSES.index(TissueClass.STROMA)
+    return np.asarray(regions)
 
 
 def _nearest(regions: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
     rows = np.minimum(np.arange(height) // _SMALL, regions.shape[0] - 1)
     columns = np.minimum(np.arange(width) // _SMALL, regions.shape[1] - 1)
-    return regions[rows[:, None], columns[None, :]]
+    return np.asarray(regions[rows[:, None], columns[None, :]])

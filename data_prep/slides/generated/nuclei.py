@@ -35,10 +35,10 @@ class NucleusKind:
     """Density of haematoxylin."""
 
 
-FIBROBLAST = NucleusKind(25, 6.0, 0.25, 0.10, 0.18, 0.05, 0, 0.95)
+FIBROBLAST = NucleusKind(24, 5.6, 0.25, 0.10, 0.18, 0.05, 0, 0.95)
 EPITHELIAL = NucleusKind(18, 12, 0.12, 0.06, 0.20, 0.12, 1, 0.92)
-LYMPHOCYTE = NucleusKind(13.5, 12.5, 0.10, 0.05, 0.28, 0.05, 0, 1.25)
-TUMOUR = NucleusKind(26, 20, 0.28, 0.14, 0.30, 0.30, 2, 0.80)
+LYMPHOCYTE = NucleusKind(13.5, 12.5, 0.12, 0.06, 0.34, 0.05, 0, 1.02)
+TUMOUR = NucleusKind(24, 18, 0.22, 0.13, 0.30, 0.30, 2, 0.62)
 
 
 class NucleusBank:

@@ -40,8 +40,8 @@ def painted_tissue(rng: np.random.Generator, layout: Layout) -> Canvas:
     strands = fibres(rng, height=height, width=width)
     canvas = _stroma(rng, strands)
     amount = {name: _soft_region(layout, name) for name in CLASSES}
-    _lymphocyte_bed(rng, canvas, amount[TissueClass.LYMPHOCYTES])
-    _tumour_bed(rng, canvas, amount[TissueClass.TUMOUR])
+    _bed(rng, canvas, amount[TissueClass.LYMPHOCYTES], eosin=0.20, haematoxylin=0.14)
+    _bed(rng, canvas, amount[TissueClass.TUMOUR], eosin=0.27, haematoxylin=0.17)
     inside = layout.tissue > 0.6
     where = {name: inside & (amount[name] > 0.5) for name in CLASSES}
     free = inside & ~paint_glands(rng, canvas.eosin, canvas.haematoxylin, where[TissueClass.GLAND])
@@ -81,12 +81,13 @@ def lattice(
 
 def _stroma(rng: np.random.Generator, strands: Fibres) -> Canvas:
     height, width = strands.strands.shape
-    patchy = smooth_noise(rng, height=height, width=width, scale_px=330)
-    eosin = 0.40 + 0.10 * strands.strands + 0.05 * patchy
-    clefts = np.clip((-strands.strands - 1.0) * 1.1, 0, 1)  # retraction between the strands
-    eosin = np.clip(eosin, 0.12, 0.9) * (1 - 0.82 * clefts)
-    bluish = 0.045 + 0.02 * smooth_noise(rng, height=height, width=width, scale_px=170)
-    return Canvas(eosin.astype(np.float32), np.clip(bluish * (1 - clefts), 0, 1).astype(np.float32))
+    patchy = smooth_noise(rng, height=height, width=width, scale_px=250)
+    clefts = np.clip(strands.strands * np.float32(-1.1) - np.float32(1.1), 0, 1)  # between strands
+    eosin = np.clip(0.40 + 0.10 * strands.strands + 0.05 * patchy, 0.12, 0.9)
+    eosin *= 1 - np.float32(0.82) * clefts
+    haematoxylin = np.clip(0.045 + 0.02 * patchy, 0, 1)
+    haematoxylin *= 1 - clefts
+    return Canvas(eosin.astype(np.float32), haematoxylin.astype(np.float32))
 
 
 def _soft_region(layout: Layout, name: TissueClass) -> Field:
@@ -97,26 +98,21 @@ def _soft_region(layout: Layout, name: TissueClass) -> Field:
     return np.clip(enlarged(small, height=height, width=width), 0, 1)
 
 
-def _lymphocyte_bed(rng: np.random.Generator, canvas: Canvas, amount: Field) -> None:
-    height, width = amount.shape
-    mottle = smooth_noise(rng, height=height, width=width, scale_px=9)
-    _blend(canvas, amount, eosin=0.20 + 0.04 * mottle, haematoxylin=0.14 + 0.03 * mottle)
-
-
-def _tumour_bed(rng: np.random.Generator, canvas: Canvas, amount: Field) -> None:
-    height, width = amount.shape
-    mottle = smooth_noise(rng, height=height, width=width, scale_px=7)
-    cells = smooth_noise(rng, height=height, width=width, scale_px=26)
-    _blend(
-        canvas, amount,
-        eosin=0.27 + 0.03 * mottle + 0.05 * cells, haematoxylin=0.17 + 0.02 * mottle + 0.03 * cells,
-    )  # fmt: skip
-
-
-def _blend(canvas: Canvas, amount: Field, *, eosin: Field, haematoxylin: Field) -> None:
-    keep = 1 - 0.85 * amount
-    canvas.eosin[:] = canvas.eosin * keep + np.clip(eosin, 0, 1) * (1 - keep)
-    canvas.haematoxylin[:] = canvas.haematoxylin * keep + np.clip(haematoxylin, 0, 1) * (1 - keep)
+def _bed(
+    rng: np.random.Generator, canvas: Canvas, amount: Field, *, eosin: float, haematoxylin: float
+) -> None:
+    """Mottled ground of a crowd of cells, in place of stroma."""
+    rows, columns = np.flatnonzero(amount.any(axis=1)), np.flatnonzero(amount.any(axis=0))
+    if not len(rows):
+        return
+    area = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    part = np.float32(0.85) * amount[area]
+    height, width = part.shape
+    mottle = smooth_noise(rng, height=height, width=width, scale_px=8)
+    mottle *= np.float32(0.12)
+    mottle += 1
+    for field, density in ((canvas.eosin, eosin), (canvas.haematoxylin, haematoxylin)):
+        field[area] += part * (np.float32(density) * mottle - field[area])
 
 
 def _fibroblasts(

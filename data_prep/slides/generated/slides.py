@@ -26,14 +26,15 @@ def write_generated_slides(
     """Writes ``count`` slides ``generated-<number>.svs`` of ``size_px`` pixels squared.
 
     Slide ``n`` is a pure function of (seed, n, size_px). Every third slide has a pen mark and every
-    second one an area out of focus.
+    second one an area out of focus. Files that are there already stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with progress("write slides", total=count, unit="slides") as bar:
         for number in range(count):
             path = folder / f"generated-{number:03d}.svs"
-            write_pyramid(path, render_slide(seed, number, size_px=size_px))
+            if not path.exists():
+                write_pyramid(path, render_slide(seed, number, size_px=size_px))
             paths.append(path)
             bar.advance()
     return paths

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from PIL import Image, ImageFilter
 
 from histodiff.data_prep.slides.generated.fields import Field, smooth_noise
 
@@ -43,17 +43,19 @@ def stained_rgb(
     Beer-Lambert: ``I = I0 * 10^-(e E + h H)`` for every colour.
     """
     height, width = eosin.shape
-    eosin = ndimage.gaussian_filter(eosin, stain.focus_px)
-    haematoxylin = ndimage.gaussian_filter(haematoxylin, stain.focus_px)
-    light = 1 + 0.006 * smooth_noise(rng, height=height, width=width, scale_px=700)
-    grain = rng.standard_normal((height, width), dtype=np.float32) * np.float32(1.6)
+    light = smooth_noise(rng, height=height, width=width, scale_px=700)
+    light *= np.float32(0.006)
+    light += rng.standard_normal((height, width), dtype=np.float32) * np.float32(0.012)  # grain
+    light += 1
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for channel in range(3):
-        density = eosin * np.float32(stain.eosin[channel])
-        density += haematoxylin * np.float32(stain.haematoxylin[channel])
-        values = np.exp(density * np.float32(-np.log(10))) * np.float32(stain.glass[channel])
-        pixels[..., channel] = np.clip(values * light + grain, 0, 255)
-    return pixels
+        values = eosin * np.float32(-np.log(10) * stain.eosin[channel])
+        values += haematoxylin * np.float32(-np.log(10) * stain.haematoxylin[channel])
+        np.exp(values, out=values)
+        values *= light
+        values *= np.float32(stain.glass[channel])
+        pixels[..., channel] = np.clip(values, 0, 255, out=values)
+    return np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(stain.focus_px)))
 
 
 def _varied(
