@@ -33,8 +33,8 @@ class GeneratedSize(Config):
 def fetch(dataset: str, folder: Path, *, size: GeneratedSize | None = None) -> list[Path]:
     """Writes a data set below ``folder`` and returns what a user reads next.
 
-    ``generated`` writes ``slides/*.svs`` and ``labelled/patches.csv`` with its images. What is there
-    already from the same settings stays, so that an interrupted call goes on.
+    ``generated`` writes ``slides/*.svs`` and ``labelled/patches.csv`` with its images. What is
+    there already from the same settings stays, so that an interrupted call goes on.
 
     Raises:
         ConfigError: There is no such data set, the folder cannot be written, or it holds slides

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.data_prep.slides.generated.fields import Field, smooth_noise
-from histodiff.data_prep.slides.generated.nuclei import EPITHELIAL, NucleusBank
+from histodiff.data_prep.slides.generated.nuclei import EPITHELIAL, NucleusBank, nucleus_bank
 
 _STEP_PX = 215.0
 _NUCLEUS_STEP_PX = 12.0
@@ -17,7 +17,7 @@ def paint_glands(
 ) -> npt.NDArray[np.bool_]:
     """Paints glands inside ``where`` and returns what they cover, boolean ``(H, W)``."""
     covered = np.zeros_like(where)
-    bank = NucleusBank(rng, EPITHELIAL)
+    bank = nucleus_bank(EPITHELIAL)
     for x, y in _centres(rng, where):
         _paint_one(rng, eosin, haematoxylin, covered, bank, x, y)
     return covered
@@ -86,7 +86,7 @@ class _Outline:
         factor = np.ones_like(direction)
         for order, amplitude, phase in self._parts:
             factor = factor + amplitude * np.cos(order * direction + phase)
-        return self.mean_px * np.clip(factor, 0.55, 1.5)
+        return np.asarray(self.mean_px * np.clip(factor, 0.55, 1.5))
 
     @property
     def largest(self) -> float:

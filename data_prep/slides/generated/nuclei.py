@@ -5,14 +5,16 @@ denser of what is there and what is added, as overlapping nuclei do.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from histodiff.data_prep.slides.generated.fields import Field
+from histodiff.runtime import generator_for
 
-_ANGLES, _VARIANTS = 24, 5
+_ANGLES, _VARIANTS = 24, 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ TUMOUR = NucleusKind(24, 18, 0.22, 0.13, 0.30, 0.30, 2, 0.62)
 class NucleusBank:
     """Stamps of one kind of nucleus."""
 
-    def __init__(self, rng: np.random.Generator, kind: NucleusKind) -> None:
+    def __init__(self, kind: NucleusKind) -> None:
+        rng = generator_for(0, "nuclei", str(kind))
         self._stamps = [
             [_drawn(rng, kind, np.pi * angle / _ANGLES) for _ in range(_VARIANTS)]
             for angle in range(_ANGLES)
@@ -77,6 +80,12 @@ class NucleusBank:
                 continue
             area = haematoxylin[top : top + stamp.shape[0], left : left + stamp.shape[1]]
             np.maximum(area, stamp * np.float32(strength), out=area)
+
+
+@cache
+def nucleus_bank(kind: NucleusKind) -> NucleusBank:
+    """The stamps of a kind; the same for all slides, drawn at the first use."""
+    return NucleusBank(kind)
 
 
 def _drawn(rng: np.random.Generator, kind: NucleusKind, angle: float) -> Field:

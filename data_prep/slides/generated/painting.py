@@ -23,6 +23,7 @@ from histodiff.data_prep.slides.generated.nuclei import (
     LYMPHOCYTE,
     TUMOUR,
     NucleusBank,
+    nucleus_bank,
 )
 
 
@@ -52,11 +53,11 @@ def painted_tissue(rng: np.random.Generator, layout: Layout) -> Canvas:
         rng,
         canvas,
         free & where[TissueClass.LYMPHOCYTES],
-        NucleusBank(rng, LYMPHOCYTE),
+        nucleus_bank(LYMPHOCYTE),
         step_px=14.5,
     )
-    _crowd(rng, canvas, free & where[TissueClass.TUMOUR], NucleusBank(rng, TUMOUR), step_px=25)
-    _scattered(rng, canvas, free, NucleusBank(rng, LYMPHOCYTE))
+    _crowd(rng, canvas, free & where[TissueClass.TUMOUR], nucleus_bank(TUMOUR), step_px=25)
+    _scattered(rng, canvas, free, nucleus_bank(LYMPHOCYTE))
     canvas.eosin *= layout.tissue
     canvas.haematoxylin *= layout.tissue
     return canvas
@@ -120,7 +121,7 @@ def _fibroblasts(
 ) -> None:
     xs, ys = lattice(rng, where, step_px=38, jitter=0.45)
     angles = strands.angle[ys.astype(int), xs.astype(int)] + rng.normal(0, 0.18, len(xs))
-    NucleusBank(rng, FIBROBLAST).stamp(canvas.haematoxylin, rng, xs=xs, ys=ys, angles=angles)
+    nucleus_bank(FIBROBLAST).stamp(canvas.haematoxylin, rng, xs=xs, ys=ys, angles=angles)
 
 
 def _crowd(
