@@ -2,8 +2,8 @@
 
 One rank runs in this process, N ranks under Ray Train, and a rank that torchrun started is used as
 it is. A rank that fails or is killed ends the whole gang; under Ray Train the gang then starts
-anew, and the rank function takes up its own last checkpoint. Errors that a retry cannot cure
-(``HistodiffError``, but for ``TransientError``) end it at once and are raised here as they were.
+anew, and the rank function takes up its own last checkpoint. An error that a retry cannot cure
+(``HistodiffError``, but for ``TransientError``) is raised here as it was.
 """
 
 import logging
@@ -14,8 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -30,20 +29,14 @@ _log = logging.getLogger(__name__)
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _POLL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 600
+_NEXT_TO_NOTHING = 0.001
+"""CPUs that a rank reserves on one machine, shared as it comes; Ray Train refuses 0."""
 
 SpecT = TypeVar("SpecT")
 ResultT = TypeVar("ResultT")
 
 RankFunction = Callable[[SpecT, int, int, Callable[[Any], None]], ResultT]
 """``(spec, rank, world_size, report) -> result``; rank 0's result and reports count."""
-
-
-@dataclass(frozen=True)
-class _Ended(Generic[ResultT]):
-    """How a rank ended: with a result, or with an error that a retry cannot cure."""
-
-    result: ResultT | None
-    error: HistodiffError | None
 
 
 def run_gang(
@@ -69,7 +62,7 @@ def run_gang(
 
     Raises:
         ConfigError: Several ranks are asked for where there is no Ray to run them.
-        TransientError: Ranks were lost more often than that.
+        TransientError: The gang failed more often than that; has the errors of the ranks.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _run_under_torchrun(rank_function, spec, device=device, report=report)
@@ -85,7 +78,7 @@ def run_gang(
         return _run_under_ray(
             rank_function, spec,
             num_ranks=num_ranks, device=device, report=report, max_failures=max_failures,
-            cpus=1 if isinstance(ray_config, ClusterRay) else 0,
+            cpus=1.0 if isinstance(ray_config, ClusterRay) else _NEXT_TO_NOTHING,
         )  # fmt: skip
 
 
@@ -108,9 +101,7 @@ def _run_under_torchrun(
 
 
 @contextmanager
-def _process_group(
-    device: str, *, rank: int, world_size: int, store: Any
-) -> Iterator[None]:
+def _process_group(device: str, *, rank: int, world_size: int, store: Any) -> Iterator[None]:
     """A process group for the time of the block; without a store, met through MASTER_ADDR."""
     torch.distributed.init_process_group(
         _BACKENDS[device], store=store, rank=rank, world_size=world_size
@@ -155,7 +146,7 @@ def _run_under_ray(
     device: str,
     report: Callable[[Any], None],
     max_failures: int,
-    cpus: int,
+    cpus: float,
 ) -> ResultT:
     board = ray.remote(num_cpus=0)(_Board).remote()
     resources = {"CPU": cpus, "GPU": 1} if device == "cuda" else {"CPU": cpus}
@@ -173,37 +164,48 @@ def _run_under_ray(
             ),
         )
         with _reports_of(board, report):
-            try:
-                outcome = trainer.fit()
-            except ray.train.TrainingFailedError as error:
-                raise TransientError(
-                    f"the gang of {num_ranks} ranks failed more than {max_failures} times: {error}"
-                ) from error
-    ended: _Ended[ResultT] | None = outcome.return_value
-    if ended is None:
+            outcome = _fitted(trainer, board)
+    error = ray.get(board.fatal.remote())
+    if error is not None:
+        raise error
+    if outcome is None:
         raise KeyboardInterrupt  # Ray Train aborts on Ctrl-C and returns no value
-    if ended.error is not None:
-        raise ended.error
-    assert ended.result is not None
-    return ended.result
+    result: ResultT = outcome
+    return result
 
 
-def _ray_rank(config: dict[str, Any]) -> _Ended[Any]:
-    """One rank, in a worker of Ray Train."""
-    context = ray.train.get_context()
+def _fitted(trainer: TorchTrainer, board: Any) -> Any:
+    """What rank 0 returned; None when the training was aborted or met a fatal error."""
+    try:
+        return trainer.fit().return_value
+    except ray.train.WorkerGroupError as error:
+        if ray.get(board.fatal.remote()) is not None:
+            return None
+        raise TransientError(f"ranks failed too often: {error}") from error
+
+
+def _ray_rank(config: dict[str, Any]) -> Any:
+    """One rank, in a worker of Ray Train.
+
+    A fatal error is left on the board and then raised, which ends the gang at once, even where the
+    other ranks wait for this one. The restarted gang finds it there and ends in peace.
+    """
+    context, board = ray.train.get_context(), config["board"]
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    board = config["board"]
+    if ray.get(board.fatal.remote()) is not None:
+        return None
 
     def report(news: Any) -> None:
         board.put.remote(news)
 
     heard = report if rank == 0 else _unheard
     try:
-        return _Ended(config["function"](config["spec"], rank, world_size, heard), None)
+        return config["function"](config["spec"], rank, world_size, heard)
     except TransientError:
         raise
-    except HistodiffError as error:  # the same on every rank; a restart would fail again
-        return _Ended(None, error)
+    except HistodiffError as error:
+        ray.get(board.fail.remote(error))
+        raise
 
 
 def _unheard(news: Any) -> None:
@@ -212,10 +214,11 @@ def _unheard(news: Any) -> None:
 
 
 class _Board:
-    """An actor that holds the latest report of rank 0."""
+    """An actor that holds the latest report of rank 0, and the first fatal error of any."""
 
     def __init__(self) -> None:
         self._news: Any = None
+        self._fatal: HistodiffError | None = None
 
     def put(self, news: Any) -> None:
         self._news = news
@@ -223,6 +226,12 @@ class _Board:
     def take(self) -> Any:
         news, self._news = self._news, None
         return news
+
+    def fail(self, error: HistodiffError) -> None:
+        self._fatal = self._fatal or error
+
+    def fatal(self) -> HistodiffError | None:
+        return self._fatal
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from histodiff.models.denoiser import load_denoiser
 from histodiff.pretraining.spec import TrainingNews
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
-from tests.integration.pretrain_stores import finished_store, tiny_config
+from tests.support.pretraining import finished_store, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -1,0 +1,32 @@
+import pyarrow.parquet as pq
+
+from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
+from histodiff.storage import storage_path
+
+
+def records() -> RunRecords:
+    return RunRecords(
+        metrics=[MetricsRow(4, 64, 0.1 + 0.2, 1 / 3, 1e-4)],
+        validation=[ValidationRow(4, 64, 0.5, 0.25, 15)],
+        timing=[TimingRow(4, 1.5, 0.1)],
+        pending=[0.1, 1e-300],
+    )
+
+
+def test_records_survive_a_checkpoint_exactly():
+    assert RunRecords.from_json(records().to_json()) == records()
+
+
+def test_records_tables_have_typed_columns_and_timing_apart(tmp_path):
+    records().write_tables(storage_path(tmp_path))
+    metrics = pq.read_table(tmp_path / "metrics.parquet")
+    assert metrics.column_names == ["step", "images_seen", "loss", "grad_norm", "lr"]
+    assert [str(kind) for kind in metrics.schema.types] == ["int64", "int64"] + 3 * ["double"]
+    assert metrics["loss"].to_pylist() == [0.1 + 0.2]
+    assert pq.read_table(tmp_path / "validation.parquet")["images"].to_pylist() == [15]
+    assert pq.read_table(tmp_path / "timing.parquet")["seconds"].to_pylist() == [1.5]
+
+
+def test_records_tables_without_rows_are_empty(tmp_path):
+    RunRecords().write_tables(storage_path(tmp_path))
+    assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
