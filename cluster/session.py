@@ -8,10 +8,10 @@ makes and uses a token by itself (``~/.ray/auth_token``); a running cluster is j
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -20,6 +20,7 @@ import histodiff
 from histodiff.cluster.site import ClusterRay, LocalRay, RayConfig
 from histodiff.errors import ConfigError
 
+_CONNECT_SECONDS = 5.0
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -49,35 +50,46 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def code_environment() -> dict[str, Any]:
-    """Runtime environment with which worker processes on this machine import this histodiff."""
-    package = Path(histodiff.__file__).resolve().parent
-    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+def code_environment() -> dict[str, str]:
+    """Environment variables with which a process on this machine imports this histodiff.
+
+    Only a source checkout needs any; an installed histodiff is found without.
+    """
+    repository = Path(histodiff.__file__).resolve().parent.parent
+    if not (repository / "pyproject.toml").is_file():
+        return {}
+    inherited = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(repository), inherited]))}
 
 
 def _start(config: LocalRay) -> None:
-    # "local" starts a new Ray even where RAY_ADDRESS names another one
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=True,
-        logging_level=logging.ERROR,
-        runtime_env=code_environment(),
-    )
+    before = dict(os.environ)
+    # inherited by Ray's processes; a runtime_env would cost a process of its own for every actor
+    os.environ.update(code_environment())
+    try:
+        # "local" starts a new Ray even where RAY_ADDRESS names another one
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        os.environ.pop("PYTHONPATH", None)
+        os.environ.update({k: v for k, v in before.items() if k == "PYTHONPATH"})
 
 
 def _join(config: ClusterRay) -> None:
+    _require_listening(config.address)
     # a submitted job has the environment that it was submitted with
-    environment = None if _JOB_VARIABLE in os.environ else code_environment()
+    own = {} if _JOB_VARIABLE in os.environ else {"env_vars": code_environment()}
     try:
         ray.init(
             address=config.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env=environment,
+            runtime_env=own,
         )
     except AuthenticationError as error:
         raise ConfigError(
@@ -89,5 +101,19 @@ def _join(config: ClusterRay) -> None:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"ray.address '{config.address}': no cluster can be joined ({reason}); start one with"
+            " `ray start --head`, or use ray.type=local"
+        ) from error
+
+
+def _require_listening(address: str) -> None:
+    """Finds out at once what Ray finds out after a minute."""
+    host, separator, port = address.rpartition(":")
+    if not separator or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"ray.address '{address}': nothing answers there ({error}); start a cluster with"
             " `ray start --head`, or use ray.type=local"
         ) from error

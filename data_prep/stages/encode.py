@@ -1,12 +1,11 @@
-"""The encode stage: a Reader of pixels and an Encoder that commits one shard.
+"""The Encoder of the encode stage: blocks of pixels in, one committed shard out.
 
-The parts of a unit are batches of ``batch`` patches in the order of the patch table, so that
-neighbours are read together; the last one is filled up with zeros. One part is one forward pass of
-that fixed size: which worker does it changes no byte.
+One part is one forward pass of ``batch`` patches, the last one filled up with zeros: which worker
+does it, and beside how many others, changes no byte.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -16,11 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.latents import ShardRecord, ShardUnit, ShardWriter
 from histodiff.runtime import PixelBlock
-from histodiff.storage import StoragePath
 
 Precision = Literal["fp32", "bf16"]
 
@@ -30,14 +26,6 @@ class PixelEncoder(Protocol):
 
     def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the raw latents of uint8 pixels, fp32 BCHW each."""
-
-
-@dataclass(frozen=True)
-class EncodePart:
-    """Some rows of a unit: their positions in it, and their patches."""
-
-    positions: npt.NDArray[np.int64]
-    patches: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,30 +43,6 @@ class EncodedShard:
 
     record: ShardRecord
     seconds: float
-
-
-def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
-    """Parts of a unit, in reading order; pools take it as ``partial(parts_of, batch=...)``."""
-    order = np.argsort(unit.patches, kind="stable")
-    pieces = (order[start : start + batch] for start in range(0, len(order), batch))
-    return [EncodePart(positions, unit.patches[positions]) for positions in pieces]
-
-
-class EncodeReader:
-    """Reads the pixels of parts; opens the patch index in the process that reads.
-
-    Args:
-        patches: Folder of the PatchIndex.
-    """
-
-    def __init__(self, patches: StoragePath) -> None:
-        self._reader = PatchReader(PatchIndex.open(patches))
-
-    def read(self, part: EncodePart) -> PixelBlock:
-        """Pixels of a part; ``positions`` and ``failures`` count in the unit."""
-        block = self._reader.read([int(patch) for patch in part.patches])
-        failures = {int(part.positions[row]): reason for row, reason in block.failures.items()}
-        return PixelBlock(part.positions, block.pixels, failures)
 
 
 class ShardEncoder:

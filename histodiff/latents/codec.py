@@ -19,7 +19,7 @@ from histodiff.latents.layout import (
     StoreLayout,
     shard_name,
 )
-from histodiff.storage import StoragePath, is_local
+from histodiff.storage import StoragePath, async_filesystem, is_local
 
 _INDEX_ENTRY_BYTES = 16
 _INDEX_CHECKSUM_BYTES = 4
@@ -70,12 +70,11 @@ def open_group(path: StoragePath) -> zarr.Group:
     Raises:
         FileNotFoundError: There is no group.
     """
+    store: LocalStore | FsspecStore
     if is_local(path):
         store = LocalStore(path.path, read_only=True)
     else:
-        store = FsspecStore.from_url(
-            str(path), storage_options=dict(path.storage_options), read_only=True
-        )
+        store = FsspecStore(async_filesystem(path), path=path.path, read_only=True)
     return zarr.open_group(store, mode="r", zarr_format=3)
 
 

@@ -7,18 +7,20 @@ later reader. Shapes: latents are ``(B, C, h, w)``, NumPy or torch.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from histodiff.errors import ArtifactError
 from histodiff.latents.store import LatentStore
 
+if TYPE_CHECKING:  # readers of pixels import this package, and stay small without torch
+    import torch
+
 _BLOCK_BYTES = 16 * 2**20
 
-LatentsT = TypeVar("LatentsT", npt.NDArray[np.floating], torch.Tensor)
+LatentsT = TypeVar("LatentsT", npt.NDArray[np.floating], "torch.Tensor")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Whitening:
         return cls(tuple(values["mean"]), tuple(values["std"]))
 
     def _like(self, latents: LatentsT) -> tuple[LatentsT, LatentsT]:
-        if isinstance(latents, torch.Tensor):
-            mean = latents.new_tensor(self.mean).view(1, -1, 1, 1)
-            return mean, latents.new_tensor(self.std).view(1, -1, 1, 1)
-        mean = np.asarray(self.mean, latents.dtype).reshape(1, -1, 1, 1)
-        return mean, np.asarray(self.std, latents.dtype).reshape(1, -1, 1, 1)
+        if isinstance(latents, np.ndarray):
+            mean = np.asarray(self.mean, latents.dtype).reshape(1, -1, 1, 1)
+            return mean, np.asarray(self.std, latents.dtype).reshape(1, -1, 1, 1)
+        mean = latents.new_tensor(self.mean).view(1, -1, 1, 1)
+        return mean, latents.new_tensor(self.std).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

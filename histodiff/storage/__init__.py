@@ -2,6 +2,7 @@
 
 from histodiff.storage.paths import (
     StoragePath,
+    async_filesystem,
     check_writable,
     create_bytes,
     file_sizes,
@@ -17,6 +18,7 @@ from histodiff.storage.paths import (
 
 __all__ = [
     "StoragePath",
+    "async_filesystem",
     "check_writable",
     "create_bytes",
     "file_sizes",

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from upath import UPath
 
 from histodiff.errors import ConfigError
@@ -50,6 +52,14 @@ def storage_path(url: str | os.PathLike[str]) -> StoragePath:
 def is_local(path: StoragePath) -> bool:
     """Whether the path lies in the local file system."""
     return path.protocol in ("", "file", "local")
+
+
+def async_filesystem(path: StoragePath) -> AsyncFileSystem:
+    """The path's file system for libraries that call from an event loop of their own.
+
+    It shares connections and settings with ``path.fs``; every call runs in a thread.
+    """
+    return AsyncFileSystemWrapper(path.fs, asynchronous=True)
 
 
 def write_bytes(path: StoragePath, data: bytes) -> None:

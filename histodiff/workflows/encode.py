@@ -28,13 +28,8 @@ from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.stages.encode import (
-    EncodedShard,
-    EncodeReader,
-    EncodeSettings,
-    ShardEncoder,
-    parts_of,
-)
+from histodiff.data_prep.stages.encode import EncodedShard, EncodeSettings, ShardEncoder
+from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.errors import ConfigError
 from histodiff.latents import (
     LatentStoreConfig,

@@ -1,4 +1,4 @@
-"""``verify``: an artifact byte for byte against its manifest, and what its kind knows beyond that."""
+"""``verify``: an artifact byte for byte against its manifest, and what its kind adds to that."""
 
 from concurrent.futures import ThreadPoolExecutor
 

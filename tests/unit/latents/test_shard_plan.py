@@ -26,10 +26,7 @@ def test_plan_is_a_pure_function_of_table_config_and_seed():
 def test_plan_shard_is_made_of_whole_supertiles_of_few_slides():
     slides = np.array(PATCHES["slide_id"].to_pylist())
     block = np.array(
-        [
-            f"{row['slide_id']} {row['x'] // 896} {row['y'] // 896}"
-            for row in PATCHES.to_pylist()
-        ]
+        [f"{row['slide_id']} {row['x'] // 896} {row['y'] // 896}" for row in PATCHES.to_pylist()]
     )
     for unit in plan().units():
         assert 1 <= len(set(slides[unit.patches])) <= 4
@@ -56,7 +53,12 @@ def test_plan_rows_inside_a_shard_are_permuted():
 
 def test_plan_images_of_a_patch_set_stay_whole():
     rows = [
-        {"slide_id": "set", "path": f"image-{k // 4}.png", "x": 64 * (k % 2), "y": 64 * (k // 2 % 2)}
+        {
+            "slide_id": "set",
+            "path": f"image-{k // 4}.png",
+            "x": 64 * (k % 2),
+            "y": 64 * (k // 2 % 2),
+        }
         for k in range(64)
     ]
     table = pa.Table.from_pylist(rows)

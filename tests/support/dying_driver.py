@@ -1,0 +1,15 @@
+"""A driver of ``encode`` that is killed midway: ``python -m tests.support.dying_driver ROOT``."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from histodiff.cluster.site import NoRay, Site
+from histodiff.workflows import encode
+from tests.support.encode_inputs import DyingEncoder, encode_config
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    encode.ShardEncoder = partial(DyingEncoder, marker=root / "killed")
+    site = Site(root=str(root), ray=NoRay(type="none"), device="cpu")
+    encode.encode(encode_config(), site)
