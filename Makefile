@@ -1,9 +1,90 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both install first.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+UV := build/uv/bin/uv
+# uv does not read pip's configuration: give it the package index that pip has been told to use
+WITH_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(UV:uv=pip) config get global.index-url 2>/dev/null)}}"; \
+  test -z "$$index" || export UV_DEFAULT_INDEX="$$index";
+PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 
-.PHONY: view
+.PHONY: help install system demo test test-real test-ceph test-slow test-e2e check format view types layers lock wheel
+
+help:   # the targets
+	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
+
+demo: install   # the whole chain on generated slides; prints where report.html is
+	$(BIN)/histodiff demo
+
+test: install   # tests that pass anywhere: unit and integration
+	$(PYTEST)
+
+test-real: install   # tests on real slides in ../shared/data; fail without them
+	$(PYTEST) -m real_data
+
+test-ceph: install   # tests against a real S3 server, Ceph's gateway
+	$(PYTEST) -m ceph
+
+test-slow: install   # tests that take more than a minute each
+	$(PYTEST) -m slow
+
+test-e2e: install   # the whole chain, as tests
+	$(PYTEST) -m e2e
+
+check: install view   # format, lint, types, layers, unit tests: what every change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p histodiff
+	cd build/view && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
+	$(PYTEST) tests/unit
+
+format: install   # formats the code and mends what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: install view   # mypy alone
+	$(BIN)/mypy -p histodiff
+
+layers: install view   # import-linter alone
+	cd build/view && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
+
 view:   # the installed shape of the package, as symlinks, for tools that resolve imports statically
 	@rm -rf build/view && mkdir -p $(addprefix $(VIEW)/,$(SIBLINGS))
 	@ln -s $(CURDIR)/histodiff/* $(VIEW)/
 	@for s in $(SIBLINGS); do ln -s $(CURDIR)/$$s/* $(VIEW)/$$s/; touch $(VIEW)/$$s/__init__.py; done
+
+install: $(INSTALLED)   # .venv with the locked dependencies and this checkout
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory system
+	test -x $(UV) || { $(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv==$(UV_VERSION); }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(WITH_INDEX) $(UV) pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(WITH_INDEX) $(UV) pip install --python $(BIN)/python --no-deps -e .
+	touch $(INSTALLED)
+
+system:   # checks for Python and compilers, and names the Debian packages that are missing
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is older than 3.11, or missing; run: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@missing=""; \
+	for tool in g++ git; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import pathlib, sys, sysconfig; \
+	  sys.exit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").is_file())' \
+	  || missing="$$missing python3-dev"; \
+	test -z "$$missing" || { echo "error: missing; run: apt-get install -y$$missing" >&2; exit 2; }
+
+lock: $(INSTALLED)   # requirements.lock anew from pyproject.toml: names, versions and hashes, no addresses
+	$(WITH_INDEX) $(UV) pip compile pyproject.toml --extra dev --generate-hashes --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-annotate --no-header \
+	  -o requirements.lock
+
+wheel: install   # dist/histodiff-*.whl
+	$(WITH_INDEX) $(UV) build --python $(BIN)/python --wheel --out-dir dist
+
+golden: install   # tests/golden/configs anew; look at the difference before you commit it
+	$(BIN)/python -m tests.support.golden_configs

@@ -159,10 +159,14 @@ def _doctor(
 def _fetch(
     name: str = typer.Argument(metavar="NAME", help="What to fetch; 'generated' needs no network."),
     overrides: OverridesArgument = None,
+    folder: str | None = typer.Option(
+        None, "--to", metavar="FOLDER", help="Where to put it. [default: data/NAME]"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Sample data: generated, or public with pinned hashes."""
-    _execute("fetch", Invocation(name, tuple(overrides or ()), as_json=as_json))
+    arguments = tuple(overrides or ())
+    _execute("fetch", Invocation(name, arguments, as_json=as_json, folder=folder))
 
 
 @app.command("schema")

@@ -46,3 +46,5 @@ class Invocation:
     """Plan only."""
     local: bool = False
     """No Ray."""
+    folder: str | None = None
+    """Folder to write to, of commands that write no artifact."""
