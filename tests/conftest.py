@@ -10,6 +10,7 @@ from histodiff.cluster.site import NoRay, Site
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch from the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads that spin cost tenfold
 
 settings.register_profile("histodiff", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("histodiff")

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from diffusers.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from huggingface_hub import snapshot_download
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -168,44 +169,56 @@ def import_autoencoder(
     Raises:
         ConfigError: It cannot be loaded; says what to change.
     """
-    local = Path(source).expanduser()
-    if not local.is_dir() and revision is None:
-        raise ConfigError(
-            f"mode.source '{source}': there is no such folder; for a repository on the Hugging Face"
-            " hub give mode.revision too (a commit, so that the weights cannot change)"
-        )
-    name = str(local) if local.is_dir() else source
-    place = None if local.is_dir() else revision
-    found = _class_name(name, place, subfolder)
+    folder = _fetched(source, revision, subfolder) / (subfolder or "")
+    found = _class_name(folder)
     if found != "AutoencoderKL":
         raise ConfigError(
-            f"mode.source '{source}': is a {found}, not an AutoencoderKL;"
+            f"mode.source '{source}': holds {found}, not an AutoencoderKL;"
             " for a whole pipeline give mode.subfolder: vae"
         )
     try:
         network = AutoencoderKL.from_pretrained(
-            name, revision=place, subfolder=subfolder, use_safetensors=True,
-            torch_dtype=torch.float32,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
+            str(folder), use_safetensors=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
         raise _import_failed(source, error) from error
     return Autoencoder(network, device=device)
 
 
-def _class_name(source: str, revision: str | None, subfolder: str | None) -> str:
+def _fetched(source: str, revision: str | None, subfolder: str | None) -> Path:
+    """The local folder with the files of ``source``."""
+    local = Path(source).expanduser()
+    if local.is_dir():
+        return local
+    if revision is None:
+        raise ConfigError(
+            f"mode.source '{source}': there is no such folder; for a repository on the Hugging Face"
+            " hub give mode.revision too (a commit, so that the weights cannot change)"
+        )
+    below = f"{subfolder}/" if subfolder else ""
+    wanted = [below + name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)]
     try:
-        config = AutoencoderKL.load_config(source, revision=revision, subfolder=subfolder)
+        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise _import_failed(source, error) from error
-    return str(config.get("_class_name", "model of unknown class"))
+
+
+def _class_name(folder: Path) -> str:
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_bytes())
+    except FileNotFoundError:
+        return f"no {CONFIG_NAME}"
+    except json.JSONDecodeError:
+        return f"a {CONFIG_NAME} that is not JSON"
+    return str(config.get("_class_name", "a model of unknown class"))
 
 
 def _import_failed(source: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:300]
     return ConfigError(
         f"mode.source '{source}': cannot be loaded as an AutoencoderKL ({reason}); give a folder"
-        " with config.json and diffusion_pytorch_model.safetensors, or a hub id that this machine"
-        " can reach"
+        f" with {CONFIG_NAME} and {SAFETENSORS_WEIGHTS_NAME}, or a hub id that this machine can"
+        " reach"
     )
 
 

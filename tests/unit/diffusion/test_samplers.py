@@ -1,0 +1,156 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from histodiff.diffusion import (
+    DdpmSchedule,
+    EpsilonObjective,
+    KarrasSchedule,
+    create_preconditioning,
+    noise_levels,
+    sample,
+)
+from histodiff.diffusion.samplers import (
+    DdimSampler,
+    EulerSampler,
+    HeunSampler,
+    HeunStochasticSampler,
+)
+
+SHAPE = (3, 4, 4)
+EPSILON = create_preconditioning(EpsilonObjective(type="epsilon"))
+SAMPLERS = [
+    EulerSampler(type="euler"),
+    HeunSampler(type="heun"),
+    HeunStochasticSampler(type="heun_stochastic", churn=10.0),
+    DdimSampler(type="ddim", eta=0.0),
+    DdimSampler(type="ddim", eta=1.0),
+]
+
+
+def name_of(sampler):
+    return f"{sampler.type}-{sampler.eta}" if isinstance(sampler, DdimSampler) else sampler.type
+
+
+def normal(*, seed, count, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((count, *SHAPE), generator=generator, dtype=dtype)
+
+
+def step_noise(count):
+    return lambda step: normal(seed=1000 + step, count=count)
+
+
+def gaussian_denoiser(mean, std):
+    """The exact D for data N(mean, std^2): Karras et al. 2022, Eq. 57 for one Gaussian."""
+
+    def denoise(x, sigma):
+        variance = sigma.reshape(-1, 1, 1, 1) ** 2
+        return (std**2 * x + variance * mean) / (std**2 + variance)
+
+    return denoise
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name_of)
+def test_sample_of_a_gaussian_has_its_mean_and_std(sampler):
+    mean, std, count = 1.5, 0.7, 400
+    sigmas = noise_levels(KarrasSchedule(type="karras", steps=300, sigma_max=80.0), EPSILON)
+    drawn = sample(
+        gaussian_denoiser(mean, std), sigmas=sigmas, sampler=sampler,
+        noise_B=normal(seed=0, count=count), step_noise=step_noise(count),
+    )  # fmt: skip
+    standard_error = std / math.sqrt(drawn.numel())
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.01 + 4 * standard_error)
+    assert drawn.std().item() == pytest.approx(std, rel=0.03)
+
+
+def test_heun_converges_at_second_order_and_euler_at_first():
+    mean, std = 0.5, 0.8
+    start = normal(seed=1, count=2)
+
+    def error(sampler, steps):
+        sigmas = noise_levels(
+            KarrasSchedule(type="karras", steps=steps, sigma_max=20.0, sigma_min=0.5), EPSILON
+        )[:-1]  # without the last step to zero, which is Euler in both
+        drawn = sample(
+            gaussian_denoiser(mean, std), sigmas=sigmas, sampler=sampler,
+            noise_B=start, step_noise=step_noise(2),
+        )  # fmt: skip
+        # The exact flow of a Gaussian keeps (x - mean) / sqrt(std^2 + sigma^2).
+        shrunk = math.sqrt((std**2 + 0.5**2) / (std**2 + 20.0**2))
+        return (drawn - (mean + (20.0 * start - mean) * shrunk)).abs().max().item()
+
+    euler = error(EulerSampler(type="euler"), 40) / error(EulerSampler(type="euler"), 80)
+    heun = error(HeunSampler(type="heun"), 40) / error(HeunSampler(type="heun"), 80)
+    assert euler == pytest.approx(2, rel=0.15)
+    assert heun == pytest.approx(4, rel=0.15)
+
+
+def naive_ddim(predict_noise, start, timesteps, alpha_bar, eta, noises):
+    """Song et al. 2021, Eq. 12 and 16, literally, in the coordinates of DDPM."""
+    z = start
+    for position, t in enumerate(timesteps):
+        last = position + 1 == len(timesteps)
+        now, then = alpha_bar[t], 1.0 if last else alpha_bar[timesteps[position + 1]]
+        noise = predict_noise(z, t)
+        clean = (z - math.sqrt(1 - now) * noise) / math.sqrt(now)
+        spread = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
+        direction = math.sqrt(max(1 - then - spread**2, 0)) * noise
+        z = math.sqrt(then) * clean + direction + spread * noises(position)
+    return z
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_equals_the_textbook_in_alpha_bar_form(eta, steps):
+    roots = np.linspace(math.sqrt(0.0015), math.sqrt(0.0155), 1000)
+    alpha_bar = np.cumprod(1 - roots**2)
+    timesteps = [int(t) + 1 for t in range(0, 1000, 1000 // steps)][::-1]
+
+    def predict_noise(z, t):
+        return torch.tanh(0.7 * z + 0.1 * z.roll(1, dims=-1)) * (0.5 + t / 2000)
+
+    def denoise(x, sigma):
+        t = EPSILON.c_noise(sigma)[0].round().item()
+        z = EPSILON.c_in(sigma).reshape(-1, 1, 1, 1) * x
+        return x - sigma.reshape(-1, 1, 1, 1) * predict_noise(z, t)
+
+    sigmas = noise_levels(DdpmSchedule(type="ddpm", steps=steps), EPSILON)
+    noise = normal(seed=3, count=2)
+    ours = sample(
+        denoise, sigmas=sigmas, sampler=DdimSampler(type="ddim", eta=eta),
+        noise_B=noise, step_noise=step_noise(2),
+    )  # fmt: skip
+    start = sigmas[0] * noise * math.sqrt(alpha_bar[timesteps[0]])
+    textbook = naive_ddim(predict_noise, start, timesteps, alpha_bar, eta, step_noise(2))
+    torch.testing.assert_close(ours, textbook, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name_of)
+def test_sample_does_not_depend_on_how_the_batch_is_split(sampler):
+    sigmas = noise_levels(KarrasSchedule(type="karras", steps=5), EPSILON)
+    noise = normal(seed=4, count=4)
+    noises = [normal(seed=50 + step, count=4) for step in range(5)]
+
+    def drawn(part):
+        return sample(
+            gaussian_denoiser(0.3, 0.9), sigmas=sigmas, sampler=sampler,
+            noise_B=noise[part], step_noise=lambda step: noises[step][part],
+        )  # fmt: skip
+
+    halves = torch.cat([drawn(slice(0, 2)), drawn(slice(2, 4))])
+    assert torch.equal(drawn(slice(0, 4)), halves)
+
+
+def test_deterministic_samplers_never_ask_for_noise():
+    def refuse(step):
+        raise AssertionError(step)
+
+    sigmas = noise_levels(KarrasSchedule(type="karras", steps=4), EPSILON)
+    for sampler in (SAMPLERS[0], SAMPLERS[1], SAMPLERS[3]):
+        sample(
+            gaussian_denoiser(0.0, 1.0), sigmas=sigmas, sampler=sampler,
+            noise_B=normal(seed=0, count=1), step_noise=refuse,
+        )  # fmt: skip
