@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from histodiff.artifacts import Artifact
-from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import Site
+from histodiff.errors import ConfigError, TrainingDiverged
 from histodiff.models.denoiser import load_denoiser
-from histodiff.pretraining.spec import TrainingNews
 from histodiff.workflows import pretrain as pretrain_workflow
-from histodiff.workflows.pretrain import pretrain
-from tests.support.pretraining import finished_store, tiny_config
+from histodiff.workflows.pretrain import estimate, pretrain
+from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -55,15 +54,8 @@ def test_pretrain_writes_snapshot_metrics_and_validation(stored):
 def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatch):
     undisturbed = pretrain(tiny_config("undisturbed"), stored)
 
-    def interrupted(function, spec, *, report, **options):
-        def stop(news: TrainingNews) -> None:
-            if news.images_seen == 96:
-                raise KeyboardInterrupt
-
-        return run_gang(function, spec, report=stop, **options)
-
     with monkeypatch.context() as patched:
-        patched.setattr(pretrain_workflow, "run_gang", interrupted)
+        patched.setattr(pretrain_workflow, "run_gang", interrupted_gang)
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny_config("disturbed"), stored)
     resumed = pretrain(tiny_config("disturbed"), stored)
@@ -71,3 +63,27 @@ def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatc
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
     for name, tensor in weights(undisturbed).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_pretrain_diverging_names_step_and_last_checkpoint(stored):
+    wild = {"optimizer": {"type": "adamw", "lr": 1e30, "clip": None}, "checkpoint_images": 16}
+    with pytest.raises(TrainingDiverged) as caught:
+        pretrain(tiny_config("wild", train=wild), stored)
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.endswith(f"checkpoints/step-{caught.value.step:08d}")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "problem"),
+    [(3, "train.batch=16"), (8, "num_lanes=4"), (2, "ray.type=local")],
+)
+def test_pretrain_unfit_ranks_are_refused_with_the_fix(stored, ranks, problem):
+    with pytest.raises(ConfigError, match=problem):
+        pretrain(tiny_config(), stored.model_copy(update={"ranks": ranks}))
+
+
+def test_estimate_counts_without_computing(stored):
+    assert estimate(tiny_config(), stored) == {
+        "images": 192, "steps": 12, "ranks": 1, "micro_batch": 8, "rows": 128,
+    }  # fmt: skip
+    assert not (Path(stored.root) / "denoisers").exists()

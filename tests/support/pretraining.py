@@ -8,29 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from histodiff.artifacts import Manifest
+from histodiff.cluster.gang import run_gang
 from histodiff.latents import LatentStore
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
-from histodiff.storage import storage_path
+from histodiff.storage import StoragePath, storage_path, write_bytes
 from histodiff.workflows.pretrain import PretrainConfig
 from tests.support.latent_stores import patch_table, write_store
 
 LANES = 4
 
 
-def finished_store(root: Path, name: str = "tiny") -> str:
-    """Writes a store of 8 slides as an artifact below ``root``; its reference."""
+def finished_store(root: Path | StoragePath, name: str = "tiny") -> None:
+    """Writes a store of 8 slides as the artifact ``name@1`` below ``root``."""
     patches = patch_table(slides=8, side=4)
-    path = root / "latents" / name / "1"
+    path = storage_path(root) / "latents" / name / "1"
     digests = write_store(path, patches, moment_shape=(4, 4, 4))
-    store = LatentStore.open(storage_path(path))
+    store = LatentStore.open(path)
+    contents = {"rows": store.num_rows, "encoder_sha256": store.encoder_sha256}
     manifest = Manifest(
         kind="latents", name=name, version="1", format=1, fingerprint=name, config={}, inputs={},
-        provenance={}, contents={"rows": store.num_rows, "encoder_sha256": store.encoder_sha256},
+        provenance={}, contents=contents,
         content_sha256=digests.content, files=digests.files, skipped=(), failed=(),
     )  # fmt: skip
-    (path / "manifest.json").write_text(json.dumps(manifest.model_dump(mode="json")))
-    return f"{name}@1"
+    write_bytes(path / "manifest.json", json.dumps(manifest.model_dump(mode="json")).encode())
 
 
 def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
@@ -58,6 +59,17 @@ def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
         **changes,
     }  # fmt: skip
     return PretrainConfig.model_validate(values)
+
+
+def interrupted_gang(function: Any, spec: PretrainSpec, *, report: Any, **options: Any) -> Any:
+    """``run_gang`` with a Ctrl-C after six steps."""
+
+    def stop(news: TrainingNews) -> None:
+        report(news)
+        if news.images_seen == 96:
+            raise KeyboardInterrupt
+
+    return run_gang(function, spec, report=stop, **options)
 
 
 def killed_once(
