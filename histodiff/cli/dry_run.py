@@ -23,7 +23,7 @@ def dry_run(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[s
     missing = [key for key in found if key not in ready]
     path = root / config.output.folder
     done = _units_done(path)
-    estimate = _estimate(command, config, site, missing)
+    estimate = _estimate(command, config, site)
     units = estimate.get("units")
     return {
         "command": command.name,
@@ -88,13 +88,9 @@ def _units_done(path: StoragePath) -> int:
     return sum(name.endswith(".json") for name in list_names(path / "ledger"))
 
 
-def _estimate(
-    command: LoadedCommand, config: CommandConfig, site: Site, missing: list[str]
-) -> dict[str, Any]:
-    """The command's estimate; while inputs are missing, why there may be none."""
+def _estimate(command: LoadedCommand, config: CommandConfig, site: Site) -> dict[str, Any]:
+    """The command's estimate, or why there is none (an input is missing, or does not fit)."""
     try:
         return dict(command.estimate(config, site))
     except HistodiffError as error:
-        if not missing:
-            raise
-        return {"unknown": str(error)}
+        return {"unknown": " ".join(str(error).split())}
