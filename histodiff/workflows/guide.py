@@ -29,7 +29,11 @@ from histodiff.runtime import derived_seed
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.training.fit import FitRecord, fit
 from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labelled_rows
-from histodiff.workflows.networks import open_denoiser, require_same_encoder
+from histodiff.workflows.networks import (
+    open_denoiser,
+    require_patch_px,
+    require_same_encoder,
+)
 from histodiff.workflows.tables import write_losses
 
 
@@ -67,12 +71,14 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
 
     Raises:
         ArtifactError: Latents and denoiser have different encoders.
-        ConfigError: There are not enough labels, or a class is missing.
+        ConfigError: Latents and denoiser have patches of different sizes, there are not enough
+            labels, or a class is missing.
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     require_same_encoder(inputs["latents"], inputs["denoiser"])
     store = LatentStore.open(inputs["latents"].path)
+    require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, config)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:

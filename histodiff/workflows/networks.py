@@ -1,9 +1,16 @@
-"""Networks of finished artifacts, and the check that they share an encoder."""
+"""Networks of finished artifacts, and cheap checks that artifacts fit each other.
+
+The checks read manifests and descriptions only, so that a mistake is told before anything is planned
+or any weights are loaded.
+"""
+
+import json
 
 from histodiff.artifacts import Artifact
-from histodiff.errors import ArtifactError
+from histodiff.errors import ArtifactError, ConfigError
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
+from histodiff.models.weights import DESCRIPTION
 from histodiff.storage import StoragePath
 
 ENCODER_SHA256 = "encoder_sha256"
@@ -37,4 +44,19 @@ def require_same_encoder(first: Artifact, second: Artifact) -> None:
         raise ArtifactError(
             f"{first.reference} belongs to encoder {shown[0]}, {second.reference} to {shown[1]};"
             " use artifacts made with one autoencoder"
+        )
+
+
+def require_patch_px(patch_px: int, denoiser: Artifact, *, owner: str) -> None:
+    """Checks that ``owner`` has patches of the size that the denoiser draws.
+
+    Raises:
+        ConfigError: It has another size.
+    """
+    description = json.loads((snapshot_path(denoiser.path) / DESCRIPTION).read_bytes())
+    wanted = description["info"]["patch_px"]
+    if patch_px != wanted:
+        raise ConfigError(
+            f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile and"
+            f" encode with patch_px: {wanted}"
         )

@@ -145,7 +145,9 @@ def make_latents(site: Site, *, autoencoder: str, name: str) -> Artifact:
     return encode(config, site)
 
 
-def make_denoiser(site: Site, *, name: str, latents: str = "toy@v1") -> Artifact:
+def make_denoiser(
+    site: Site, *, name: str, latents: str = "toy@v1", patch_px: int = PATCH_PX
+) -> Artifact:
     """An untrained denoiser with the whitening of the latents."""
     store = LatentStore.open(site.storage_root / Reference(latents).as_kind(Kind.LATENTS).folder)
     whitening = mixture_whitening([store], [1.0])
@@ -161,7 +163,7 @@ def make_denoiser(site: Site, *, name: str, latents: str = "toy@v1") -> Artifact
         torch.manual_seed(0)
         denoiser = Denoiser(config, latent_shape=(channels // 2, height, width))
     info = SnapshotInfo(
-        whitening.mean, whitening.std, store.encoder_sha256, PATCH_PX, 1.0, images_seen=0
+        whitening.mean, whitening.std, store.encoder_sha256, patch_px, 1.0, images_seen=0
     )
     draft = begin(site.storage_root, MadeDenoiser(name=name, version="v1", latents=latents))
     save_snapshot(snapshot_path(draft.path), denoiser, info)

@@ -8,7 +8,7 @@ import pytest
 from histodiff.errors import ArtifactDrift, ArtifactError, ConfigError
 from histodiff.models.guide import load_guide
 from histodiff.workflows.guide import estimate, guide
-from tests.support.labelled_chain import make_autoencoder, make_latents
+from tests.support.labelled_chain import make_autoencoder, make_denoiser, make_latents
 from tests.support.labelled_configs import guide_config
 
 
@@ -31,6 +31,12 @@ def test_guide_latents_of_another_encoder_are_refused_and_nothing_is_planned(enc
         guide(guide_config(latents="other@v1"), encoded)
     assert "\n" not in str(caught.value)
     guide(guide_config(), encoded)  # the same name, mended: no drift
+
+
+def test_guide_latents_of_another_patch_size_are_refused(encoded):
+    make_denoiser(encoded, name="larger", patch_px=64)
+    with pytest.raises(ConfigError, match="patch_px: 64"):
+        guide(guide_config(denoiser="larger@v1"), encoded)
 
 
 def test_guide_budget_beyond_the_slides_is_refused(encoded):
