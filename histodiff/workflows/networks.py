@@ -1,7 +1,7 @@
 """Networks of finished artifacts, and cheap checks that artifacts fit each other.
 
-The checks read manifests and descriptions only, so that a mistake is told before anything is planned
-or any weights are loaded.
+The checks read manifests and descriptions only, so that a mistake is told before anything is
+planned or any weights are loaded.
 """
 
 import json
@@ -57,6 +57,6 @@ def require_patch_px(patch_px: int, denoiser: Artifact, *, owner: str) -> None:
     wanted = description["info"]["patch_px"]
     if patch_px != wanted:
         raise ConfigError(
-            f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile and"
-            f" encode with patch_px: {wanted}"
+            f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile"
+            f" and encode with patch_px: {wanted}"
         )
