@@ -1,0 +1,52 @@
+"""One door per vendor: each large framework is imported by exactly one package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CODE = ("histodiff", "cluster", "data_prep", "kernels")
+DOORS = {
+    "ray": "cluster",
+    "deepspeed": "histodiff/training",
+    "xformers": "kernels",
+    "triton": "kernels",
+    "zarr": "histodiff/latents",
+    "fsspec": "histodiff/storage",
+    "s3fs": "histodiff/storage",
+    "botocore": "histodiff/storage",
+    "upath": "histodiff/storage",
+    "diffusers": "histodiff/models",
+    "timm": "histodiff/models",
+    "openslide": "data_prep/slides",
+    "tifffile": "data_prep/slides",
+    "prometheus_client": "histodiff/telemetry",
+    "typer": "histodiff/cli",
+}
+
+
+def importers(vendor: str) -> list[str]:
+    """Files of ours that import the vendor, anywhere in them."""
+    return sorted(
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in CODE
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if vendor in imported_roots(path)
+    )
+
+
+def imported_roots(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize(("vendor", "door"), DOORS.items())
+def test_vendor_is_imported_through_its_door_alone(vendor: str, door: str) -> None:
+    outside = [file for file in importers(vendor) if not file.startswith(f"{door}/")]
+    assert outside == []
