@@ -8,12 +8,11 @@ import numpy.typing as npt
 import PIL
 import tifffile
 
-from histodiff.data_prep.slides.pixels import MAX_PIXELS, decode_bytes
+from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes
 from histodiff.data_prep.slides.readers import SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
 _MICRONS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_TIFF = (".tif", ".tiff")
 
 
 class ImageReader:
@@ -26,7 +25,9 @@ class ImageReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._levels: dict[int, npt.NDArray[np.uint8]] = {}
-        self._info = self._tiff_info() if path.suffix.lower() in _TIFF else self._plain_info()
+        self._info = (
+            self._plain_info() if path.suffix.lower() in PLAIN_SUFFIXES else self._tiff_info()
+        )
 
     @property
     def info(self) -> SlideInfo:

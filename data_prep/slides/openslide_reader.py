@@ -7,10 +7,9 @@ import numpy.typing as npt
 import openslide
 from PIL import Image
 
+from histodiff.data_prep.slides.pixels import PLAIN_SUFFIXES
 from histodiff.data_prep.slides.readers import SlideInfo
 from histodiff.errors import SkipReason, SlideError
-
-_PLAIN = (".png", ".jpg", ".jpeg")
 
 
 class OpenSlideReader:
@@ -33,7 +32,7 @@ class OpenSlideReader:
     @staticmethod
     def takes(path: Path) -> bool:
         """Whether OpenSlide knows the format of the file (it may refuse the file all the same)."""
-        if path.suffix.lower() in _PLAIN:
+        if path.suffix.lower() in PLAIN_SUFFIXES:
             return False
         try:
             return openslide.OpenSlide.detect_format(str(path)) is not None

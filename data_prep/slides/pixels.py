@@ -15,7 +15,9 @@ from histodiff.storage import StoragePath
 
 MAX_PIXELS = 400_000_000
 """Largest image that is decoded whole (1.2 GB as RGB); larger ones must be pyramids."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Slides with these endings are plain images, whatever OpenSlide may say."""
+IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".tif", ".tiff", ".bmp", ".webp")
 """Files that are taken as images of a patch set."""
 
 READER_VERSION = PIL.__version__

@@ -6,16 +6,18 @@ sources.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from histodiff.config import Config, Location
 from histodiff.data_prep.slides.geometry import Fit
 
+MppT = TypeVar("MppT", float, float | Literal["unknown"])
 
-def _plausible_mpp(value: float) -> float:
-    if not 0 < value <= 100:
+
+def _plausible_mpp(value: MppT) -> MppT:
+    if not isinstance(value, str) and not 0 < value <= 100:
         raise ValueError(
             f"{value:g} is no possible scale; give microns per pixel, such as 0.5 (20x)"
         )
@@ -24,7 +26,8 @@ def _plausible_mpp(value: float) -> float:
 
 Mpp = Annotated[float, AfterValidator(_plausible_mpp)]
 """Microns per pixel."""
-Unknown = Literal["unknown"]
+DeclaredMpp = Annotated[float | Literal["unknown"], AfterValidator(_plausible_mpp)]
+"""Microns per pixel, or `unknown`."""
 
 
 class SlidesSource(Config):
@@ -64,7 +67,7 @@ class ImageFolderSource(Config):
     """New names of labels; null leaves the patches of a label out. Quote numbers."""
     prefix: str = ""
     """Put before every slide id, to tell sources apart."""
-    mpp: Mpp | Unknown
+    mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
     """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
@@ -97,7 +100,7 @@ class CsvSource(Config):
     """New names of labels; null leaves the patches of a label out. Quote numbers."""
     prefix: str = ""
     """Put before every slide id, to tell sources apart."""
-    mpp: Mpp | Unknown
+    mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
     """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""

@@ -73,7 +73,7 @@ def is_brightfield(pixels: npt.NDArray[np.uint8]) -> bool:
 def tissue_colour(pixels: npt.NDArray[np.uint8]) -> Mask:
     """Pixels whose colour is not the background's, boolean ``(H, W)``."""
     smooth = filters.gaussian(pixels, sigma=1, channel_axis=-1, preserve_range=True)
-    distance = np.abs(smooth - _background_colour(smooth)).mean(axis=-1)
+    distance = np.clip(_background_colour(smooth) - smooth, 0, None).mean(axis=-1)
     distance += np.ptp(smooth, axis=-1) / 2
     low, high = _DISTANCE_LIMITS
     flat = float(np.ptp(distance)) < 1e-6
@@ -108,13 +108,16 @@ def _blush(pixels: npt.NDArray[np.float64]) -> Mask:
 
 
 def _background_colour(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Median colour of the bright colourless pixels; a usual white where there are none."""
-    bright = (pixels.mean(axis=-1) > 195) & (np.ptp(pixels, axis=-1) < 22)
-    if bright.mean() < 0.01:
+    """Colour of the bare glass: median of the bright colourless pixels, or a usual white.
+
+    Pure white is what scanners fill in around the scanned part, brighter than glass.
+    """
+    luminance, chroma = pixels.mean(axis=-1), np.ptp(pixels, axis=-1)
+    glass = (luminance > 195) & (luminance < 252) & (chroma < 22)
+    if glass.mean() < 0.01:
         return _WHITE
-    luminance = pixels[bright].mean(axis=-1)
-    brightest = luminance >= np.percentile(luminance, 50)
-    colour: npt.NDArray[np.float64] = np.median(pixels[bright][brightest], axis=0)
+    brightest = luminance[glass] >= np.percentile(luminance[glass], 50)
+    colour: npt.NDArray[np.float64] = np.median(pixels[glass][brightest], axis=0)
     return colour
 
 

@@ -7,7 +7,7 @@ are known, over all sources together.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from histodiff.data_prep.slides.patch_index import (
     table_from_rows,
     write_patch_index,
 )
-from histodiff.data_prep.slides.sources import Mpp, SlidesSource, Source, unknown_scales
+from histodiff.data_prep.slides.sources import DeclaredMpp, SlidesSource, Source, unknown_scales
 from histodiff.data_prep.slides.splits import (
     SPLITS,
     SplitConfig,
@@ -70,7 +70,7 @@ class TileConfig(CommandConfig):
     """Folder or URL that the paths of the sources are relative to."""
     sources: tuple[Source, ...] = Field(min_length=1)
     """What is tiled, all into one index."""
-    mpp: Mpp | Literal["unknown"]
+    mpp: DeclaredMpp
     """Microns per pixel of every patch. `unknown` is for patch sets alone."""
     patch_px: int = Field(ge=16, le=4096)
     """Side of a patch in pixels at `mpp`."""
