@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import safetensors.torch
 import torch
@@ -57,6 +57,36 @@ class AutoencoderArchitecture(Config):
                     f"channels {width} must be a multiple of norm_groups ({self.norm_groups})"
                 )
         return self
+
+
+AutoencoderPreset = Literal["tiny", "small", "paper"]
+
+
+def autoencoder_preset(name: AutoencoderPreset) -> AutoencoderArchitecture:
+    """An architecture of a known size; millions of parameters in brackets.
+
+    `tiny` (0.9, KL-f8 for a CPU), `small` (3.8, KL-f8), `paper` (55, KL-f4 with three channels, as
+    HistoDiffusion's).
+    """
+    match name:
+        case "tiny":
+            return AutoencoderArchitecture(
+                channels=(16, 32, 64, 64),
+                latent_channels=4,
+                blocks_per_level=1,
+                norm_groups=8,
+                mid_attention=False,
+            )
+        case "small":
+            return AutoencoderArchitecture(
+                channels=(32, 64, 128, 128),
+                latent_channels=4,
+                blocks_per_level=1,
+                norm_groups=8,
+                mid_attention=False,
+            )
+        case "paper":
+            return AutoencoderArchitecture(channels=(128, 256, 512), latent_channels=3)
 
 
 class LatentMoments(NamedTuple):

@@ -52,7 +52,7 @@ class AutoencoderTraining(Config):
     """The network."""
     loss: ReconstructionLoss
     """The loss."""
-    crop_px: int = Field(ge=16)
+    crop_px: int = Field(ge=8)
     """Side of the random crops that are trained on; at most the patches' side."""
     batch: int = Field(ge=1)
     """Crops per step."""

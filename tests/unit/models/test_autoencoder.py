@@ -9,6 +9,7 @@ from histodiff.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderArchitecture,
+    autoencoder_preset,
     create_network,
     import_autoencoder,
     load_autoencoder,
@@ -16,6 +17,7 @@ from histodiff.models.autoencoder import (
     signed_pixels,
     unsigned_pixels,
 )
+from histodiff.models.weights import num_parameters
 from histodiff.storage import storage_path
 
 TINY = AutoencoderArchitecture(
@@ -64,6 +66,17 @@ def test_decode_gives_uint8_pixels():
 def test_pixels_that_cannot_be_halved_are_refused():
     with pytest.raises(ConfigError, match="downsampling"):
         Autoencoder(tiny_network()).encode(some_pixels(side=18))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "downsampling"),
+    [("tiny", 0.94, 8), ("small", 3.75, 8), ("paper", 55.3, 4)],
+)
+def test_preset_has_the_stated_size(name, millions, downsampling):
+    with torch.device("meta"):
+        network = create_network(autoencoder_preset(name), device="meta")
+    assert num_parameters(network) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert 2 ** (len(network.config.block_out_channels) - 1) == downsampling
 
 
 def test_digests_tell_encoder_and_decoder_apart():

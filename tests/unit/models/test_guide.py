@@ -3,6 +3,7 @@ import torch
 
 from histodiff.config import parse_config
 from histodiff.errors import ArtifactCorrupt, ConfigError
+from histodiff.models.denoiser import load_denoiser
 from histodiff.models.guide import (
     LatentClassifier,
     LatentClassifierConfig,
@@ -56,8 +57,6 @@ def test_saved_guide_comes_back_the_same(tmp_path):
     assert torch.equal(loaded.classifier(x, sigma), classifier(x, sigma))
     assert loaded.classes == ("benign", "cancer", "other")
     with pytest.raises(ArtifactCorrupt, match="guide"):
-        from histodiff.models.denoiser import load_denoiser
-
         load_denoiser(path, device="cpu")
 
 
