@@ -21,6 +21,7 @@ import ray.train
 import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from histodiff.cluster.board import Board
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, RayConfig
 from histodiff.errors import ConfigError, HistodiffError, TransientError
@@ -148,7 +149,7 @@ def _run_under_ray(
     max_failures: int,
     cpus: float,
 ) -> ResultT:
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     resources = {"CPU": cpus, "GPU": 1} if device == "cuda" else {"CPU": cpus}
     with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch, _same_interrupt():
         trainer = TorchTrainer(
@@ -211,27 +212,6 @@ def _ray_rank(config: dict[str, Any]) -> Any:
 def _unheard(news: Any) -> None:
     """Takes the reports of ranks other than 0."""
     del news
-
-
-class _Board:
-    """An actor that holds the latest report of rank 0, and the first fatal error of any."""
-
-    def __init__(self) -> None:
-        self._news: Any = None
-        self._fatal: HistodiffError | None = None
-
-    def put(self, news: Any) -> None:
-        self._news = news
-
-    def take(self) -> Any:
-        news, self._news = self._news, None
-        return news
-
-    def fail(self, error: HistodiffError) -> None:
-        self._fatal = self._fatal or error
-
-    def fatal(self) -> HistodiffError | None:
-        return self._fatal
 
 
 @contextmanager
