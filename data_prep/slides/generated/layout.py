@@ -13,6 +13,8 @@ _SMALL = 8
 """Layouts are drawn this many times smaller."""
 _REGION_PX = 560
 _LYMPHOCYTE_SHRINK = 1.7
+_MARGIN = 0.05
+"""Width of the bare glass along the border, relative to the slide."""
 _SEPTUM = 0.16
 """Width of the stroma between regions, relative to the regions."""
 
@@ -71,6 +73,7 @@ def _sections(rng: np.random.Generator, height: int, width: int) -> Field:
     """Positive inside the sections, about the distance to the edge as a fraction of their size."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     y, x = y / height, x / width
+    margin = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))
     warp_x = smooth_noise(rng, height=height, width=width, scale_px=width / 4)
     warp_y = smooth_noise(rng, height=height, width=width, scale_px=width / 4)
     ragged = smooth_noise(rng, height=height, width=width, scale_px=width / 22)
@@ -86,7 +89,7 @@ def _sections(rng: np.random.Generator, height: int, width: int) -> Field:
         )
         inside = np.maximum(inside, 1 - radius)
     total: Field = inside + 0.03 * ragged
-    return total
+    return total - np.clip(6 * (_MARGIN - margin), 0, None)  # glass all around
 
 
 def _places(rng: np.random.Generator) -> Sequence[tuple[float, float, float, float]]:
