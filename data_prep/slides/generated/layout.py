@@ -88,8 +88,8 @@ def _sections(rng: np.random.Generator, height: int, width: int) -> Field:
             1 / power
         )
         inside = np.maximum(inside, 1 - radius)
-    total: Field = inside + 0.03 * ragged
-    return total - np.clip(6 * (_MARGIN - margin), 0, None)  # glass all around
+    glass = np.clip(6 * (_MARGIN - margin), 0, None)  # all around
+    return np.asarray(inside + 0.03 * ragged - glass)
 
 
 def _places(rng: np.random.Generator) -> Sequence[tuple[float, float, float, float]]:
