@@ -46,6 +46,7 @@ class _PlainProgress:
     started: float = field(default_factory=time.monotonic)
     printed: float = field(default_factory=time.monotonic)
     done: float = 0.0
+    shown_at: float = -1.0
     last: str = ""
 
     def advance(self, count: float = 1, **shown: object) -> None:
@@ -55,7 +56,7 @@ class _PlainProgress:
             self.print_line()
 
     def print_line(self) -> None:
-        self.printed = time.monotonic()
+        self.printed, self.shown_at = time.monotonic(), self.done
         elapsed = self.printed - self.started
         rate = self.done / max(elapsed, 1e-9)
         position = self.already + self.done
@@ -93,7 +94,8 @@ def progress(
         return
     plain = _PlainProgress(description, total, already, unit)
     yield plain
-    plain.print_line()
+    if plain.shown_at != plain.done:
+        plain.print_line()
 
 
 def _values(shown: dict[str, object]) -> str:

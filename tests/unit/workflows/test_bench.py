@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+
+from histodiff.data_prep.slides.generated import render_slide
+from histodiff.data_prep.slides.limits import BareOpenSlide, TileDecoder, write_bench_slide
+from histodiff.errors import ConfigError
+from histodiff.workflows import bench_tile
+from histodiff.workflows.bench import bench
+
+
+def test_bench_slide_is_a_real_slide_and_both_baselines_see_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "bench.svs"
+    write_bench_slide(path, render_slide(0, 1, size_px=512), repeats=2)
+    slide = openslide.OpenSlide(str(path))
+    assert slide.dimensions == (1024, 1024)
+    assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == 0.25
+    bare, decoder = BareOpenSlide(path), TileDecoder(path)
+    one, other = bare.read(256, 512, 512), decoder.read(256, 512, 512)
+    assert one.shape == other.shape == (512, 512, 3)
+    assert one.std() > 5  # tissue, not a blank
+    # two JPEG decoders may round differently
+    assert np.abs(one.astype(int) - other.astype(int)).mean() < 1
+    for opened in (bare, decoder, slide):
+        opened.close()
+
+
+def test_bench_tile_reads_the_same_pixels_and_reports_every_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "FIELD_PX": 1024,
+        "REPEATS": 1,
+        "PATCHES_PER_ROUND": 3,
+        "ROUNDS": 1,
+    }.items():
+        monkeypatch.setattr(bench_tile, name, value)
+    result = bench("tile")
+    assert result["pixels_identical"] is True
+    fields = ("aligned_vs_openslide", "unaligned_vs_openslide", "aligned_vs_decode_limit")
+    assert all(result[field] > 0 for field in fields)
+    assert set(result["seconds"]["aligned"]) == {"ours", "openslide", "decode"}
+    assert result["patches_per_s_core"] > 0
+
+
+def test_bench_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="available: tile"):
+        bench("speed")
