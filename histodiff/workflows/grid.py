@@ -46,6 +46,15 @@ class Axis(Config):
         return self
 
 
+class Arm(Config):
+    """One arm of the comparison: the classifiers of one step."""
+
+    label: str
+    """What the table calls it."""
+    step: Word
+    """A classify step."""
+
+
 class SweepConfig(CommandConfig):
     """Config of ``sweep``."""
 
@@ -59,10 +68,10 @@ class SweepConfig(CommandConfig):
     """The axes by name."""
     seeds: tuple[int, ...] = Field(min_length=1)
     """Seeds; each is set as `seed` on every step that has one."""
-    arms: dict[str, Word] = Field(min_length=1)
-    """What is compared: a label for the table -> a classify step."""
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    """What is compared, in the order of the table."""
     control: str
-    """The arm that the others are compared with."""
+    """Label of the arm that the others are compared with."""
 
     @model_validator(mode="after")
     def _named_well(self) -> Self:
@@ -82,14 +91,24 @@ class SweepConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _compared_well(self) -> Self:
-        for label, step in self.arms.items():
-            if step not in self.steps:
-                raise ValueError(f"arms: '{label}': '{step}' is no step")
-        if self.control not in self.arms:
-            raise ValueError(f"control: '{self.control}' is none of arms: {', '.join(self.arms)}")
+        for arm in self.arms:
+            if arm.step not in self.steps:
+                raise ValueError(f"arms: '{arm.label}': '{arm.step}' is no step")
+        if self.control not in self.labels:
+            raise ValueError(f"control: '{self.control}' is none of arms: {', '.join(self.labels)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} repeat; give each seed once")
         return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the arms, in order."""
+        return tuple(arm.label for arm in self.arms)
+
+    @property
+    def control_step(self) -> str:
+        """The step of the control."""
+        return next(arm.step for arm in self.arms if arm.label == self.control)
 
     def inputs(self) -> dict[str, Reference]:
         return {f"artifacts.{name}": reference for name, reference in self.artifacts.items()}

@@ -182,7 +182,7 @@ def _compared(
     table = results(rows, level=config.level)
     table.sort(key=lambda item: _place(item, plan))
     found = comparisons(
-        rows, arms=tuple(plan.arms), control=plan.control, metric=config.metric, level=config.level
+        rows, arms=plan.labels, control=plan.control, metric=config.metric, level=config.level
     )
     evidence = Evidence(
         comparisons=found,
@@ -210,20 +210,18 @@ def _place(result: Result, plan: SweepConfig) -> tuple[Any, ...]:
     """Sorts by the settings that all arms share, then by arm, then by its own settings."""
     shared = [name for name in plan.search if name in _control_axes(plan)]
     own = [name for name in plan.search if name not in shared]
-    arms = list(plan.arms)
     return (
         *_ranks(result, shared, plan),
-        arms.index(result.arm),
+        plan.labels.index(result.arm),
         *_ranks(result, own, plan),
     )
 
 
 def _control_axes(plan: SweepConfig) -> set[str]:
-    step = plan.arms[plan.control]
     return {
         name
         for name, axis in plan.search.items()
-        if any(target.partition(".")[0] == step for target in axis.sets)
+        if any(target.partition(".")[0] == plan.control_step for target in axis.sets)
     }
 
 

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from histodiff.storage import StoragePath
@@ -90,7 +91,7 @@ def effects_figure(
     arms = list(dict.fromkeys(result.arm for result in results))
     colour = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(arms)}
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8.2, 0.7 + 0.34 * len(results)))
+        figure = Figure(figsize=(9.8, 0.7 + 0.3 * len(results)))
         axes = figure.subplots()
         for line, result in enumerate(results):
             interval = result.metrics[metric]
@@ -127,10 +128,12 @@ def curves_figure(
             )  # fmt: skip
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        if "x" in log:
-            axes.set_xscale("log")
-        if "y" in log:
-            axes.set_yscale("log")
+        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            if name in log:
+                axes.set(**{f"{name}scale": "log"})
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
         if len(curves) > 1:
             axes.legend(loc="best")
         return _figure(figure, alt=alt, caption=caption)

@@ -102,8 +102,8 @@ def cohort(artifact: Artifact) -> Cohort:
         pictures=[
             stored_picture(
                 artifact.path / "overlays" / name,
-                alt=f"Thumbnail of {name.removesuffix('.png')} with the patches that are used.",
-                caption=name.removesuffix(".png"),
+                alt=f"{_overlay_of(name)} with the patches that are used.",
+                caption=_overlay_of(name),
                 max_px=640,
             )
             for name in _spread(names, _MAX_OVERLAYS)
@@ -201,6 +201,12 @@ def table_of(path: StoragePath) -> dict[str, list[Any]]:
     """A Parquet file as lists by column."""
     found: dict[str, list[Any]] = pq.read_table(io.BytesIO(path.read_bytes())).to_pydict()
     return found
+
+
+def _overlay_of(name: str) -> str:
+    """What an overlay picture shows: a slide, or the first images of a part of a patch set."""
+    stem = name.removesuffix(".png")
+    return f"First images of {stem}" if stem.startswith("source") else f"Slide {stem}"
 
 
 def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionShown:

@@ -37,7 +37,7 @@ def pretraining(artifact: Artifact) -> Pretraining:
         curves.append(Curve("validation, mean over noise levels", list(mean), list(mean.values())))
     pictures = [
         curves_figure(
-            curves, x="images seen", y="loss", log="y",
+            curves, x="images seen", y="loss",
             alt=f"Training loss from {training['loss'][0]:.3f} to {training['loss'][-1]:.3f}.",
             caption="Loss over images seen. Validation is on slides that training never sees.",
         )

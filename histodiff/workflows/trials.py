@@ -46,7 +46,7 @@ def trial_row(
     scored = trial.command == "classify" and error is None
     return TrialRow(
         step=trial.step,
-        arm=next((label for label, step in config.arms.items() if step == trial.step), None),
+        arm=next((arm.label for arm in config.arms if arm.step == trial.step), None),
         command=trial.command,
         artifact=address,
         seed=trial.seed,

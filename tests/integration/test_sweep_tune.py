@@ -91,7 +91,7 @@ def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch):
             },
             "search": {"scale": {"sets": ["guide.scale"], "values": [1.0, 2.0]}},
             "seeds": [0, 1],
-            "arms": {"real only": "real"},
+            "arms": [{"label": "real only", "step": "real"}],
             "control": "real only",
         },
         source="s.yaml",

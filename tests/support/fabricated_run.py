@@ -129,7 +129,10 @@ def fabricate_sweep(root, gains):
                 "ratio": {"sets": ["selected.synthetic_ratio"], "values": [0.5, 1.0]},
             },
             "seeds": list(range(len(gains))),
-            "arms": {"real only": "real", "selected samples": "selected"},
+            "arms": [
+                {"label": "real only", "step": "real"},
+                {"label": "selected samples", "step": "selected"},
+            ],
             "control": "real only",
         },
         source="fabricated",

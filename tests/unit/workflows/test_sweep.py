@@ -38,7 +38,7 @@ VALUES = {
         "count": {"sets": ["real.count", "random.count"], "values": [2, 5]},
     },
     "seeds": [0, 1, 2],
-    "arms": {"real only": "real", "random": "random"},
+    "arms": [{"label": "real only", "step": "real"}, {"label": "random", "step": "random"}],
     "control": "real only",
 }
 
@@ -103,7 +103,7 @@ def test_expand_with_a_wrong_field_names_step_and_key():
         ({"search": {"a": {"sets": ["guide.scale"], "values": [1, 1]}}}, "give each value once"),
         ({"artifacts": {"tiles": "t@1"}}, "write it as kind/name@version"),
         ({"control": "none"}, "control: 'none' is none of arms: real only, random"),
-        ({"arms": {"real only": "reel"}}, "'reel' is no step"),
+        ({"arms": [{"label": "real only", "step": "reel"}]}, "'reel' is no step"),
         ({"seeds": [1, 1]}, "give each seed once"),
     ],
 )
@@ -143,4 +143,4 @@ def test_sweep_with_a_failing_trial_records_it_and_what_reads_it(site):
 def test_sweep_whose_trials_all_fail_is_an_error(site):
     steps = {"real": {**STEPS["real"], "config": {"seed": 0, "count": 2, "fails": True}}}
     with pytest.raises(ConfigError, match="all 3 trials failed; the first: RuntimeError: a bug"):
-        sweep(config(steps=steps, search={}, arms={"real only": "real"}), site)
+        sweep(config(steps=steps, search={}, arms=[{"label": "real only", "step": "real"}]), site)
