@@ -19,6 +19,7 @@ from histodiff.cluster.site import Site
 from histodiff.config import Config, identity, load_config
 from histodiff.errors import ArtifactNotFound, ConfigError, HistodiffError
 from histodiff.storage import StoragePath
+from histodiff.workflows.grid import SweepConfig, expand
 from histodiff.workflows.registry import Estimate, find_command, load
 from histodiff.workflows.steps import (
     ResolvedStep,
@@ -82,7 +83,7 @@ def resolve_pipeline(pipeline: Pipeline) -> list[ResolvedStep]:
     config = pipeline.config
     addresses = {name: _address(config, name, spec) for name, spec in config.steps.items()}
     scope = Scope(pipeline.source, config.inputs, addresses)
-    return [
+    steps = [
         resolve_step(
             name,
             config.steps[name],
@@ -91,6 +92,10 @@ def resolve_pipeline(pipeline: Pipeline) -> list[ResolvedStep]:
         )
         for name in in_order(config.steps, source=pipeline.source)
     ]
+    for step in steps:
+        if isinstance(step.config, SweepConfig):
+            expand(step.config, {})  # a mistake in a trial shows now, not after the pre-training
+    return steps
 
 
 def run_pipeline(pipeline: Pipeline, site: Site) -> list[Artifact]:

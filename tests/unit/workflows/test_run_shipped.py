@@ -1,0 +1,62 @@
+"""Every pipeline that ships resolves, with every trial of its sweep."""
+
+import pytest
+
+from histodiff.config.loader import shipped_configs
+from histodiff.errors import ConfigError
+from histodiff.workflows.grid import SweepConfig, expand
+from histodiff.workflows.run import load_pipeline, resolve_pipeline
+
+INPUTS = {
+    "pipelines/demo.yaml": [],
+    "pipelines/slides_to_report.yaml": ["inputs.slides=/s", "inputs.labelled=/l/patches.csv"],
+    "pipelines/real_small.yaml": ["inputs.data=/d"],
+    "papers/histodiffusion.yaml": [],
+}
+
+
+def resolved(name, *more):
+    return resolve_pipeline(load_pipeline(shipped_configs() / name, [*INPUTS[name], *more]))
+
+
+def sweep_of(steps):
+    (config,) = [step.config for step in steps if isinstance(step.config, SweepConfig)]
+    return config
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_shipped_pipeline_ends_in_a_report(name):
+    assert resolved(name)[-1].command.name == "report"
+
+
+def test_shipped_pipelines_are_all_tested():
+    folder = shipped_configs()
+    found = [*(folder / "pipelines").glob("*.yaml"), *(folder / "papers").glob("*.yaml")]
+    assert {str(path.relative_to(folder)) for path in found} == set(INPUTS)
+
+
+def test_demo_sweep_has_two_scales_two_ratios_and_two_seeds():
+    trials = expand(sweep_of(resolved("pipelines/demo.yaml")), {})
+    steps = [trial.step for trial in trials]
+    assert {name: steps.count(name) for name in dict.fromkeys(steps)} == {
+        "guide": 2, "real": 2, "synthesize": 4, "select": 4, "select_random": 4,
+        "selected": 8, "random": 8,
+    }  # fmt: skip
+
+
+def test_real_small_has_two_budgets_and_three_seeds_and_one_subset_of_labels_each():
+    trials = expand(sweep_of(resolved("pipelines/real_small.yaml")), {})
+    budgets = {(trial.config.budget.count, trial.seed) for trial in trials if trial.step == "real"}
+    assert budgets == {(count, seed) for count in (2, 5) for seed in (0, 1, 2)}
+    by_name = {trial.config.output: trial for trial in trials}
+    for trial in trials:
+        for parent in (by_name[name] for name in trial.parents):
+            assert (parent.axes, parent.seed) == (trial.axes, trial.seed)
+
+
+def test_a_mistake_in_a_sweep_shows_before_anything_runs():
+    wrong = "steps.sweep.overrides.steps.guide.overrides.training.batches=3"
+    with pytest.raises(
+        ConfigError, match=r"'guide' .*training\.batches: unknown key.*'batch'"
+    ):
+        resolved("pipelines/demo.yaml", wrong)
