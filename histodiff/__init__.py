@@ -1,7 +1,7 @@
 """Latent diffusion for histopathology at cluster scale.
 
-``cluster``, ``data_prep`` and ``kernels`` are sub-packages of ``histodiff`` whose folders sit beside
-it in the repository. Installed wheels already have that shape; a source checkout (Ray
+``cluster``, ``data_prep`` and ``kernels`` are sub-packages of ``histodiff`` whose folders sit
+beside it in the repository. Installed wheels already have that shape; a source checkout (Ray
 ``working_dir``, ``python -m histodiff``) gets it by searching the repository root as well.
 """
 
