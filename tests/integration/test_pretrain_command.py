@@ -14,8 +14,6 @@ from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import estimate, pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
-pytestmark = pytest.mark.filterwarnings("default")
-
 
 @pytest.fixture
 def stored(site: Site) -> Site:

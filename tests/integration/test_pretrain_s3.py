@@ -8,7 +8,7 @@ from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
-pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.s3]
 
 
 def test_pretrain_on_s3_resumed_equals_the_local_run(s3_root, site, monkeypatch):
