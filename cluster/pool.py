@@ -265,7 +265,7 @@ class _Pool(Generic[UnitT, RecordT]):
         ready, _ = ray.wait(pending, timeout=limit)
         if not ready and not self._running and not self._idle:
             _log.warning(
-                "no worker could start for %.0f s: the cluster has no free CPUs or GPUs for it",
+                "no worker has started for %.0f s; waiting: are there free CPUs and GPUs for it?",
                 _STARVED_SECONDS,
             )
         return list(ready)

@@ -18,9 +18,10 @@ from ray.exceptions import AuthenticationError
 
 import histodiff
 from histodiff.cluster.site import ClusterRay, LocalRay, RayConfig
-from histodiff.errors import ConfigError
+from histodiff.errors import ConfigError, TransientError
 
 _CONNECT_SECONDS = 5.0
+_TOO_SLOW = "timed out during startup"  # ray raises a bare Exception
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -32,6 +33,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: The cluster cannot be reached, or refuses the token.
+        TransientError: A local Ray does not start in time.
     """
     if isinstance(config, LocalRay):
         started = not ray.is_initialized()
@@ -75,6 +77,13 @@ def _start(config: LocalRay) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except Exception as error:
+        if _TOO_SLOW not in str(error):
+            raise
+        raise TransientError(
+            "Ray did not start within its 30 s, so this machine is too busy; run the same command"
+            " again, or without Ray (--local)"
+        ) from error
     finally:
         os.environ.pop("PYTHONPATH", None)
         os.environ.update({k: v for k, v in before.items() if k == "PYTHONPATH"})

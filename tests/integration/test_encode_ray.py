@@ -9,11 +9,11 @@ import ray
 from histodiff.cluster.pool import Retries, run_encode_pool, run_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, LocalRay, NoRay, Site
-from histodiff.data_prep.stages.encode import ShardEncoder
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import StoragePath, storage_path
 from histodiff.workflows import encode as workflow
-from tests.support.encode_inputs import DyingEncoder, encode_config, write_inputs
+from tests.support.encode_inputs import encode_config, write_inputs
+from tests.support.encoders import DyingEncoder, load_convolution_encoder
 from tests.support.workers import (
     CountingReader,
     ListingEncoder,
@@ -31,6 +31,12 @@ AT_ONCE = Retries(count=2, backoff_seconds=0.0)
 def local_ray():
     with ray_session(LocalRay(type="local", num_cpus=2)):
         yield
+
+
+@pytest.fixture
+def light_encoder(monkeypatch):
+    """Actors that need not import diffusers; the real autoencoder has its own test."""
+    monkeypatch.setattr(workflow, "load_autoencoder", load_convolution_encoder)
 
 
 def squares(folder: Path, units, *, deaths=None, failures=None, workers=2):
@@ -87,7 +93,8 @@ def inputs_at(root: Path, images: Path) -> StoragePath:
     return storage_path(root)
 
 
-def test_encode_bytes_are_equal_in_process_with_one_worker_and_with_three(tmp_path):
+def test_encode_bytes_are_equal_in_process_with_one_worker_and_with_three(tmp_path, light_encoder):
+    del light_encoder
     manifests = []
     for name, workers in (
         ("none", {}),
@@ -102,12 +109,12 @@ def test_encode_bytes_are_equal_in_process_with_one_worker_and_with_three(tmp_pa
     assert len({manifest.content_sha256 for manifest in manifests}) == 1
 
 
-def test_encode_killed_encoder_leaves_the_same_bytes(tmp_path, monkeypatch):
+def test_encode_killed_encoder_leaves_the_same_bytes(tmp_path, monkeypatch, light_encoder):
+    del light_encoder
     inputs_at(tmp_path / "whole", tmp_path / "images")
     expected = workflow.encode(encode_config(), site_at(tmp_path / "whole")).manifest
     inputs_at(tmp_path / "killed", tmp_path / "images")
     marker = tmp_path / "marker"
-    assert issubclass(DyingEncoder, ShardEncoder)
     monkeypatch.setattr(workflow, "ShardEncoder", partial(DyingEncoder, marker=marker))
     site = site_at(tmp_path / "killed", encode_workers=2, reader_workers=1)
     manifest = workflow.encode(encode_config(), site).manifest

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from histodiff.cluster.site import NoRay, Site
 from histodiff.workflows import encode
-from tests.support.encode_inputs import DyingEncoder, encode_config
+from tests.support.encode_inputs import encode_config
+from tests.support.encoders import DyingEncoder
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])

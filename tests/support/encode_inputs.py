@@ -1,8 +1,5 @@
 """What ``encode`` reads, small and real: a patch set of PNG files and a KL autoencoder."""
 
-import os
-import signal
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,15 +15,12 @@ from histodiff.data_prep.slides.patch_index import (
     table_from_rows,
     write_patch_index,
 )
-from histodiff.data_prep.stages.encode import EncodedShard, ShardEncoder
-from histodiff.latents import ShardUnit
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderArchitecture,
     create_network,
     save_autoencoder,
 )
-from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath
 from histodiff.workflows.encode import EncodeConfig
 
@@ -110,25 +104,3 @@ def write_autoencoder(root: StoragePath, *, version: str = "v1", seed: int = 0) 
     draft = begin(root, config)
     save_autoencoder(draft.path, Autoencoder(create_network(architecture)))
     draft.finish({})
-
-
-class DyingEncoder(ShardEncoder):
-    """Kills its own process, as ``kill -9`` would, in the middle of one unit, once."""
-
-    shard = 2
-
-    def __init__(self, *args: object, marker: Path, **options: object) -> None:
-        super().__init__(*args, **options)
-        self._marker = marker
-
-    def run(self, unit: ShardUnit, blocks: Iterable[PixelBlock]) -> EncodedShard:
-        if unit.shard != self.shard or self._marker.exists():
-            return super().run(unit, blocks)
-        return super().run(unit, self._deadly(blocks))
-
-    def _deadly(self, blocks: Iterable[PixelBlock]) -> Iterable[PixelBlock]:
-        for number, block in enumerate(blocks):
-            if number == 1:
-                self._marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield block

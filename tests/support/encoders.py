@@ -1,0 +1,54 @@
+"""Encoders for tests of the machinery around them; they do not import diffusers."""
+
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from histodiff.data_prep.stages.encode import EncodedShard, ShardEncoder
+from histodiff.latents import ShardUnit
+from histodiff.runtime import PixelBlock
+from histodiff.storage import StoragePath
+
+
+class ConvolutionEncoder:
+    """Two latent channels at half the resolution, by one convolution."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._weight = torch.randn(4, 3, 2, 2, generator=generator) / 255
+
+    def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.nn.functional.conv2d(pixels_BCHW.float(), self._weight, stride=2)
+        return found[:, :2], found[:, 2:].abs()
+
+
+def load_convolution_encoder(path: StoragePath, *, device: str) -> ConvolutionEncoder:
+    """Stands for ``load_autoencoder``."""
+    del path, device
+    return ConvolutionEncoder()
+
+
+class DyingEncoder(ShardEncoder):
+    """Kills its own process, as ``kill -9`` would, in the middle of one unit, once."""
+
+    shard = 2
+
+    def __init__(self, *args: object, marker: Path, **options: object) -> None:
+        super().__init__(*args, **options)
+        self._marker = marker
+
+    def run(self, unit: ShardUnit, blocks: Iterable[PixelBlock]) -> EncodedShard:
+        if unit.shard != self.shard or self._marker.exists():
+            return super().run(unit, blocks)
+        return super().run(unit, self._deadly(blocks))
+
+    def _deadly(self, blocks: Iterable[PixelBlock]) -> Iterable[PixelBlock]:
+        for number, block in enumerate(blocks):
+            if number == 1:
+                self._marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield block
