@@ -13,15 +13,19 @@ from histodiff.cluster.site import Site
 from histodiff.config import find_config
 from histodiff.errors import ConfigError
 from histodiff.storage import is_local
-from histodiff.workflows.fetch import fetch
+from histodiff.workflows.fetch import GeneratedSize, fetch
 from histodiff.workflows.report import PAGE
 from histodiff.workflows.run import Pipeline, load_pipeline, run_pipeline
 
 PIPELINE = "pipelines/demo.yaml"
 INPUTS = "inputs"
+SIZE = GeneratedSize(size_px=3072)
+"""Enough tissue for a demo, drawn in half a minute."""
 
 
-def demo(site: Site, overrides: Sequence[str] = ()) -> list[Artifact]:
+def demo(
+    site: Site, overrides: Sequence[str] = (), *, size: GeneratedSize = SIZE
+) -> list[Artifact]:
     """Generates the inputs, runs the pipeline, and says where the report is.
 
     Raises:
@@ -33,7 +37,7 @@ def demo(site: Site, overrides: Sequence[str] = ()) -> list[Artifact]:
         )
     folder = Path(site.storage_root.path) / INPUTS
     print(f"generated slides and labelled patches -> {folder}", file=sys.stderr, flush=True)
-    slides, labelled = fetch("generated", folder)
+    slides, labelled = fetch("generated", folder, size=size)
     artifacts = run_pipeline(demo_pipeline(slides, labelled, overrides), site)
     for page in report_pages(artifacts):
         print(f"the report is at {page}", file=sys.stderr, flush=True)
