@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +28,9 @@ def s3_endpoint() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         endpoint = _announced(server)
+        # a full pipe would block the server: its log is read to the end, and dropped
+        drain = threading.Thread(target=deque, args=(server.stderr, 0), daemon=True)
+        drain.start()
         before = {name: os.environ.get(name) for name in (*_VARIABLES, "AWS_ENDPOINT_URL")}
         os.environ.update(_VARIABLES, AWS_ENDPOINT_URL=endpoint)
         S3FileSystem.clear_instance_cache()
@@ -34,6 +39,7 @@ def s3_endpoint() -> Iterator[str]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         server.terminate()
+        drain.join()
         server.stderr.close()
 
 
