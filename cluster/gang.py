@@ -8,11 +8,11 @@ anew, and the rank function takes up its own last checkpoint. An error that a re
 
 import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -151,7 +151,7 @@ def _run_under_ray(
 ) -> ResultT:
     board = ray.remote(num_cpus=0)(Board).remote()
     resources = {"CPU": cpus, "GPU": 1} if device == "cuda" else {"CPU": cpus}
-    with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch, _same_interrupt():
+    with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch:
         trainer = TorchTrainer(
             _ray_rank,
             train_loop_config={"function": rank_function, "spec": spec, "board": board},
@@ -169,20 +169,31 @@ def _run_under_ray(
     error = ray.get(board.fatal.remote())
     if error is not None:
         raise error
-    if outcome is None:
-        raise KeyboardInterrupt  # Ray Train aborts on Ctrl-C and returns no value
     result: ResultT = outcome
     return result
 
 
 def _fitted(trainer: TorchTrainer, board: Any) -> Any:
-    """What rank 0 returned; None when the training was aborted or met a fatal error."""
+    """What rank 0 returned; None when a fatal error is on the board.
+
+    Ray Train runs in a thread, where it leaves Ctrl-C alone: its own handler waits for the gang to
+    start before it stops it, and stays installed.
+    """
+    done: Future[Any] = Future()
+    threading.Thread(target=_fit, args=(trainer, done), name="gang", daemon=True).start()
     try:
-        return trainer.fit().return_value
+        return done.result().return_value
     except ray.train.WorkerGroupError as error:
         if ray.get(board.fatal.remote()) is not None:
             return None
         raise TransientError(f"ranks failed too often: {error}") from error
+
+
+def _fit(trainer: TorchTrainer, done: "Future[Any]") -> None:
+    try:
+        done.set_result(trainer.fit())
+    except BaseException as error:  # handed to the main thread, which raises it
+        done.set_exception(error)
 
 
 def _ray_rank(config: dict[str, Any]) -> Any:
@@ -235,16 +246,3 @@ def _reports_of(board: Any, report: Callable[[Any], None]) -> Iterator[None]:
         news = ray.get(board.take.remote())
         if news is not None:
             report(news)
-
-
-@contextmanager
-def _same_interrupt() -> Iterator[None]:
-    """Gives Ctrl-C back what it did before: Ray Train replaces its handler for good."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
