@@ -22,6 +22,7 @@ import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from histodiff.cluster.board import Board
+from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, RayConfig
 from histodiff.errors import ConfigError, HistodiffError, TransientError
@@ -75,11 +76,15 @@ def run_gang(
             f"site: ranks={num_ranks} needs Ray; set ray.type=local, or start the command with"
             " torchrun"
         )
+    each = ActorResources(
+        num_cpus=1.0 if isinstance(ray_config, ClusterRay) else _NEXT_TO_NOTHING,
+        num_gpus=1.0 if device == "cuda" else 0.0,
+    )
     with ray_session(ray_config):
+        require_capacity(ray_config, {"ranks": Actors(num_ranks, each)})
         return _run_under_ray(
             rank_function, spec,
-            num_ranks=num_ranks, device=device, report=report, max_failures=max_failures,
-            cpus=1.0 if isinstance(ray_config, ClusterRay) else _NEXT_TO_NOTHING,
+            num_ranks=num_ranks, device=device, report=report, max_failures=max_failures, each=each,
         )  # fmt: skip
 
 
@@ -147,10 +152,11 @@ def _run_under_ray(
     device: str,
     report: Callable[[Any], None],
     max_failures: int,
-    cpus: float,
+    each: ActorResources,
 ) -> ResultT:
     board = ray.remote(num_cpus=0)(Board).remote()
-    resources = {"CPU": cpus, "GPU": 1} if device == "cuda" else {"CPU": cpus}
+    resources = {"CPU": each.num_cpus, "GPU": each.num_gpus}
+    resources = {name: amount for name, amount in resources.items() if amount}
     with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch:
         trainer = TorchTrainer(
             _ray_rank,

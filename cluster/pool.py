@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
+from histodiff.cluster.capacity import ActorResources
 from histodiff.cluster.session import ray_session
 from histodiff.errors import TransientError
 from histodiff.runtime import Encoder, Finished, PixelBlock, Reader, Worker
@@ -34,14 +35,6 @@ _STARVED_SECONDS = 60.0
 UnitT = TypeVar("UnitT")
 PartT = TypeVar("PartT")
 RecordT = TypeVar("RecordT")
-
-
-@dataclass(frozen=True)
-class ActorResources:
-    """What an actor reserves of a node; zero reserves nothing (one machine, shared as it comes)."""
-
-    num_cpus: float = 0
-    num_gpus: float = 0
 
 
 @dataclass(frozen=True)

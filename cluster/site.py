@@ -28,6 +28,9 @@ class ClusterRay(Config):
     type: Literal["cluster"]
     address: str = "auto"
     """Address of the cluster as ``ray.init`` takes it; inside a job, ``auto`` is right."""
+    autoscaling: bool = False
+    """Whether nodes join when more are asked for. If not, a site that asks for more than the
+    cluster has is refused instead of waiting for ever."""
     dashboard: str = "http://127.0.0.1:8265"
     """Address of the dashboard, for job submission."""
     python: str = "python"

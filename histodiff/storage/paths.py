@@ -26,6 +26,13 @@ StoragePath: TypeAlias = UPath
 """A path or URL; see universal-pathlib."""
 
 _READ_BYTES = 8 * 2**20
+_S3_LIMITS = {
+    "connect_timeout": 10,
+    "read_timeout": 30,
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+}
+"""Seconds for a connection, and without a byte of an answer, and how often botocore tries; s3fs
+repeats the whole five times, so a server that has stopped answering is given up after minutes."""
 
 
 def storage_path(url: str | os.PathLike[str]) -> StoragePath:
@@ -45,7 +52,7 @@ def storage_path(url: str | os.PathLike[str]) -> StoragePath:
             f"{text}: cannot be opened ({error}); give a path or an s3:// URL"
         ) from error
     if protocol in ("s3", "s3a"):
-        return StoragePath(text, use_listings_cache=False)
+        return StoragePath(text, use_listings_cache=False, config_kwargs=_S3_LIMITS)
     return StoragePath(text)
 
 

@@ -1,6 +1,7 @@
 """Progress with rate and ETA: a bar on a terminal, plain lines elsewhere. Always on stderr."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ class _PlainProgress:
     def advance(self, count: float = 1, **shown: object) -> None:
         self.done += count
         self.last = _values(shown)
+        self.print_when_due()
+
+    def print_when_due(self) -> None:
         if time.monotonic() - self.printed >= PLAIN_INTERVAL_SECONDS:
             self.print_line()
 
@@ -93,9 +97,28 @@ def progress(
             yield _BarProgress(bar, task, unit)
         return
     plain = _PlainProgress(description, total, already, unit)
-    yield plain
+    with _heartbeat(plain):
+        yield plain
     if plain.shown_at != plain.done:
         plain.print_line()
+
+
+@contextmanager
+def _heartbeat(plain: _PlainProgress) -> Iterator[None]:
+    """Prints lines in time also while no unit ends: a first trial may take minutes."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(PLAIN_INTERVAL_SECONDS / 2):
+            plain.print_when_due()
+
+    thread = threading.Thread(target=beat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _values(shown: dict[str, object]) -> str:

@@ -23,7 +23,8 @@ from histodiff.artifacts import (
     begin,
     open_artifact,
 )
-from histodiff.cluster.pool import ActorResources, run_encode_pool
+from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
+from histodiff.cluster.pool import run_encode_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
@@ -223,16 +224,19 @@ def _run(
         return
     cpus = 1 if isinstance(site.ray, ClusterRay) else 0
     gpus = 1 if site.device == "cuda" else 0
+    readers = Actors(site.reader_workers, ActorResources(num_cpus=cpus))
+    encoders = Actors(site.encode_workers, ActorResources(num_cpus=cpus, num_gpus=gpus))
     with ray_session(site.ray):
+        require_capacity(site.ray, {"reader_workers": readers, "encode_workers": encoders})
         yield from run_encode_pool(
             make_reader,
             make_encoder,
             units,
             parts_of=cut,
-            num_readers=site.reader_workers,
-            num_encoders=site.encode_workers,
-            reader_resources=ActorResources(num_cpus=cpus),
-            encoder_resources=ActorResources(num_cpus=cpus, num_gpus=gpus),
+            num_readers=readers.count,
+            num_encoders=encoders.count,
+            reader_resources=readers.each,
+            encoder_resources=encoders.each,
         )
 
 

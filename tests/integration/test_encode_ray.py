@@ -123,6 +123,19 @@ def test_encode_killed_encoder_leaves_the_same_bytes(tmp_path, monkeypatch, ligh
     assert manifest.content_sha256 == expected.content_sha256
 
 
+def test_encode_asking_for_more_than_the_cluster_has_names_the_counts(tmp_path, light_encoder):
+    del light_encoder
+    inputs_at(tmp_path, tmp_path / "images")
+    site = Site(
+        root=str(tmp_path), ray=ClusterRay(type="cluster"), device="cpu",
+        encode_workers=2, reader_workers=1,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="reader_workers=1 and encode_workers=2 need 3 CPUs"):
+        workflow.encode(encode_config(), site)
+    fits = site.model_copy(update={"encode_workers": 1})
+    assert workflow.encode(encode_config(), fits).manifest.contents["quarantined"] == 0
+
+
 def test_session_that_cannot_join_a_cluster_names_the_fix():
     ray.shutdown()  # a session uses what is there
     with (

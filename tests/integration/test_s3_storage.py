@@ -1,7 +1,11 @@
 """The storage door on S3: the same contract as on a local folder."""
 
-import pytest
+import socket
 
+import pytest
+from s3fs import S3FileSystem
+
+from histodiff.cli.failures import user_message
 from histodiff.errors import ConfigError
 from histodiff.storage import (
     check_writable,
@@ -59,3 +63,19 @@ def test_s3_bucket_that_does_not_exist_is_not_writable(s3_endpoint):
     del s3_endpoint
     with pytest.raises(ConfigError, match="set `root` of the site"):
         check_writable(storage_path("s3://no-such-bucket-here/runs"))
+
+
+def test_s3_server_that_stops_answering_is_given_up_with_one_line(s3_endpoint, monkeypatch):
+    del s3_endpoint
+    monkeypatch.setattr(
+        "histodiff.storage.paths._S3_LIMITS",
+        {"connect_timeout": 1, "read_timeout": 0.2, "retries": {"total_max_attempts": 1}},
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        S3FileSystem.clear_instance_cache()
+        with pytest.raises(Exception, match=r"timed out|timeout") as caught:
+            storage_path("s3://bucket/object").read_bytes()
+        S3FileSystem.clear_instance_cache()
+    assert "AWS_ENDPOINT_URL" in str(user_message(caught.value))

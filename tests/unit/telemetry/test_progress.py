@@ -1,4 +1,5 @@
 import re
+import time
 
 import pytest
 
@@ -24,6 +25,17 @@ def test_progress_resumed_counts_position_but_not_rate(
     with progress("encode", total=10, unit="patches", already=10):
         pass
     assert capsys.readouterr().err.startswith("encode: 10/10 patches, 0 patches/s")
+
+
+def test_progress_of_a_loop_whose_first_unit_takes_long_prints_in_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histodiff.telemetry.progress.PLAIN_INTERVAL_SECONDS", 0.02)
+    with progress("sweep", total=3, unit="trials"):
+        first, deadline = "", time.monotonic() + 10
+        while not first and time.monotonic() < deadline:
+            first = capsys.readouterr().err
+    assert first.startswith("sweep: 0/3 trials")
 
 
 def test_progress_of_a_failing_loop_lets_the_error_through() -> None:

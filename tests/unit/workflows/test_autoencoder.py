@@ -70,7 +70,7 @@ def test_training_learns_and_reports(patches):
     assert metrics["psnr_db"] == contents["psnr_db"] > 10
     assert all(0 < value < 10 for value in metrics["latent_std"])
     losses = pq.read_table(str(artifact.path / "losses.parquet"))["loss"].to_pylist()
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     with Image.open(str(artifact.path / "reconstructions.png")) as picture:
         assert np.asarray(picture).std() > 0
     assert not [name for name in artifact.manifest.files if name.startswith("checkpoints/")]
