@@ -87,7 +87,8 @@ def _storage_refusal(error: BaseException) -> str | None:
     """One line for S3 credentials, buckets and endpoints that are wrong; None for anything else."""
     if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):
         return None
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    response = getattr(error, "response", None) or {}  # None where no answer came
+    code = response.get("Error", {}).get("Code", "")
     if code not in _REFUSALS and type(error).__name__ not in _UNREACHABLE:
         return None
     return (
