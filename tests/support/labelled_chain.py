@@ -79,8 +79,8 @@ def make_patches(site: Site, folder: Path, *, name: str = "toy") -> Artifact:
         tint = rng.normal(0, 8, size=3)
         for patch in range(PATCHES_PER_SLIDE):
             path = f"{slide}-{patch}.png"
-            coarse = rng.normal(0, 20, size=(PATCH_PX // 4, PATCH_PX // 4, 3))
-            noise = np.kron(coarse, np.ones((4, 4, 1)))  # structure that can be learned
+            coarse = rng.normal(0, 20, size=(PATCH_PX // 8, PATCH_PX // 8, 3))
+            noise = np.kron(coarse, np.ones((8, 8, 1)))  # structure that can be learned
             pixels = np.clip(colour + tint + noise, 0, 255).astype(np.uint8)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / path)

@@ -24,8 +24,8 @@ ARCHITECTURE = {
 }  # fmt: skip
 
 
-def train_config(**changes):
-    fit = {"steps": 30, "lr": 5.0e-3, "checkpoint_steps": 10, "warmup_steps": 3}
+def train_config(*, steps=30, **changes):
+    fit = {"steps": steps, "lr": 5.0e-3, "checkpoint_steps": 10, "warmup_steps": 3}
     mode = {
         "type": "train", "architecture": ARCHITECTURE, "loss": {"kl": 1.0e-3}, "crop_px": 16,
         "batch": 8, "max_patches": 100, "fit": fit,
@@ -60,7 +60,7 @@ def saved(tmp_path):
 
 
 def test_training_learns_and_reports(patches):
-    artifact = autoencoder(train_config(), patches)
+    artifact = autoencoder(train_config(steps=60), patches)
     network = load_autoencoder(artifact.path, device="cpu")
     contents = artifact.manifest.contents
     assert contents["encoder_sha256"] == network.encoder_sha256
