@@ -1,7 +1,7 @@
 """Where patches lie: the read plan at a wanted scale, the grid of a slide, the crops of an image.
 
-Scale is microns per pixel (mpp) only. A patch is read from the coarsest level that is fine enough
-and shrunk once; asking for more detail than there is is TOO_COARSE, never an enlargement.
+Scale is microns per pixel (mpp) only, in x and in y. A patch is read from the coarsest level that
+is fine enough and shrunk once; more detail than there is is TOO_COARSE, never an enlargement.
 """
 
 from dataclasses import dataclass
@@ -16,23 +16,37 @@ from histodiff.errors import SkipReason, SlideError
 
 MPP_TOLERANCE = 0.01
 """Largest relative difference between wanted and effective mpp."""
-ANISOTROPY_TOLERANCE = 0.02
-"""Largest relative difference between mpp in x and in y."""
 
 Fit = Literal["crop", "resize"]
 
 
+Phase = Literal["aligned", "origin"]
+
+
 @dataclass(frozen=True)
 class ReadPlan:
-    """How every patch of a slide is read."""
+    """How every patch of a slide is read. Width and height differ where mpp in x and y do."""
 
     level: int
-    read_px: int
-    """Side read, in pixels of ``level``."""
-    side: int
-    """The same side in level-0 pixels, rounded up."""
-    effective_mpp: float
+    read_width: int
+    read_height: int
+    """Size read, in pixels of ``level``."""
+    width: int
+    height: int
+    """The same in level-0 pixels, rounded up."""
+    effective_mpp_x: float
+    effective_mpp_y: float
     """Microns per pixel after shrinking to ``patch_px``."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the patches of a slide lie."""
+
+    corners: npt.NDArray[np.int64]
+    """Level-0 corners ``(n, 2)`` as (x, y), row by row."""
+    phase: Phase
+    """``aligned``: corners lie on the lattice of the slide's own tiles."""
 
 
 @dataclass(frozen=True)
@@ -45,58 +59,77 @@ class Region:
     effective_mpp: float | None
 
 
-def mean_mpp(mpp_x: float, mpp_y: float) -> float:
-    """Microns per pixel of a slide.
+def read_plan(
+    info: SlideInfo, *, slide_mpp: tuple[float, float], mpp: float, patch_px: int
+) -> ReadPlan:
+    """How to read patches of ``patch_px`` at ``mpp`` from a slide that has ``slide_mpp`` (x, y).
 
     Raises:
-        SlideError: MISSING_MPP: x and y differ too much for square patches.
+        SlideError: TOO_COARSE: the slide has less detail than is wanted. TOO_SMALL: so few pixels
+            cannot have the wanted scale to 1 %.
     """
-    if abs(mpp_x / mpp_y - 1) > ANISOTROPY_TOLERANCE:
-        raise SlideError(
-            SkipReason.MISSING_MPP,
-            f"mpp is {mpp_x:g} in x but {mpp_y:g} in y; give one mpp for the slide in `scale_csv`",
-        )
-    return float((mpp_x * mpp_y) ** 0.5)
+    _check_detail(max(slide_mpp), mpp)
+    coarsest = best_level(info.level_downsamples, mpp / max(slide_mpp))
+    own = info.level_downsamples
+    finer = sorted((k for k in range(len(own)) if own[k] <= own[coarsest]), key=lambda k: -own[k])
+    for level in finer:  # the coarsest has least to read; a finer one may be cut more exactly
+        plan = _plan_at(level, own[level], slide_mpp, mpp, patch_px)
+        if same_scale(plan.effective_mpp_x, mpp) and same_scale(plan.effective_mpp_y, mpp):
+            return plan
+    raise SlideError(
+        SkipReason.TOO_SMALL,
+        f"patches of {patch_px} px cannot be cut at {mpp:g} um/px to 1 % from"
+        f" {slide_mpp[0]:.4g} x {slide_mpp[1]:.4g}; raise patch_px",
+    )
 
 
-def read_plan(info: SlideInfo, *, slide_mpp: float, mpp: float, patch_px: int) -> ReadPlan:
-    """How to read patches of ``patch_px`` at ``mpp`` from a slide that has ``slide_mpp``.
-
-    Raises:
-        SlideError: TOO_COARSE: the slide has less detail than is wanted.
-    """
-    downsample = mpp / slide_mpp
-    _check_detail(slide_mpp, mpp)
-    level = best_level(info.level_downsamples, downsample)
-    own = info.level_downsamples[level]
-    read_px = max(patch_px, round(patch_px * downsample / own))
+def _plan_at(
+    level: int, own: float, slide_mpp: tuple[float, float], mpp: float, patch_px: int
+) -> ReadPlan:
+    read_width, read_height = (
+        max(patch_px, round(patch_px * mpp / (each * own))) for each in slide_mpp
+    )
     return ReadPlan(
         level=level,
-        read_px=read_px,
-        side=int(np.ceil(read_px * own - 1e-6)),
-        effective_mpp=slide_mpp * own * read_px / patch_px,
+        read_width=read_width,
+        read_height=read_height,
+        width=int(np.ceil(read_width * own - 1e-6)),
+        height=int(np.ceil(read_height * own - 1e-6)),
+        effective_mpp_x=slide_mpp[0] * own * read_width / patch_px,
+        effective_mpp_y=slide_mpp[1] * own * read_height / patch_px,
     )
 
 
 def slide_grid(
-    info: SlideInfo, plan: ReadPlan, *, patch_px: int, stride_px: int
-) -> npt.NDArray[np.int64]:
-    """Level-0 corners ``(n, 2)`` of all whole patches inside the scanned bounds, row by row.
+    info: SlideInfo, plan: ReadPlan, *, patch_px: int, stride_px: int, phase: Phase
+) -> Grid:
+    """All whole patches inside the scanned bounds.
+
+    With ``phase: aligned`` the grid starts on the lattice of the slide's tiles where its step fits
+    them (a multiple or a divisor of the tile), so that no tile is decoded for a sliver of a patch.
 
     Raises:
         SlideError: TOO_SMALL: not one patch fits.
     """
-    step = plan.read_px * info.level_downsamples[plan.level] * stride_px / patch_px
-    xs = _starts(info.bounds_width, plan.side, step) + info.bounds_x
-    ys = _starts(info.bounds_height, plan.side, step) + info.bounds_y
+    own = info.level_downsamples[plan.level]
+    tile = info.level_tiles[plan.level]
+    step = (plan.read_width * stride_px / patch_px, plan.read_height * stride_px / patch_px)
+    aligned = phase == "aligned" and tile is not None and all(map(_fits, step, tile))
+    lattice = step if aligned else (0.0, 0.0)
+    xs = _starts(info.bounds_x / own, info.bounds_width / own, plan.read_width, step[0], lattice[0])
+    ys = _starts(
+        info.bounds_y / own, info.bounds_height / own, plan.read_height, step[1], lattice[1]
+    )
     if not len(xs) or not len(ys):
         raise SlideError(
             SkipReason.TOO_SMALL,
-            f"{info.bounds_width}x{info.bounds_height} px hold no patch of {plan.side} px;"
-            " lower patch_px or mpp",
+            f"{info.bounds_width}x{info.bounds_height} px hold no patch of"
+            f" {plan.width}x{plan.height} px; lower patch_px or mpp",
         )
     grid_y, grid_x = np.meshgrid(ys, xs, indexing="ij")
-    return np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)
+    level_corners = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)
+    corners = np.round(level_corners * own).astype(np.int64)
+    return Grid(corners, "aligned" if aligned else "origin")
 
 
 def image_regions(
@@ -163,6 +196,23 @@ def _central_square(width: int, height: int, image_mpp: float | None, patch_px: 
     return Region((width - side) // 2, (height - side) // 2, side, effective)
 
 
-def _starts(length: int, side: int, step: float) -> npt.NDArray[np.int64]:
-    count = int((length - side) // step) + 1 if length >= side else 0
-    return np.round(np.arange(count) * step).astype(np.int64)
+def _fits(step: float, tile: int) -> bool:
+    """Whether a grid of ``step`` can lie on a lattice of ``tile``."""
+    whole = step == round(step)
+    return whole and (step % tile == 0 or tile % step == 0)
+
+
+def _starts(
+    low: float, length: float, side: int, step: float, lattice: float
+) -> npt.NDArray[np.int64]:
+    """Corners along one axis, in pixels of the level: whole sides between low and low + length.
+
+    The first is the first whole pixel inside, or the first multiple of ``lattice`` if that is not
+    zero.
+    """
+    first = np.ceil(low - 1e-6)
+    if lattice:
+        first = np.ceil(low / lattice - 1e-6) * lattice
+    room = low + length - first - side
+    count = int((room + 1e-6) // step) + 1 if room >= -1e-6 else 0
+    return np.asarray(first + np.round(np.arange(count) * step), dtype=np.int64)

@@ -1,6 +1,6 @@
 """Plain images and the TIFFs that OpenSlide refuses (OME-TIFF), decoded level by level."""
 
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +8,10 @@ import numpy.typing as npt
 import PIL
 import tifffile
 
+from histodiff.data_prep.slides.ome import ome_scale
 from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes
-from histodiff.data_prep.slides.readers import SlideInfo
+from histodiff.data_prep.slides.readers import Box, SlideInfo
 from histodiff.errors import SkipReason, SlideError
-
-_MICRONS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 class ImageReader:
@@ -36,6 +35,15 @@ class ImageReader:
     @property
     def resident_bytes(self) -> int:
         return sum(level.nbytes for level in self._levels.values())
+
+    def exact_at(self, level: int) -> bool:
+        """Always: there is one way to read these."""
+        del level
+        return True
+
+    def prepare(self, boxes: Sequence[Box]) -> None:
+        """Nothing: whole levels are in memory."""
+        del boxes
 
     def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         pixels = self._level(level)
@@ -68,7 +76,7 @@ class ImageReader:
                 downsamples = tuple(
                     (width / level.shape[1] + height / level.shape[0]) / 2 for level in levels
                 )
-                scale = _ome_scale(tiff.ome_metadata)
+                scale = ome_scale(tiff.ome_metadata)
         except SlideError:
             raise
         except Exception as error:  # tifffile raises what it likes on broken files
@@ -109,7 +117,9 @@ def _slide_info(
         level_downsamples=downsamples,
         mpp_x=scale[0] if scale else None,
         mpp_y=scale[1] if scale else None,
-        mpp_source="ome" if scale else "none",
+        mpp_source="ome.PhysicalSizeX" if scale else "none",
+        objective_power=None,
+        level_tiles=(None,) * len(downsamples),
         bounds_x=0,
         bounds_y=0,
         bounds_width=width,
@@ -129,26 +139,3 @@ def _check_rgb(name: str, level: tifffile.TiffPageSeries) -> None:
             f"{name}: {shape[1]}x{shape[0]} px is too large to decode whole;"
             " convert it to a tiled pyramidal TIFF",
         )
-
-
-def _ome_scale(metadata: str | None) -> tuple[float, float] | None:
-    """Microns per pixel (x, y) of the first image of OME-XML, or None."""
-    if not metadata:
-        return None
-    pixels = next(
-        (node for node in ElementTree.fromstring(metadata).iter() if node.tag.endswith("}Pixels")),
-        None,
-    )
-    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
-        return None
-    x = _microns(pixels.attrib["PhysicalSizeX"], pixels.attrib.get("PhysicalSizeXUnit", "um"))
-    y = _microns(
-        pixels.attrib.get("PhysicalSizeY", pixels.attrib["PhysicalSizeX"]),
-        pixels.attrib.get("PhysicalSizeYUnit", "um"),
-    )
-    return (x, y) if x and y else None
-
-
-def _microns(number: str, unit: str) -> float | None:
-    factor = _MICRONS.get(unit)
-    return float(number) * factor if factor and float(number) > 0 else None

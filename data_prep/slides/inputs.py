@@ -42,6 +42,8 @@ class SlideInput:
     """Scale from the config or the scale CSV."""
     mpp_is_default: bool
     """Whether ``given_mpp`` stands back behind the slide's own scale."""
+    mpp_from: str
+    """Where ``given_mpp`` is from: ``config``, ``scale_csv`` or ``none``."""
     content_hash: str = ""
 
 
@@ -142,7 +144,8 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
             f"{where}.path: {root} has no slides named '{source.pattern}'"
             f" ({', '.join(SLIDE_SUFFIXES)}); set `pattern`, or `recursive: true`"
         )
-    scales = dict(source.scale) | _scales(source, data, where)
+    listed = _scales(source, data, where)
+    scales = dict(source.scale) | listed
     about = _about_slides(source, data, where)
     single = _is_file(root)
     found = []
@@ -151,6 +154,7 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
         keys = (source.prefix + stem, stem, PurePosixPath(name).name)
         row = next((about[key] for key in keys if key in about), {})
         given = next((scales[key] for key in keys if key in scales), None)
+        mpp_from = "scale_csv" if any(key in listed for key in keys) else "config"
         slide_id = source.prefix + stem
         default = scales.get(_EVERY_OTHER) if given is None else None
         found.append(
@@ -163,6 +167,7 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
                 size_bytes=size,
                 given_mpp=_pair(given if given is not None else default),
                 mpp_is_default=given is None,
+                mpp_from=mpp_from,
             )
         )
     return found

@@ -1,15 +1,29 @@
 """Whole-slide formats through OpenSlide."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import openslide
 from PIL import Image
 
 from histodiff.data_prep.slides.pixels import PLAIN_SUFFIXES
-from histodiff.data_prep.slides.readers import SlideInfo
+from histodiff.data_prep.slides.readers import Box, Pixels, SlideInfo
 from histodiff.errors import SkipReason, SlideError
+
+NAME = "openslide"
+_SCALE_KEYS = {
+    "aperio": "MPP",
+    "dicom": "PixelSpacing",
+    "generic-tiff": "XResolution",
+    "hamamatsu": "XResolution",
+    "leica": "XResolution",
+    "mirax": "MICROMETER_PER_PIXEL_X",
+    "philips-tiff": "DICOM_PIXEL_SPACING",
+    "ventana": "ScanRes",
+    "zeiss": "Scaling",
+}
+"""Where OpenSlide has the scale from, by vendor; what is not listed is named after OpenSlide."""
 
 
 class OpenSlideReader:
@@ -20,11 +34,8 @@ class OpenSlideReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._name = path.name
-        try:
-            self._slide = openslide.OpenSlide(str(path))
-        except openslide.OpenSlideError as error:
-            raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {_line(error)}") from error
+        self._path = path
+        self._slide = self._opened()
         self._info = _info(self._slide)
         colour = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(bytes.fromhex(colour))
@@ -48,11 +59,23 @@ class OpenSlideReader:
         """Zero: OpenSlide's own tile cache is bounded and small."""
         return 0
 
-    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+    def exact_at(self, level: int) -> bool:
+        """Always: these are OpenSlide's pixels."""
+        del level
+        return True
+
+    def prepare(self, boxes: Sequence[Box]) -> None:
+        """Nothing: OpenSlide reads what it needs itself."""
+        del boxes
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
         try:
             region = self._slide.read_region((x, y), level, (width, height))
         except openslide.OpenSlideError as error:
-            raise SlideError(SkipReason.UNREADABLE, f"{self._name}: {_line(error)}") from error
+            # after one damaged tile OpenSlide refuses everything: the others need a new handle
+            self._slide.close()
+            self._slide = self._opened()
+            raise SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {_line(error)}") from error
         rgba = np.asarray(region)
         if (rgba[..., 3] == 255).all():
             return np.ascontiguousarray(rgba[..., :3])
@@ -62,13 +85,19 @@ class OpenSlideReader:
     def close(self) -> None:
         self._slide.close()
 
+    def _opened(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(str(self._path))
+        except openslide.OpenSlideError as error:
+            raise SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {_line(error)}") from error
+
 
 def _info(slide: openslide.OpenSlide) -> SlideInfo:
     properties = slide.properties
     width, height = slide.dimensions
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-    mpp_x = _scale(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    mpp_y = _scale(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
     known = mpp_x is not None and mpp_y is not None
     return SlideInfo(
         vendor=vendor,
@@ -77,23 +106,31 @@ def _info(slide: openslide.OpenSlide) -> SlideInfo:
         level_downsamples=tuple(slide.level_downsamples),
         mpp_x=mpp_x if known else None,
         mpp_y=mpp_y if known else None,
-        mpp_source=f"openslide:{vendor}" if known else "none",
+        mpp_source=f"{vendor}.{_SCALE_KEYS.get(vendor, 'openslide.mpp-x')}" if known else "none",
+        objective_power=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        level_tiles=tuple(_tile(properties, level) for level in range(slide.level_count)),
         bounds_x=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
         bounds_y=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)),
         bounds_width=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, width)),
         bounds_height=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, height)),
-        reader="openslide",
+        reader=NAME,
         reader_version=f"{openslide.__library_version__}/{openslide.__version__}",
     )
 
 
-def _scale(text: str | None) -> float | None:
-    """A positive number of microns per pixel, or None."""
+def _number(text: str | None) -> float | None:
+    """A positive number, or None."""
     try:
         value = float(text) if text is not None else 0.0
     except ValueError:
         return None
     return value if value > 0 else None
+
+
+def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int] | None:
+    width = _number(properties.get(f"openslide.level[{level}].tile-width"))
+    height = _number(properties.get(f"openslide.level[{level}].tile-height"))
+    return (int(width), int(height)) if width and height else None
 
 
 def _line(error: Exception) -> str:

@@ -12,30 +12,43 @@ from histodiff.data_prep.slides.tissue import SlideMask
 
 OVERLAY_SIDE_PX = 1024
 SHEET_COLUMNS, SHEET_ROWS, SHEET_CELL_PX = 8, 4, 128
-_PATCH_RGB, _TISSUE_RGB, _ARTEFACT_RGB = (20, 90, 200), (30, 150, 60), (240, 190, 0)
+_PATCH_RGB, _REJECTED_RGB = (20, 90, 200), (200, 40, 30)
+_TISSUE_RGB, _ARTEFACT_RGB, _UNREADABLE_RGB = (30, 150, 60), (240, 190, 0), (200, 40, 30)
 
 
 def overlay_png(
-    picture: Thumbnail, mask: SlideMask, corners: npt.NDArray[np.int64], *, side: int
+    picture: Thumbnail,
+    mask: SlideMask,
+    *,
+    corners: npt.NDArray[np.int64],
+    rejected: npt.NDArray[np.int64],
+    width: int,
+    height: int,
 ) -> bytes:
-    """The slide with its tissue outlined, artefacts yellow, and every patch as a rectangle; PNG.
+    """The slide with its tissue outlined in green, artefacts yellow, damage red; PNG.
+
+    Patches are blue rectangles; tissue that a rule of quality left out is red.
 
     Args:
         picture: The slide at low resolution.
         mask: Masks of the same picture.
         corners: Level-0 corners ``(n, 2)`` of the patches that were taken.
-        side: Side of a patch in level-0 pixels.
+        rejected: Corners of those that were left out.
+        width: Width of a patch in level-0 pixels.
+        height: Height of a patch in level-0 pixels.
     """
     painted = picture.pixels.copy()
     painted[mask.artefact] = (painted[mask.artefact] + np.array(_ARTEFACT_RGB)) // 2
     painted[_outline(mask.tissue)] = _TISSUE_RGB
+    painted[picture.unreadable] = _UNREADABLE_RGB
     image = Image.fromarray(painted)
     factor = min(1.0, OVERLAY_SIDE_PX / max(image.size))
     image = image.resize([max(1, round(length * factor)) for length in image.size])
     draw = ImageDraw.Draw(image)
     scale = factor / picture.downsample
-    for x, y in (corners - [picture.x, picture.y]) * scale:
-        draw.rectangle((x, y, x + side * scale, y + side * scale), outline=_PATCH_RGB)
+    for places, colour in ((rejected, _REJECTED_RGB), (corners, _PATCH_RGB)):
+        for x, y in (places - [picture.x, picture.y]) * scale:
+            draw.rectangle((x, y, x + width * scale, y + height * scale), outline=colour)
     return _png(image)
 
 

@@ -3,6 +3,7 @@
 import io
 from pathlib import PurePosixPath
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
@@ -23,8 +24,8 @@ IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".tif", ".tiff", ".bmp", ".webp")
 READER_VERSION = PIL.__version__
 """Version of what decodes images."""
 
+cv2.setNumThreads(1)  # there is a process for every core already
 Image.MAX_IMAGE_PIXELS = None  # our own limit, which ends in a reason instead of a warning
-_FILTERS = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}
 _COLOUR_MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")
 
 
@@ -69,12 +70,20 @@ def decode_bytes(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
 def shrunk(
     pixels: npt.NDArray[np.uint8], side_px: int, resample: Resample
 ) -> npt.NDArray[np.uint8]:
-    """``pixels`` (square, not smaller than ``side_px``) at ``side_px``; untouched at that size."""
-    assert pixels.shape[0] >= side_px, "patches are never enlarged"
-    if pixels.shape[0] == side_px:
+    """``pixels`` ``(H, W, 3)``, neither side below ``side_px``, as a square of ``side_px``.
+
+    ``box`` averages areas, parts of pixels by their part; ``lanczos`` keeps more detail and rings.
+    """
+    height, width = pixels.shape[:2]
+    assert min(height, width) >= side_px, "patches are never enlarged"
+    if (height, width) == (side_px, side_px):
         return pixels
+    if resample == "box":
+        return np.asarray(
+            cv2.resize(pixels, (side_px, side_px), interpolation=cv2.INTER_AREA), dtype=np.uint8
+        )
     image = Image.fromarray(pixels)
-    return np.asarray(image.resize((side_px, side_px), _FILTERS[resample]))
+    return np.asarray(image.resize((side_px, side_px), Image.Resampling.LANCZOS))
 
 
 def resized(pixels: npt.NDArray[np.uint8], *, width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -1,10 +1,13 @@
 """What every slide reader offers. All coordinates are level-0 pixels in OpenSlide's frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class SlideInfo:
     mpp_x: float | None
     mpp_y: float | None
     mpp_source: str
-    """Where the scale is from, ``none`` when there is none."""
+    """Where the scale is from (``aperio.MPP``), ``none`` when there is none."""
+    objective_power: float | None
+    """The objective that the file names, such as 20; never used as a scale."""
+    level_tiles: tuple[tuple[int, int] | None, ...]
+    """Width and height of the stored tiles of each level in its pixels; None: not tiled."""
     bounds_x: int
     bounds_y: int
     bounds_width: int
@@ -29,8 +36,18 @@ class SlideInfo:
     reader_version: str
 
 
+class Box(NamedTuple):
+    """A region: corner in level-0 pixels, size in pixels of ``level``."""
+
+    x: int
+    y: int
+    level: int
+    width: int
+    height: int
+
+
 class SlideReader(Protocol):
-    """One open slide."""
+    """One open slide. Opened in the process that reads it, never before a fork."""
 
     @property
     def info(self) -> SlideInfo:
@@ -40,7 +57,17 @@ class SlideReader(Protocol):
     def resident_bytes(self) -> int:
         """Pixels held in memory."""
 
-    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+    def exact_at(self, level: int) -> bool:
+        """Whether regions of ``level`` have the pixels that OpenSlide gives, to the bit."""
+
+    def prepare(self, boxes: Sequence[Box]) -> None:
+        """Announces regions that will be read next: their bytes may be fetched together.
+
+        Raises:
+            SlideError: UNREADABLE: the bytes cannot be fetched.
+        """
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
         """A region: corner in level-0 pixels, size in pixels of ``level``; uint8 ``(H, W, 3)``.
 
         Raises:

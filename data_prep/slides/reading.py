@@ -1,26 +1,34 @@
 """Pixels of patches: a ``Reader`` over a PatchIndex, for slides and patch sets alike.
 
-Slides are opened when first needed and a few stay open. Rows are read slide by slide, whatever
-order they are asked for in. What was read is shrunk once to ``patch_px`` with the index's filter. A
-row that cannot be read becomes a failure in the block, never a blank patch.
+Slides are opened when first needed, by the reader that tiled them, and a few stay open. Rows are
+read slide by slide, whatever order they are asked for in, and the bytes of neighbours are fetched
+together. What was read is shrunk once to ``patch_px`` with the index's filter. A row that cannot be
+read becomes a failure in the block, never a blank patch.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at, was_tile_by_tile
+from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
 from histodiff.data_prep.slides.pixels import decode_image, shrunk
+from histodiff.data_prep.slides.readers import Box
+from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import SkipReason, SlideError
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath, storage_path
 
 MAX_OPEN_SLIDES = 8
 MAX_RESIDENT_BYTES = 2**30
+MAX_TOGETHER = 64
+"""Patches of a slide whose bytes are fetched together."""
+
+Row = dict[str, Any]
 
 
 class PatchReader:
@@ -28,9 +36,10 @@ class PatchReader:
 
     def __init__(self, index: PatchIndex) -> None:
         self._index = index
-        self._urls = dict(
-            zip(index.slides["slide_id"].to_pylist(), index.slides["url"].to_pylist(), strict=True)
-        )
+        columns = ("url", "size_bytes", "reader")
+        self._slides = {
+            row["slide_id"]: row for row in index.slides.select(["slide_id", *columns]).to_pylist()
+        }
         self._open: OrderedDict[str, OpenedSlide] = OrderedDict()
         self._image: tuple[str, npt.NDArray[np.uint8]] | None = None
 
@@ -44,11 +53,17 @@ class PatchReader:
         side = self._index.patch_px
         pixels = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
         failures: dict[int, str] = {}
-        for position in sorted(range(len(rows)), key=lambda number: _read_order(rows[number])):
+        for positions in _together(rows):
             try:
-                pixels[position] = self._patch(rows[position])
+                self._prepare([rows[position] for position in positions])
             except SlideError as error:
-                failures[position] = str(error)
+                failures |= dict.fromkeys(positions, str(error))
+                continue
+            for position in positions:
+                try:
+                    pixels[position] = self._patch(rows[position])
+                except SlideError as error:
+                    failures[position] = str(error)
         return PixelBlock(np.arange(len(rows), dtype=np.int64), pixels, failures)
 
     def close(self) -> None:
@@ -60,19 +75,23 @@ class PatchReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict(), "_image": None}
 
-    def _patch(self, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
-        x, y, side = row["x"], row["y"], row["read_px"]
+    def _prepare(self, rows: Sequence[Row]) -> None:
+        if not rows[0]["path"]:
+            self._slide(rows[0]["slide_id"]).reader.prepare([_box(row) for row in rows])
+
+    def _patch(self, row: Row) -> npt.NDArray[np.uint8]:
+        x, y, width, height = row["x"], row["y"], row["read_width"], row["read_height"]
         if row["path"]:
-            region = self._decoded(row)[y : y + side, x : x + side]
+            region = self._decoded(row)[y : y + height, x : x + width]
         else:
             slide = self._slide(row["slide_id"])
-            region = slide.reader.read(x, y, level=row["level"], width=side, height=side)
-        if region.shape[:2] != (side, side):
+            region = slide.reader.read(x, y, level=row["level"], width=width, height=height)
+        if region.shape[:2] != (height, width):
             raise SlideError(SkipReason.UNREADABLE, f"{row['slide_id']}: smaller than when tiled")
         return shrunk(region, self._index.patch_px, self._index.resample)
 
-    def _decoded(self, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
-        path: StoragePath = storage_path(self._urls[row["slide_id"]]) / row["path"]
+    def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
+        path: StoragePath = storage_path(self._slides[row["slide_id"]]["url"]) / row["path"]
         if self._image is None or self._image[0] != str(path):
             self._image = (str(path), decode_image(path))
         return self._image[1]
@@ -81,17 +100,62 @@ class PatchReader:
         if slide_id in self._open:
             self._open.move_to_end(slide_id)
             return self._open[slide_id]
-        slide = open_slide_at(storage_path(self._urls[slide_id]))
-        self._open[slide_id] = slide
+        slide = self._open[slide_id] = self._opened(self._slides[slide_id])
         while len(self._open) > 1 and (
             len(self._open) > MAX_OPEN_SLIDES or self._resident_bytes() > MAX_RESIDENT_BYTES
         ):
             self._open.popitem(last=False)[1].close()
         return slide
 
+    def _opened(self, slide: Row) -> OpenedSlide:
+        path = storage_path(slide["url"])
+        _check_unchanged(path, slide["size_bytes"])
+        tile_by_tile = was_tile_by_tile(slide["reader"])
+        index = self._tile_index(slide["slide_id"]) if tile_by_tile else None
+        return open_slide_at(path, tile_by_tile=tile_by_tile, index=index)
+
+    def _tile_index(self, slide_id: str) -> TiffIndex | None:
+        """The index of tiles that was saved when the slide was tiled."""
+        if self._index.folder is None:
+            return None
+        path = self._index.folder / "tiles" / f"{file_name_of(slide_id)}.parquet"
+        return TiffIndex.from_bytes(path.read_bytes())
+
     def _resident_bytes(self) -> int:
         return sum(slide.reader.resident_bytes for slide in self._open.values())
 
 
-def _read_order(row: dict[str, Any]) -> tuple[str, str, int, int, int]:
+def _together(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """Positions of rows in reading order, cut into groups of one slide."""
+    order = sorted(range(len(rows)), key=lambda position: _read_order(rows[position]))
+    for _, same in groupby(order, key=lambda position: rows[position]["slide_id"]):
+        positions = list(same)
+        for start in range(0, len(positions), MAX_TOGETHER):
+            yield positions[start : start + MAX_TOGETHER]
+
+
+def _box(row: Row) -> Box:
+    return Box(row["x"], row["y"], row["level"], row["read_width"], row["read_height"])
+
+
+def _check_unchanged(path: StoragePath, size_bytes: int | None) -> None:
+    """Whether a slide is what it was when it was tiled.
+
+    Raises:
+        SlideError: UNREADABLE: it has vanished, or has another size.
+    """
+    if size_bytes is None:
+        return
+    try:
+        found = path.stat().st_size
+    except (FileNotFoundError, PermissionError) as error:
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
+    if found != size_bytes:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{path.name}: has {found} bytes, and had {size_bytes} when it was tiled; tile again",
+        )
+
+
+def _read_order(row: Row) -> tuple[str, str, int, int, int]:
     return (row["slide_id"], row["path"], row["level"], row["y"], row["x"])

@@ -5,7 +5,7 @@ that is added later hardly moves the others, and no draw depends on the order of
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -176,17 +176,16 @@ def assert_disjoint(rows: Any, first: str, second: str) -> None:
             )
 
 
-def majority_label(labels: Sequence[str | None]) -> str | None:
-    """The most frequent label, the first in the alphabet among equals; None when unlabelled."""
-    counts = Counter(label for label in labels if label is not None)
-    return min(counts, key=lambda label: (-counts[label], label)) if counts else None
+def majority_label(counts: Mapping[str, int]) -> str:
+    """The most frequent label, the first in the alphabet among equals."""
+    return min(counts, key=lambda label: (-counts[label], label))
 
 
 def _group_labels(group_of: Mapping[str, str], labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    by_group: defaultdict[str, list[str | None]] = defaultdict(list)
+    by_group: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for slide, group in group_of.items():
-        by_group[group].append(labels.get(slide))
-    return [(group, majority_label(found) or "") for group, found in by_group.items()]
+        by_group[group].update([labels[slide]] if slide in labels else [])
+    return [(group, majority_label(found) if found else "") for group, found in by_group.items()]
 
 
 def _split_counts(num_groups: int, config: SplitConfig) -> tuple[int, int]:

@@ -1,15 +1,21 @@
-"""A small picture of a whole slide, read block by block so that memory stays bounded."""
+"""A small picture of a whole slide, read block by block so that memory stays bounded.
 
+A part that cannot be decoded is marked and left white; the rest of the slide is not lost with it.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from histodiff.data_prep.slides.pixels import resized
-from histodiff.data_prep.slides.readers import SlideReader
+from histodiff.data_prep.slides.readers import Box, Pixels, SlideReader
+from histodiff.errors import SlideError
 
 MAX_SIDE_PX = 4096
 _BLOCK_PX = 512
+_SMALL_BLOCK_PX = 16
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Thumbnail:
     """Level-0 corner of the picture."""
     downsample: float
     """Level-0 pixels per pixel of the picture."""
+    unreadable: npt.NDArray[np.bool_]
+    """Where the slide could not be decoded, boolean ``(H, W)``, to some pixels."""
 
 
 def thumbnail(
@@ -35,12 +43,38 @@ def thumbnail(
     width = max(1, int(info.bounds_width / downsample))
     height = max(1, int(info.bounds_height / downsample))
     level = best_level(info.level_downsamples, downsample)
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
-    for top in range(0, height, _BLOCK_PX):
-        for left in range(0, width, _BLOCK_PX):
-            block = pixels[top : top + _BLOCK_PX, left : left + _BLOCK_PX]
-            block[:] = _block(reader, block.shape[:2], left, top, level, downsample)
-    return Thumbnail(pixels, info.bounds_x, info.bounds_y, downsample)
+    picture = Thumbnail(
+        np.full((height, width, 3), 255, dtype=np.uint8),
+        info.bounds_x,
+        info.bounds_y,
+        downsample,
+        np.zeros((height, width), dtype=np.bool_),
+    )
+    for top, left in _corners(0, 0, height, width, _BLOCK_PX):
+        _fill(picture, reader, level, top, left, _BLOCK_PX)
+    return picture
+
+
+def _fill(
+    picture: Thumbnail, reader: SlideReader, level: int, top: int, left: int, side: int
+) -> None:
+    """Reads one block of the picture; one that is damaged in small pieces."""
+    block = picture.pixels[top : top + side, left : left + side]
+    try:
+        block[:] = _block(reader, block.shape[:2], left, top, level, picture.downsample)
+    except SlideError:
+        if side == _SMALL_BLOCK_PX:
+            picture.unreadable[top : top + side, left : left + side] = True
+            return
+        height, width = block.shape[:2]
+        for small_top, small_left in _corners(top, left, height, width, _SMALL_BLOCK_PX):
+            _fill(picture, reader, level, small_top, small_left, _SMALL_BLOCK_PX)
+
+
+def _corners(top: int, left: int, height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
+    for down in range(top, top + height, side):
+        for right in range(left, left + width, side):
+            yield down, right
 
 
 def best_level(level_downsamples: tuple[float, ...], downsample: float) -> int:
@@ -53,15 +87,17 @@ def best_level(level_downsamples: tuple[float, ...], downsample: float) -> int:
 
 def _block(
     reader: SlideReader, shape: tuple[int, ...], left: int, top: int, level: int, downsample: float
-) -> npt.NDArray[np.uint8]:
+) -> Pixels:
     height, width = shape
     info = reader.info
     scale = downsample / info.level_downsamples[level]
-    region = reader.read(
-        info.bounds_x + round(left * downsample),
-        info.bounds_y + round(top * downsample),
+    box = Box(
+        x=info.bounds_x + round(left * downsample),
+        y=info.bounds_y + round(top * downsample),
         level=level,
         width=max(1, round(width * scale)),
         height=max(1, round(height * scale)),
     )
+    reader.prepare([box])
+    region = reader.read(box.x, box.y, level=level, width=box.width, height=box.height)
     return resized(region, width=width, height=height)

@@ -1,74 +1,41 @@
 """The tile worker: one slide, or one part of a patch set -> rows of the PatchIndex.
 
 A unit that cannot be used is a record with a reason, never an exception. The worker writes the
-overlay picture and commits the unit to the ledger: its patches as Parquet first, then the JSON that
+pictures of the unit and commits it to the ledger: its patches as Parquet first, then the JSON that
 says it is done. Running a unit again gives the same files.
 """
 
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
-from histodiff.data_prep.slides.geometry import (
-    Region,
-    image_regions,
-    mean_mpp,
-    read_plan,
-    same_scale,
-    slide_grid,
-)
+from histodiff.data_prep.slides.geometry import Region, image_regions, same_scale
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
-from histodiff.data_prep.slides.opening import open_slide_at
-from histodiff.data_prep.slides.overlay import (
-    SHEET_COLUMNS,
-    SHEET_ROWS,
-    contact_sheet,
-    overlay_png,
+from histodiff.data_prep.slides.overlay import SHEET_COLUMNS, SHEET_ROWS, contact_sheet
+from histodiff.data_prep.slides.patch_index import (
+    PATCHES_SCHEMA,
+    REJECTED_SCHEMA,
+    file_name_of,
+    table_bytes,
+    table_from_rows,
 )
-from histodiff.data_prep.slides.patch_index import PATCHES_SCHEMA, table_bytes, table_from_rows
 from histodiff.data_prep.slides.pixels import decode_image, resized
-from histodiff.data_prep.slides.readers import SlideReader
-from histodiff.data_prep.slides.thumbnails import Thumbnail, thumbnail
-from histodiff.data_prep.slides.tissue import (
-    TissueConfig,
-    slide_mask,
-    square_fractions,
-    tissue_colour,
-)
-from histodiff.data_prep.stages.tile_rows import (
-    Row,
-    image_patches,
-    info_columns,
-    scale_columns,
-    set_rows,
-    slide_patches,
-    slide_row,
-)
+from histodiff.data_prep.slides.tissue import tissue_colour
+from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
+from histodiff.data_prep.stages.tile_rows import Row, image_patches, set_rows, slide_row
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, storage_path, write_bytes
 
 TileUnit = SlideInput | ImageSet
 _SMALL_PX = 32
-
-
-@dataclass(frozen=True)
-class TileRules:
-    """What decides the patches of every unit."""
-
-    mpp: float | None
-    """Wanted microns per pixel, None for any."""
-    patch_px: int
-    stride_px: int
-    tissue: TissueConfig
-    allow_unknown_mpp: bool
-    """Whether patches of unknown or other scale may stay."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +45,39 @@ class TileRecord:
     slides: tuple[Row, ...]
     """Rows of the table of slides; of a patch set, they cover the images of this unit only."""
     num_patches: int
+    labels: dict[str, dict[str, int]]
+    """Patches by label, by slide."""
+    splits: dict[str, str]
+    """Splits that the data set itself states, by slide."""
+    at_scale: bool
+    """Whether every patch has the wanted scale."""
     issues: tuple[UnitIssue, ...]
-    """Slides or images that gave nothing."""
+    """Slides or images that gave nothing, or not all."""
 
 
 def unit_name(unit: TileUnit) -> str:
     """Name of the unit's files in the ledger."""
     if isinstance(unit, ImageSet):
         return unit.name
-    return "slide-" + unit.slide_id.replace("/", "_")
+    return "slide-" + file_name_of(unit.slide_id)
 
 
-def read_record(ledger: StoragePath, name: str) -> tuple[TileRecord, Any]:
-    """A committed unit: its record and the table of its patches."""
+def read_record(ledger: StoragePath, name: str) -> TileRecord:
+    """The record of a committed unit."""
     found = json.loads((ledger / f"{name}.json").read_bytes())
-    record = TileRecord(
+    return TileRecord(
         slides=tuple(found["slides"]),
         num_patches=found["num_patches"],
+        labels=found["labels"],
+        splits=found["splits"],
+        at_scale=found["at_scale"],
         issues=tuple(UnitIssue(**issue) for issue in found["issues"]),
     )
-    return record, pq.read_table(io.BytesIO((ledger / f"{name}.parquet").read_bytes()))
+
+
+def read_unit_patches(ledger: StoragePath, name: str) -> Any:
+    """Table of the patches of a committed unit, `REJECTED_SCHEMA`."""
+    return pq.read_table(io.BytesIO((ledger / f"{name}.parquet").read_bytes()))
 
 
 @dataclass(frozen=True)
@@ -114,58 +94,44 @@ class TileWorker:
         else:
             record, patches = self._slide(unit)
         target = self.path / "ledger" / unit_name(unit)
-        table = table_from_rows(patches, PATCHES_SCHEMA)
-        write_bytes(target.with_name(f"{target.name}.parquet"), table_bytes(table))
+        write_bytes(target.with_name(f"{target.name}.parquet"), table_bytes(patches))
         committed = {
             "slides": record.slides,
             "num_patches": record.num_patches,
+            "labels": record.labels,
+            "splits": record.splits,
+            "at_scale": record.at_scale,
             "issues": [issue.model_dump() for issue in record.issues],
         }
         write_bytes(target.with_name(f"{target.name}.json"), json.dumps(committed).encode())
         return record
 
-    def _slide(self, unit: SlideInput) -> tuple[TileRecord, list[Row]]:
-        row = slide_row(unit)
-        patches: list[Row] = []
-        issues: tuple[UnitIssue, ...] = ()
+    def _slide(self, unit: SlideInput) -> tuple[TileRecord, Any]:
+        findings = SlideFindings(slide_row(unit))
+        issues: list[UnitIssue] = []
         try:
-            opened = open_slide_at(storage_path(unit.url))
-            try:
-                row |= info_columns(opened.reader.info)
-                row |= scale_columns(unit, opened.reader.info)
-                patches = self._slide_patches(
-                    unit, opened.reader, mean_mpp(row["mpp_x"], row["mpp_y"])
-                )
-            finally:
-                opened.close()
+            tile_slide(unit, self.rules, findings)
         except SlideError as error:
-            row |= {"status": str(error.reason), "reason": error.detail}
-            issues = (_issue(unit.slide_id, error),)
-        row["num_patches"] = len(patches)
-        return TileRecord((row,), len(patches), issues), patches
+            findings.row |= {"status": str(error.reason), "reason": error.detail}
+            issues.append(_issue(unit.slide_id, error))
+        self._write_files(unit, findings)
+        issues += _damage(findings.row)
+        patches = findings.patches
+        if patches is None:
+            patches = REJECTED_SCHEMA.empty_table()
+        count = findings.row["num_patches"]
+        labels = {unit.slide_id: {unit.label: count}} if unit.label is not None else {}
+        record = TileRecord((findings.row,), count, labels, {}, True, tuple(issues))
+        return record, patches
 
-    def _slide_patches(self, unit: SlideInput, reader: SlideReader, slide_mpp: float) -> list[Row]:
-        rules, info = self.rules, reader.info
-        assert rules.mpp is not None, "slides always have a wanted scale"
-        plan = read_plan(info, slide_mpp=slide_mpp, mpp=rules.mpp, patch_px=rules.patch_px)
-        corners = slide_grid(info, plan, patch_px=rules.patch_px, stride_px=rules.stride_px)
-        picture = thumbnail(reader, downsample=rules.tissue.mask_mpp / slide_mpp)
-        mask = slide_mask(picture.pixels, mpp=slide_mpp * picture.downsample, config=rules.tissue)
-        squares, side_px = _on_picture(corners, plan.side, picture)
-        tissue = square_fractions(mask.tissue, squares, side_px=side_px)
-        artefact = square_fractions(mask.artefact, squares, side_px=side_px)
-        keep = tissue >= rules.tissue.min_fraction
-        keep &= artefact <= rules.tissue.max_artefact_fraction
-        png = overlay_png(picture, mask, corners[keep], side=plan.side)
-        write_bytes(self.path / "overlays" / f"{unit.slide_id.replace('/', '_')}.png", png)
-        if not keep.any():
-            raise SlideError(
-                SkipReason.NO_TISSUE,
-                f"no patch has {rules.tissue.min_fraction:.0%} brightfield tissue free of pen",
-            )
-        return slide_patches(unit, corners[keep], plan, tissue[keep])
+    def _write_files(self, unit: SlideInput, findings: SlideFindings) -> None:
+        name = file_name_of(unit.slide_id)
+        if findings.overlay is not None:
+            write_bytes(self.path / "overlays" / f"{name}.png", findings.overlay)
+        if findings.index is not None and findings.row["num_patches"]:
+            write_bytes(self.path / "tiles" / f"{name}.parquet", findings.index.to_bytes())
 
-    def _images(self, unit: ImageSet) -> tuple[TileRecord, list[Row]]:
+    def _images(self, unit: ImageSet) -> tuple[TileRecord, Any]:
         patches: list[Row] = []
         failures: dict[str, SlideError] = {}
         num_patches: defaultdict[str, int] = defaultdict(int)
@@ -185,9 +151,14 @@ class TileWorker:
         record = TileRecord(
             slides=tuple(set_rows(unit, num_patches, failures)),
             num_patches=len(patches),
+            labels=_label_counts(patches),
+            splits={row["slide_id"]: row["split"] for row in patches if row["split"]},
+            at_scale=all(same_scale(row["effective_mpp_x"], self.rules.mpp) for row in patches),
             issues=tuple(_issue(path, error) for path, error in failures.items()),
         )
-        return record, patches
+        table = table_from_rows(patches, PATCHES_SCHEMA)
+        nothing = pa.nulls(len(patches), pa.string())
+        return record, table.append_column(REJECTED_SCHEMA.field("rejected"), nothing)
 
     def _image_patches(
         self, unit: ImageSet, image: ImageInput, pixels: npt.NDArray[np.uint8]
@@ -212,12 +183,21 @@ def _tissue_fraction(pixels: npt.NDArray[np.uint8], region: Region) -> float:
     return float(tissue_colour(small).mean())
 
 
-def _on_picture(
-    corners: npt.NDArray[np.int64], side: int, picture: Thumbnail
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Corners ``(n, 2)`` and side of patches in pixels of the picture."""
-    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
-    return squares, max(1, round(side / picture.downsample))
+def _label_counts(patches: list[Row]) -> dict[str, dict[str, int]]:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in patches:
+        if row["label"] is not None:
+            counts[row["slide_id"]][row["label"]] += 1
+    return {slide_id: dict(found) for slide_id, found in counts.items()}
+
+
+def _damage(row: Row) -> list[UnitIssue]:
+    """Patches of a slide that cannot be decoded, as one issue; the others are used."""
+    if not row["num_unreadable"]:
+        return []
+    detail = f"{row['num_unreadable']} patches cannot be decoded; the others are used"
+    reason = str(SkipReason.UNREADABLE)
+    return [UnitIssue(unit=row["slide_id"], reason=reason, detail=detail)]
 
 
 def _other_scale(

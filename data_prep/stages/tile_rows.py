@@ -6,15 +6,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from histodiff.data_prep.slides.geometry import ReadPlan, Region
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
-from histodiff.data_prep.slides.patch_index import SLIDES_SCHEMA
+from histodiff.data_prep.slides.patch_index import PATCHES_SCHEMA, SLIDES_SCHEMA
 from histodiff.data_prep.slides.pixels import READER_VERSION
+from histodiff.data_prep.slides.quality import PatchScores
 from histodiff.data_prep.slides.readers import SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
 Row = dict[str, Any]
+
+OBJECTIVE_UM = 10.0
+"""Microns per pixel times magnification, nominally."""
+OBJECTIVE_TOLERANCE = 0.1
+REJECTED_COUNTS = {
+    "pen": "num_pen", "blurred": "num_blurred", "black": "num_black", "white": "num_white",
+    "unreadable": "num_unreadable",
+}  # fmt: skip
+"""Column of the table of slides that counts the patches rejected for a reason."""
 
 
 def slide_row(slide: SlideInput) -> Row:
@@ -29,7 +40,10 @@ def slide_row(slide: SlideInput) -> Row:
         "mpp_source": "none",
         "status": "ok",
         "reason": "",
+        "warning": "",
+        "phase": "",
         "num_patches": 0,
+        **dict.fromkeys(REJECTED_COUNTS.values(), 0),
     }
 
 
@@ -42,8 +56,12 @@ def info_columns(info: SlideInfo) -> Row:
         "mpp_x": info.mpp_x,
         "mpp_y": info.mpp_y,
         "mpp_source": info.mpp_source,
+        "objective_power": info.objective_power,
         "bounds_x": info.bounds_x,
         "bounds_y": info.bounds_y,
+        "bounds_width": info.bounds_width,
+        "bounds_height": info.bounds_height,
+        "level_downsamples": list(info.level_downsamples),
         "reader": info.reader,
         "reader_version": info.reader_version,
     }
@@ -64,32 +82,60 @@ def scale_columns(slide: SlideInput, info: SlideInfo) -> Row:
             f"the file states no scale; add the line '{slide.slide_id},<microns per pixel>' to a"
             " CSV with the header 'slide,mpp', and name it as `scale_csv` of the source",
         )
-    return {"mpp_x": slide.given_mpp[0], "mpp_y": slide.given_mpp[1], "mpp_source": "config"}
+    return {
+        "mpp_x": slide.given_mpp[0],
+        "mpp_y": slide.given_mpp[1],
+        "mpp_source": slide.mpp_from,
+    }
+
+
+def scale_warning(row: Row) -> str:
+    """What contradicts the scale of a slide that is used, or nothing."""
+    power, mpp = row["objective_power"], (row["mpp_x"] * row["mpp_y"]) ** 0.5
+    if power is None or abs(mpp * power / OBJECTIVE_UM - 1) <= OBJECTIVE_TOLERANCE:
+        return ""
+    return (
+        f"objective {power:g}x stands for about {OBJECTIVE_UM / power:.3g} um/px, but the scale is"
+        f" {mpp:.4g} ({row['mpp_source']}), which is used; give another in `scale_csv` if it is"
+        " wrong"
+    )
 
 
 def slide_patches(
     slide: SlideInput,
     corners: npt.NDArray[np.int64],
     plan: ReadPlan,
-    tissue: npt.NDArray[np.float64],
-) -> list[Row]:
-    """Rows of the patches of a slide; corners are level-0 ``(n, 2)``, tissue is ``(n,)``."""
-    return [
-        {
-            "slide_id": slide.slide_id,
-            "patient_id": slide.patient_id,
-            "path": "",
-            "x": int(x),
-            "y": int(y),
-            "level": plan.level,
-            "read_px": plan.read_px,
-            "effective_mpp": plan.effective_mpp,
-            "tissue_fraction": round(float(fraction), 4),
-            "label": slide.label,
-            "split": None,
-        }
-        for (x, y), fraction in zip(corners, tissue, strict=True)
-    ]
+    scores: PatchScores,
+    sharpness: npt.NDArray[np.float64],
+) -> Any:
+    """Table of the patches of a slide; corners are level-0 ``(n, 2)``, NaN sharpness is null."""
+    count = len(corners)
+    columns = {
+        "slide_id": pa.repeat(slide.slide_id, count),
+        "patient_id": pa.repeat(slide.patient_id, count),
+        "path": pa.repeat("", count),
+        "x": corners[:, 0],
+        "y": corners[:, 1],
+        "level": np.full(count, plan.level, np.int32),
+        "read_width": np.full(count, plan.read_width, np.int32),
+        "read_height": np.full(count, plan.read_height, np.int32),
+        "effective_mpp_x": np.full(count, plan.effective_mpp_x),
+        "effective_mpp_y": np.full(count, plan.effective_mpp_y),
+        "tissue_fraction": np.round(scores.tissue, 4).astype(np.float32),
+        "pen_fraction": np.round(scores.pen, 4).astype(np.float32),
+        "black_fraction": np.round(scores.black, 4).astype(np.float32),
+        "white_fraction": np.round(scores.white, 4).astype(np.float32),
+        "sharpness": pa.array(sharpness.astype(np.float32), from_pandas=True),
+    }
+    table = {
+        field.name: pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(count, field.type)
+        for field in PATCHES_SCHEMA
+    }
+    if slide.label is not None:
+        table["label"] = pa.repeat(slide.label, count)
+    return pa.table(table, schema=PATCHES_SCHEMA)
 
 
 def image_patches(
@@ -97,15 +143,18 @@ def image_patches(
 ) -> list[Row]:
     """Rows of the patches of one image, with the tissue fraction of each."""
     return [
-        {
+        dict.fromkeys(PATCHES_SCHEMA.names)
+        | {
             "slide_id": image.slide_id,
             "patient_id": image.patient_id,
             "path": image.path,
             "x": region.x,
             "y": region.y,
             "level": 0,
-            "read_px": region.read_px,
-            "effective_mpp": region.effective_mpp,
+            "read_width": region.read_px,
+            "read_height": region.read_px,
+            "effective_mpp_x": region.effective_mpp,
+            "effective_mpp_y": region.effective_mpp,
             "tissue_fraction": round(float(fraction), 4),
             "label": image.label,
             "split": None,
@@ -162,6 +211,7 @@ def _set_row(
             size_bytes=sum(image.size_bytes for image in images),
             given_mpp=None,
             mpp_is_default=True,
+            mpp_from="none",
             content_hash=_digest([image.content_hash for image in images]),
         )
     )

@@ -16,6 +16,15 @@ ENCODE_SHARD_SECONDS = Histogram(
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
 )  # fmt: skip
 TILE_PATCHES = Counter("histodiff_tile_patches", "Patches indexed.")
+TILE_RANGE_REQUESTS = Counter(
+    "histodiff_tile_range_requests", "Range requests for tiles of remote slides."
+)
+TILE_FETCHED_BYTES = Counter(
+    "histodiff_tile_fetched_bytes", "Bytes of remote slides that were fetched for tiles."
+)
+TILE_NEEDED_BYTES = Counter(
+    "histodiff_tile_needed_bytes", "Bytes of the tiles that were needed of remote slides."
+)
 TILE_SLIDES = Counter("histodiff_tile_slides", "Slides finished.", ["status"])
 TRAIN_IMAGES = Counter("histodiff_train_images", "Images seen by the trainer, all ranks.", ["run"])
 TRAIN_IMAGES_PER_SECOND = Gauge(

@@ -19,15 +19,18 @@ import numpy.typing as npt
 from histodiff.artifacts import provenance
 from histodiff.data_prep.slides.generated import render_slide
 from histodiff.data_prep.slides.limits import BareOpenSlide, TileDecoder, write_bench_slide
+from histodiff.data_prep.slides.opening import open_slide_at
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
+    IndexFacts,
     PatchIndex,
     table_from_rows,
 )
 from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.runtime import generator_for
+from histodiff.storage import storage_path
 from histodiff.telemetry import progress
 
 FIELD_PX = 4096
@@ -128,15 +131,16 @@ def _baseline(
 def _index(slide: Path, corners: Corners) -> PatchIndex:
     empty: dict[str, Any] = dict.fromkeys(SLIDES_SCHEMA.names)
     row: dict[str, Any] = dict.fromkeys(PATCHES_SCHEMA.names)
-    row |= {"slide_id": "bench", "path": "", "level": 0, "read_px": READ_PX, "split": "train"}
-    slides = [{**empty, "slide_id": "bench", "url": str(slide), "status": "ok"}]
+    row |= {"slide_id": "bench", "path": "", "level": 0, "split": "train"}
+    row |= {"read_width": READ_PX, "read_height": READ_PX}
+    opened = open_slide_at(storage_path(slide))
+    reader = opened.reader.info.reader
+    opened.close()
+    slides = [{**empty, "slide_id": "bench", "url": str(slide), "status": "ok", "reader": reader}]
     return PatchIndex(
         slides=table_from_rows(slides, SLIDES_SCHEMA),
         patches=table_from_rows([{**row, "x": x, "y": y} for x, y in corners], PATCHES_SCHEMA),
-        patch_px=PATCH_PX,
-        mpp=0.5,
-        resample="box",
-        classes=(),
+        facts=IndexFacts(patch_px=PATCH_PX, mpp=0.5, resample="box", classes=()),
     )
 
 

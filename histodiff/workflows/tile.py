@@ -1,34 +1,43 @@
 """tile: slides and patch sets -> a PatchIndex. No pixels are copied.
 
-A unit is a slide, or up to 512 images of a patch set. Every finished unit has a record in the
-ledger, so that the same command goes on where it was stopped. Splits are assigned when all units
-are known, over all sources together.
+A unit is a slide, or up to 512 images of a patch set; units run in this process or as a pool of Ray
+actors. Every finished unit has a record in the ledger, so that the same command goes on where it
+was stopped. Splits are assigned when all units are known, over all sources together; the tables are
+then written piece by piece, so that memory does not grow with the number of patches.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from histodiff.artifacts import Artifact, CommandConfig, Draft, Kind, Reference, UnitIssue, begin
-from histodiff.cluster.site import Site
+from histodiff.artifacts import Artifact, CommandConfig, Draft, Kind, Reference, begin
+from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
+from histodiff.cluster.pool import run_pool
+from histodiff.cluster.session import ray_session
+from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.geometry import same_scale
+from histodiff.data_prep.slides.geometry import Phase
 from histodiff.data_prep.slides.hashing import inventory, with_hashes
 from histodiff.data_prep.slides.inputs import Inputs, find_inputs
 from histodiff.data_prep.slides.patch_index import (
+    FORMAT,
     PATCH_ORDER,
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
-    PatchIndex,
+    IndexFacts,
     Resample,
-    labels_of,
+    WrittenIndex,
+    stream_patch_index,
     table_from_rows,
-    write_patch_index,
 )
+from histodiff.data_prep.slides.quality import QualityConfig
 from histodiff.data_prep.slides.sources import DeclaredMpp, SlidesSource, Source, unknown_scales
 from histodiff.data_prep.slides.splits import (
     SPLITS,
@@ -38,19 +47,20 @@ from histodiff.data_prep.slides.splits import (
     majority_label,
 )
 from histodiff.data_prep.slides.tissue import TissueConfig
+from histodiff.data_prep.stages.slide_tiling import TileRules
 from histodiff.data_prep.stages.tile import (
     TileRecord,
-    TileRules,
     TileUnit,
     TileWorker,
     read_record,
+    read_unit_patches,
     unit_name,
 )
-from histodiff.data_prep.stages.tile_rows import Row, merged
+from histodiff.data_prep.stages.tile_rows import REJECTED_COUNTS, Row, merged
 from histodiff.errors import SkipReason
 from histodiff.runtime import Worker, run_in_process
 from histodiff.runtime.units import Finished
-from histodiff.storage import list_names
+from histodiff.storage import StoragePath, list_names
 from histodiff.telemetry import progress
 from histodiff.telemetry.metrics import TILE_PATCHES, TILE_SLIDES
 
@@ -59,6 +69,9 @@ RunUnits = Callable[
     Iterable[Finished[TileUnit, TileRecord]],
 ]
 """Runs a worker over units: in process, or as a pool of actors."""
+
+
+_LEDGER_READS = 16
 
 
 class TileConfig(CommandConfig):
@@ -80,8 +93,13 @@ class TileConfig(CommandConfig):
     """Filter that shrinks what was read to `patch_px`."""
     allow_unknown_mpp: bool = False
     """Take patches of unknown or other scale than `mpp` into the mixture."""
+    phase: Phase = "aligned"
+    """Where the grid of a slide starts: `aligned` on the lattice of its own tiles where they allow
+    it (faster to read), `origin` at the corner of what was scanned."""
     tissue: TissueConfig = TissueConfig()
     """Rules of the tissue mask of slides; patches of patch sets are all kept."""
+    quality: QualityConfig = QualityConfig()
+    """Which tissue of slides is left out."""
     split: SplitConfig
     """Train, validation and test."""
 
@@ -116,7 +134,9 @@ class TileConfig(CommandConfig):
             mpp=self.wanted_mpp,
             patch_px=self.patch_px,
             stride_px=self.stride_px or self.patch_px,
+            phase=self.phase,
             tissue=self.tissue,
+            quality=self.quality,
             allow_unknown_mpp=self.allow_unknown_mpp,
         )
 
@@ -133,19 +153,24 @@ def estimate(config: TileConfig, site: Site) -> dict[str, float | int | str]:
     }
 
 
-def tile(config: TileConfig, site: Site, *, run_units: RunUnits = run_in_process) -> Artifact:
+def tile(config: TileConfig, site: Site, *, run_units: RunUnits | None = None) -> Artifact:
     """The PatchIndex that ``config`` describes.
+
+    Args:
+        config: What is tiled, and how.
+        site: Where.
+        run_units: Runs the worker over units; as the site says by default.
 
     Raises:
         ConfigError: A path is missing or empty, two things share a slide id, or the root cannot be
             written.
     """
     found = with_hashes(find_inputs(config.data, config.sources))
-    draft = begin(site.storage_root, config, inventory=inventory(found))
+    draft = begin(site.storage_root, config, inventory=inventory(found), format=FORMAT)
     if draft.finished:
         return draft.finished
     units = _units(found)
-    _run(units, draft, TileWorker(draft.path, config.rules), run_units)
+    _run(units, draft, TileWorker(draft.path, config.rules), run_units or partial(_run_on, site))
     return _finish(draft, config, [unit_name(unit) for unit in units])
 
 
@@ -157,90 +182,157 @@ def _run(units: Sequence[TileUnit], draft: Draft, worker: TileWorker, run_units:
     done = set(list_names(draft.path / "ledger"))
     todo = [unit for unit in units if f"{unit_name(unit)}.json" not in done]
     already = len(units) - len(todo)
-    patches = 0
+    patches = skipped = 0
     with progress("tile", total=len(units), unit="units", already=already) as bar:
         for finished in run_units(lambda: worker, todo):
             patches += finished.record.num_patches
             TILE_PATCHES.inc(finished.record.num_patches)
             for row in finished.record.slides:
                 TILE_SLIDES.labels(status=row["status"]).inc()
-            bar.advance(patches=patches)
+                skipped += row["status"] != "ok"
+            bar.advance(patches=patches, skipped=skipped)
+
+
+def _run_on(
+    site: Site, make_worker: Callable[[], Worker[TileUnit, TileRecord]], units: Sequence[TileUnit]
+) -> Iterator[Finished[TileUnit, TileRecord]]:
+    """On Ray where that brings more than one worker, else here."""
+    alone = isinstance(site.ray, NoRay) or site.reader_workers == 1 or len(units) < 2
+    if alone and not isinstance(site.ray, ClusterRay):
+        yield from run_in_process(make_worker, units)
+        return
+    each = ActorResources(num_cpus=1 if isinstance(site.ray, ClusterRay) else 0)
+    with ray_session(site.ray):
+        require_capacity(site.ray, {"reader_workers": Actors(site.reader_workers, each)})
+        yield from run_pool(make_worker, units, num_workers=site.reader_workers, resources=each)
 
 
 def _finish(draft: Draft, config: TileConfig, names: Sequence[str]) -> Artifact:
-    rows: defaultdict[str, list[Row]] = defaultdict(list)
-    tables = [PATCHES_SCHEMA.empty_table()]
-    issues: list[UnitIssue] = []
-    for name in names:
-        record, table = read_record(draft.path / "ledger", name)
-        tables.append(table)
-        issues += record.issues
-        for row in record.slides:
-            rows[row["slide_id"]].append(row)
-    slides = table_from_rows([merged(rows[key]) for key in sorted(rows)], SLIDES_SCHEMA)
-    patches = _with_splits(pa.concat_tables(tables).sort_by(PATCH_ORDER), slides, config.split)
-    index = PatchIndex(
-        slides=slides,
-        patches=patches,
+    ledger = draft.path / "ledger"
+    with ThreadPoolExecutor(_LEDGER_READS) as threads:
+        records = dict(zip(names, threads.map(partial(read_record, ledger), names), strict=True))
+    slides = _slides_table(records.values())
+    split_of = _splits(records.values(), slides, config.split)
+    labels = sum((_label_counts(record) for record in records.values()), Counter[str]())
+    scales_agree = all(record.at_scale for record in records.values())
+    facts = IndexFacts(
         patch_px=config.patch_px,
-        mpp=_common_mpp(patches, config.wanted_mpp),
+        mpp=config.wanted_mpp if scales_agree else None,
         resample=config.resample,
-        classes=labels_of(patches),
+        classes=tuple(sorted(labels)),
     )
-    content = write_patch_index(draft.path, index)
+    pieces = partial(_pieces, ledger, records, split_of)
+    written = stream_patch_index(
+        draft.path, facts, slides=slides, patches=pieces(None), rejected=pieces("rejected")
+    )
+    issues = [issue for record in records.values() for issue in record.issues]
     failed = [issue for issue in issues if SkipReason(issue.reason).is_failure]
     skipped = [issue for issue in issues if not SkipReason(issue.reason).is_failure]
-    return draft.finish(
-        _contents(index, failed, skipped), content=content, failed=failed, skipped=skipped
-    )
+    contents = _contents(facts, slides, written, split_of, labels)
+    contents |= {"skipped": len(skipped), "failed": len(failed)}
+    return draft.finish(contents, content=written.sha256, failed=failed, skipped=skipped)
 
 
-def _with_splits(patches: Any, slides: Any, config: SplitConfig) -> Any:
-    """``patches`` with the split of every slide that has patches."""
-    ids = patches["slide_id"].to_pylist()
-    labels: defaultdict[str, list[str | None]] = defaultdict(list)
-    for slide_id, label in zip(ids, patches["label"].to_pylist(), strict=True):
-        labels[slide_id].append(label)
-    majority = {slide_id: majority_label(found) for slide_id, found in labels.items()}
-    used = slides.filter(np.asarray(slides["num_patches"]) > 0)
-    split_of = assign_splits(
-        used, config, labels={key: label for key, label in majority.items() if label is not None}
+def _slides_table(records: Iterable[TileRecord]) -> Any:
+    rows: defaultdict[str, list[Row]] = defaultdict(list)
+    for record in records:
+        for row in record.slides:
+            rows[row["slide_id"]].append(row)
+    return table_from_rows([merged(rows[key]) for key in sorted(rows)], SLIDES_SCHEMA)
+
+
+def _label_counts(record: TileRecord) -> Counter[str]:
+    return sum((Counter(found) for found in record.labels.values()), Counter[str]())
+
+
+def _splits(records: Iterable[TileRecord], slides: Any, config: SplitConfig) -> dict[str, str]:
+    """The split of every slide that has patches; those that the data set states are kept."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    given: dict[str, str] = {}
+    for record in records:
+        given |= record.splits
+        for slide_id, found in record.labels.items():
+            counts[slide_id].update(found)
+    labels = {slide_id: majority_label(found) for slide_id, found in counts.items()}
+    used = slides.filter(pc.greater(slides["num_patches"], 0))
+    free = used.filter(pc.invert(pc.is_in(used["slide_id"], pa.array(list(given), pa.string()))))
+    split_of = given | assign_splits(free, config, labels=labels)
+    column = pa.array(
+        [split_of[slide_id] for slide_id in used["slide_id"].to_pylist()], pa.string()
     )
-    column = pa.array([split_of[slide_id] for slide_id in ids], pa.string())
-    position = PATCHES_SCHEMA.get_field_index("split")
-    result = patches.set_column(position, PATCHES_SCHEMA.field("split"), column)
+    divided = used.append_column("split", column)
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert_disjoint(result, first, second)
-    return result
+        assert_disjoint(divided, first, second)
+    return split_of
 
 
-def _common_mpp(patches: Any, wanted: float | None) -> float | None:
-    """The wanted scale if every patch has it."""
-    return (
-        wanted
-        if all(same_scale(own, wanted) for own in _distinct(patches, "effective_mpp"))
-        else None
-    )
+def _pieces(
+    ledger: StoragePath,
+    records: Mapping[str, TileRecord],
+    split_of: Mapping[str, str],
+    which: str | None,
+) -> Iterator[Any]:
+    """The tables of all units as pieces in the order of the index; few units in memory at a time.
+
+    Args:
+        ledger: Folder of the units.
+        records: Their records, by name.
+        split_of: Split of every slide with patches.
+        which: None for the patches, ``rejected`` for those that were left out.
+    """
+    units_of: defaultdict[str, list[str]] = defaultdict(list)
+    for name, record in records.items():
+        for row in record.slides:
+            if _num_rows(row, which):
+                units_of[row["slide_id"]].append(name)
+    tables: dict[str, Any] = {}
+    for units, slides in groupby(sorted(units_of), key=lambda slide: units_of[slide]):
+        tables = {name: tables.get(name) or _unit_table(ledger, name, which) for name in units}
+        found = pa.concat_tables(tables.values())
+        wanted = found.filter(pc.is_in(found["slide_id"], pa.array(list(slides), pa.string())))
+        yield _with_splits(wanted.sort_by(PATCH_ORDER), split_of)
 
 
-def _distinct(table: Any, column: str) -> list[Any]:
-    found: list[Any] = table[column].unique().to_pylist()
-    return found
+def _num_rows(row: Row, which: str | None) -> int:
+    """Rows of a slide in the table of patches, or in that of rejected ones."""
+    if which is None:
+        return int(row["num_patches"])
+    return sum(int(row[column] or 0) for column in REJECTED_COUNTS.values())
+
+
+def _unit_table(ledger: StoragePath, name: str, which: str | None) -> Any:
+    table = read_unit_patches(ledger, name)
+    if which is None:
+        return table.filter(pc.is_null(table["rejected"])).drop_columns(["rejected"])
+    return table.filter(pc.is_valid(table["rejected"]))
+
+
+def _with_splits(patches: Any, split_of: Mapping[str, str]) -> Any:
+    """``patches`` with the split of their slides; null for a slide that has none."""
+    coded = patches["slide_id"].combine_chunks().dictionary_encode()
+    splits = pa.array([split_of.get(name) for name in coded.dictionary.to_pylist()], pa.string())
+    position = PATCHES_SCHEMA.get_field_index("split")
+    return patches.set_column(position, PATCHES_SCHEMA.field("split"), splits.take(coded.indices))
 
 
 def _contents(
-    index: PatchIndex, failed: Sequence[UnitIssue], skipped: Sequence[UnitIssue]
+    facts: IndexFacts,
+    slides: Any,
+    written: WrittenIndex,
+    split_of: Mapping[str, str],
+    labels: Mapping[str, int],
 ) -> dict[str, Any]:
-    splits = index.patches["split"].to_pylist()
-    labels = index.patches["label"].to_pylist()
+    by_split: Counter[str] = Counter()
+    for row in slides.select(["slide_id", "num_patches"]).to_pylist():
+        if row["num_patches"]:
+            by_split[split_of[row["slide_id"]]] += row["num_patches"]
     return {
-        "slides": index.slides.num_rows,
-        "slides_with_patches": int((np.asarray(index.slides["num_patches"]) > 0).sum()),
-        "patches": index.patches.num_rows,
-        "patch_px": index.patch_px,
-        "mpp": index.mpp,
-        "patches_by_split": {name: splits.count(name) for name in SPLITS},
-        "patches_by_class": {name: labels.count(name) for name in index.classes},
-        "skipped": len(skipped),
-        "failed": len(failed),
+        "slides": slides.num_rows,
+        "slides_with_patches": len(split_of),
+        "patches": written.num_patches,
+        "rejected": written.num_rejected,
+        "patch_px": facts.patch_px,
+        "mpp": facts.mpp,
+        "patches_by_split": {name: by_split[name] for name in SPLITS},
+        "patches_by_class": {name: labels[name] for name in facts.classes},
     }

@@ -93,7 +93,7 @@ def test_a_scale_csv_gives_the_slide_without_mpp_its_patches(site: Site, tmp_pat
     ]  # fmt: skip
     artifact = tile(load_config(TileConfig, find_config("tile/slides.yaml"), changes), site)
     index = PatchIndex.open(artifact.path)
-    assert index.slides["mpp_source"].to_pylist() == ["config"]
+    assert index.slides["mpp_source"].to_pylist() == ["scale_csv"]
     assert 500 <= index.patches.num_rows <= 760
 
 

@@ -11,6 +11,7 @@ from histodiff.artifacts import CommandConfig, Kind, Reference, begin
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
+    IndexFacts,
     PatchIndex,
     table_from_rows,
     write_patch_index,
@@ -82,7 +83,8 @@ def write_patches(root: StoragePath, images: Path, *, patch_px: int = PATCH_PX) 
         {
             **nothing, "slide_id": slide, "patient_id": slide,
             "path": f"{number * IMAGES_PER_SLIDE + image:03d}.png", "x": 0, "y": 0, "level": 0,
-            "read_px": patch_px, "split": "train", "label": ("a", "b")[number % 2],
+            "read_width": patch_px, "read_height": patch_px, "split": "train",
+            "label": ("a", "b")[number % 2],
         }
         for number, slide in enumerate(slides)
         for image in range(IMAGES_PER_SLIDE)
@@ -90,8 +92,8 @@ def write_patches(root: StoragePath, images: Path, *, patch_px: int = PATCH_PX) 
     index = PatchIndex(
         slides=table_from_rows(slide_rows, SLIDES_SCHEMA),
         patches=table_from_rows(patch_rows, PATCHES_SCHEMA),
-        patch_px=patch_px, mpp=None, resample="box", classes=("a", "b"),
-    )  # fmt: skip
+        facts=IndexFacts(patch_px=patch_px, mpp=None, resample="box", classes=("a", "b")),
+    )
     draft.finish({}, content=write_patch_index(draft.path, index))
 
 

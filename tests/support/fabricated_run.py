@@ -14,6 +14,7 @@ from histodiff.config import parse_config
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
+    IndexFacts,
     PatchIndex,
     table_from_rows,
     write_patch_index,
@@ -58,15 +59,18 @@ def fabricate_patches(root, images: Path):
             pixels = np.full((PX, PX, 3), 40 * number + patch, np.uint8)
             Image.fromarray(pixels).save(images / file)
             patches.append(
-                {
+                dict.fromkeys(PATCHES_SCHEMA.names)
+                | {
                     "slide_id": f"s{number}",
                     "patient_id": f"p{number}",
                     "path": file,
                     "x": 0,
                     "y": 0,
                     "level": 0,
-                    "read_px": PX,
-                    "effective_mpp": 1.0,
+                    "read_width": PX,
+                    "read_height": PX,
+                    "effective_mpp_x": 1.0,
+                    "effective_mpp_y": 1.0,
                     "tissue_fraction": 1.0,
                     "label": CLASSES[number % 2],
                     "split": "train" if number < 4 else "test",
@@ -75,8 +79,8 @@ def fabricate_patches(root, images: Path):
     index = PatchIndex(
         slides=table_from_rows(slides, SLIDES_SCHEMA),
         patches=table_from_rows(patches, PATCHES_SCHEMA),
-        patch_px=PX, mpp=1.0, resample="box", classes=CLASSES,
-    )  # fmt: skip
+        facts=IndexFacts(patch_px=PX, mpp=1.0, resample="box", classes=CLASSES),
+    )
     contents = {
         "slides": 7, "patches": 12, "patch_px": PX, "mpp": 1.0,
         "patches_by_split": {"train": 8, "val": 0, "test": 4},

@@ -18,6 +18,7 @@ from histodiff.config import Location
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
+    IndexFacts,
     PatchIndex,
     table_from_rows,
     write_patch_index,
@@ -90,10 +91,7 @@ def make_patches(site: Site, folder: Path, *, name: str = "toy") -> Artifact:
     index = PatchIndex(
         slides=table_from_rows(slides, SLIDES_SCHEMA),
         patches=table_from_rows(patches, PATCHES_SCHEMA),
-        patch_px=PATCH_PX,
-        mpp=1.0,
-        resample="box",
-        classes=CLASSES,
+        facts=IndexFacts(patch_px=PATCH_PX, mpp=1.0, resample="box", classes=CLASSES),
     )
     draft = begin(site.storage_root, MadeConfig(name=name, version="v1"))
     write_patch_index(draft.path, index)
@@ -101,19 +99,20 @@ def make_patches(site: Site, folder: Path, *, name: str = "toy") -> Artifact:
 
 
 def _patch_row(slide: str, path: str, label: str, split: str) -> Mapping[str, Any]:
-    return {
+    return dict.fromkeys(PATCHES_SCHEMA.names) | {
         "slide_id": slide, "patient_id": slide, "path": path, "x": 0, "y": 0, "level": 0,
-        "read_px": PATCH_PX, "effective_mpp": 1.0, "tissue_fraction": 1.0, "label": label,
+        "read_width": PATCH_PX, "read_height": PATCH_PX, "effective_mpp_x": 1.0,
+        "effective_mpp_y": 1.0, "tissue_fraction": 1.0, "label": label,
         "split": split,
     }  # fmt: skip
 
 
 def _slide_row(slide: str, url: str) -> Mapping[str, Any]:
-    numbers = dict.fromkeys(("size_bytes", "width", "height", "bounds_x", "bounds_y"), 0)
+    numbers = dict.fromkeys(("width", "height", "bounds_x", "bounds_y"), 0)
     texts = dict.fromkeys(
         ("content_hash", "vendor", "mpp_source", "reader", "reader_version", "reason", "site"), ""
     )
-    return {
+    return dict.fromkeys(SLIDES_SCHEMA.names) | {
         "slide_id": slide, "patient_id": slide, "url": url, "mpp_x": 1.0, "mpp_y": 1.0,
         "status": "ok", "num_patches": PATCHES_PER_SLIDE, **numbers, **texts,
     }  # fmt: skip

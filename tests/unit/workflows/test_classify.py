@@ -1,6 +1,7 @@
 """``classify``: which images are learned from, that slides do not leak, and what is reported."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -116,7 +117,7 @@ def test_classify_patient_in_two_splits_is_refused(patches):
     leaking = index.patches.set_column(place, "patient_id", [patients])
     write_patch_index(
         path,
-        PatchIndex(index.slides, leaking, index.patch_px, index.mpp, index.resample, index.classes),
+        replace(index, patches=leaking),
     )
     with pytest.raises(ConfigError, match="share"):
         classify(classify_config(), patches)

@@ -1,0 +1,48 @@
+"""JPEG tiles of TIFF files -> pixels.
+
+simplejpeg (libjpeg-turbo) decodes here: to the same pixels as OpenSlide, faster than imagecodecs
+(1.5 times as many tiles per second of CPU), and strict: what libjpeg only warns of, such as a bit
+stream that ends early, is an error and not half a tile of grey. OpenSlide is as strict.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+VERSION = f"simplejpeg {simplejpeg.__version__}"
+
+_START = b"\xff\xd8"
+_END = b"\xff\xd9"
+_JFIF = b"\xff\xe0"
+
+
+def tile_prefix(tables: bytes, *, ycbcr: bool) -> bytes:
+    """What stands before the data of every tile: start, colour space, shared tables.
+
+    Args:
+        tables: The ``JPEGTables`` of the TIFF page, or nothing.
+        ycbcr: Whether the data are YCbCr (else RGB), as the page says; the tiles often do not.
+    """
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([1 if ycbcr else 0])
+    return _START + adobe + tables.removeprefix(_START).removesuffix(_END)
+
+
+def decode_tile(data: bytes, prefix: bytes, *, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Pixels of one tile, uint8 ``(height, width, 3)``.
+
+    Raises:
+        ValueError: The tile is damaged, or has another size.
+    """
+    if not data.startswith(_START):
+        raise ValueError(f"not a JPEG: starts with {data[:2].hex(' ')}")
+    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + _body(data), "RGB")
+    if pixels.shape != (height, width, 3):
+        raise ValueError(f"tile of {pixels.shape[1]}x{pixels.shape[0]} px, not {width}x{height}")
+    return pixels
+
+
+def _body(data: bytes) -> bytes:
+    """The tile behind its start, and behind a JFIF header, which would overrule the prefix."""
+    if data[2:4] != _JFIF:
+        return data[2:]
+    return data[4 + int.from_bytes(data[4:6], "big") :]

@@ -1,0 +1,244 @@
+"""The fast path: tiled JPEG TIFF and SVS, local or remote, with OpenSlide's pixels.
+
+Tiles are fetched by their offsets, decoded once and kept for a while, so that neighbouring patches
+share them. Regions at whole pixels of a level equal OpenSlide's exactly; where a level's downsample
+is not a whole number OpenSlide blends pixels: there ``exact_at`` says no, and OpenSlide reads.
+What cannot be read this way at all (JPEG 2000, missing tiles, other vendors) is not taken.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openslide
+import tifffile
+
+from histodiff.data_prep.slides.byte_source import ByteRange, ByteSource, byte_source
+from histodiff.data_prep.slides.jpeg import VERSION, decode_tile, tile_prefix
+from histodiff.data_prep.slides.readers import Box, Pixels, SlideInfo
+from histodiff.data_prep.slides.tiff_index import TiffIndex, TiffLevel, read_tiff_index
+from histodiff.errors import SkipReason, SlideError
+from histodiff.storage import StoragePath, is_local
+
+NAME = "tiff"
+TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
+_HEADER_BLOCK_BYTES = 256 * 2**10
+_DECODED_BYTES = 48 * 2**20
+"""Most memory for decoded tiles of one slide."""
+_OPENSLIDE_VENDORS = ("aperio", "generic-tiff")
+
+
+def tiff_index_of(path: StoragePath) -> TiffIndex | None:
+    """The index of a slide that the fast path takes, else None.
+
+    Raises:
+        SlideError: UNREADABLE: a remote file that is missing, or has a broken header.
+    """
+    if not path.name.lower().endswith(TIFF_SUFFIXES):
+        return None
+    if is_local(path):
+        return _local_index(path)
+    try:
+        with path.fs.open(
+            _address(path), "rb", block_size=_HEADER_BLOCK_BYTES, cache_type="blockcache"
+        ) as stream:
+            index = read_tiff_index(stream, name=path.name)
+    except (FileNotFoundError, PermissionError) as error:
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
+    return index if index and all(level.is_jpeg for level in index.levels) else None
+
+
+def _local_index(path: StoragePath) -> TiffIndex | None:
+    """As above; a local file that is broken, or seen otherwise by OpenSlide, is left to others."""
+    vendor = _openslide_vendor(path.path)
+    if vendor is not None and vendor not in _OPENSLIDE_VENDORS:
+        return None
+    try:
+        with open(path.path, "rb") as stream:
+            index = read_tiff_index(stream, name=path.name)
+    except (SlideError, OSError):
+        return None  # the next reader says what is wrong
+    if index is None or not all(level.is_jpeg for level in index.levels):
+        return None
+    return index if vendor is None or _agrees(index, path.path) else None
+
+
+def _openslide_vendor(path: str) -> str | None:
+    try:
+        vendor: str | None = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+    return vendor
+
+
+def _agrees(index: TiffIndex, path: str) -> bool:
+    """Whether OpenSlide sees the same levels."""
+    try:
+        with openslide.OpenSlide(path) as slide:
+            sizes = tuple((level.width, level.height) for level in index.levels)
+            return bool(sizes == slide.level_dimensions)
+    except openslide.OpenSlideError:
+        return False
+
+
+def _address(path: StoragePath) -> str:
+    return str(path) if path.protocol in ("http", "https") else str(path.path)
+
+
+@dataclass(frozen=True)
+class _Rectangle:
+    """A region of a level, in its pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class TiffReader:
+    """One tiled JPEG TIFF, read tile by tile.
+
+    Args:
+        path: The file or URL.
+        index: Its index; nothing of the header is read again.
+    """
+
+    def __init__(self, path: StoragePath, index: TiffIndex) -> None:
+        self._name = path.name
+        self._index = index
+        self._source: ByteSource = byte_source(path)
+        self._remote = not is_local(path)
+        self._prefixes = [
+            tile_prefix(level.jpeg_tables, ycbcr=level.is_ycbcr) for level in index.levels
+        ]
+        self._decoded: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._fetched: dict[tuple[int, int], bytes] = {}
+        self._info = _info(index)
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    @property
+    def index(self) -> TiffIndex:
+        """Where the tiles lie."""
+        return self._index
+
+    @property
+    def resident_bytes(self) -> int:
+        fetched = sum(len(data) for data in self._fetched.values())
+        return fetched + sum(tile.nbytes for tile in self._decoded.values())
+
+    def exact_at(self, level: int) -> bool:
+        downsample = self._info.level_downsamples[level]
+        return self._index.vendor == "ome-tiff" or downsample == round(downsample)
+
+    def prepare(self, boxes: Sequence[Box]) -> None:
+        """Fetches the tiles of remote regions together; what was fetched before is dropped."""
+        self._fetched.clear()
+        if not self._remote:
+            return
+        keys = sorted({key for box in boxes for key in self._tiles(box)} - set(self._decoded))
+        found = self._source.read([self._range(*key) for key in keys])
+        self._fetched.update(zip(keys, found, strict=True))
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
+        area = self._area(Box(x, y, level, width, height))
+        stored = self._index.levels[level]
+        columns, rows = _tile_span(stored, area)
+        inside = 0 <= area.left <= stored.width - width and 0 <= area.top <= stored.height - height
+        pixels = np.empty((height, width, 3), np.uint8)
+        if not inside:
+            pixels[:] = 255
+        for row in rows:
+            for column in columns:
+                tile = self._tile(level, row * stored.tiles_across + column)
+                _paste(pixels, tile, area, stored, column, row)
+        return pixels
+
+    def close(self) -> None:
+        self._decoded.clear()
+        self._fetched.clear()
+        self._source.close()
+
+    def _area(self, box: Box) -> _Rectangle:
+        downsample = self._info.level_downsamples[box.level]
+        left, top = round(box.x / downsample), round(box.y / downsample)
+        return _Rectangle(left, top, box.width, box.height)
+
+    def _tiles(self, box: Box) -> list[tuple[int, int]]:
+        stored = self._index.levels[box.level]
+        columns, rows = _tile_span(stored, self._area(box))
+        return [
+            (box.level, row * stored.tiles_across + column) for row in rows for column in columns
+        ]
+
+    def _range(self, level: int, number: int) -> ByteRange:
+        stored = self._index.levels[level]
+        return ByteRange(int(stored.offsets[number]), int(stored.sizes[number]))
+
+    def _tile(self, level: int, number: int) -> Pixels:
+        key = (level, number)
+        if key in self._decoded:
+            self._decoded.move_to_end(key)
+            return self._decoded[key]
+        data = self._fetched.get(key) or self._source.read([self._range(level, number)])[0]
+        stored = self._index.levels[level]
+        try:
+            tile = decode_tile(
+                data, self._prefixes[level], width=stored.tile_width, height=stored.tile_height
+            )
+        except ValueError as error:
+            row, column = divmod(number, stored.tiles_across)
+            raise SlideError(
+                SkipReason.UNREADABLE,
+                f"{self._name}: tile {column},{row} of level {level} is damaged: {error}",
+            ) from error
+        self._decoded[key] = tile
+        while len(self._decoded) * tile.nbytes > _DECODED_BYTES:
+            self._decoded.popitem(last=False)
+        return tile
+
+
+def _tile_span(level: TiffLevel, area: _Rectangle) -> tuple[range, range]:
+    """Columns and rows of the tiles that a region touches, inside the level."""
+    right = min(area.left + area.width, level.width)
+    bottom = min(area.top + area.height, level.height)
+    columns = range(max(area.left, 0) // level.tile_width, -(-right // level.tile_width))
+    rows = range(max(area.top, 0) // level.tile_height, -(-bottom // level.tile_height))
+    return columns, rows
+
+
+def _paste(
+    pixels: Pixels, tile: Pixels, area: _Rectangle, level: TiffLevel, column: int, row: int
+) -> None:
+    """Copies the part of a tile that lies in the region and in the level."""
+    tile_left, tile_top = column * level.tile_width, row * level.tile_height
+    left, top = max(tile_left, area.left), max(tile_top, area.top)
+    right = min(tile_left + level.tile_width, area.left + area.width, level.width)
+    bottom = min(tile_top + level.tile_height, area.top + area.height, level.height)
+    pixels[top - area.top : bottom - area.top, left - area.left : right - area.left] = tile[
+        top - tile_top : bottom - tile_top, left - tile_left : right - tile_left
+    ]
+
+
+def _info(index: TiffIndex) -> SlideInfo:
+    first = index.levels[0]
+    return SlideInfo(
+        vendor=index.vendor,
+        width=first.width,
+        height=first.height,
+        level_downsamples=index.downsamples,
+        mpp_x=index.mpp_x,
+        mpp_y=index.mpp_y,
+        mpp_source=index.mpp_source,
+        objective_power=index.objective_power,
+        level_tiles=tuple((level.tile_width, level.tile_height) for level in index.levels),
+        bounds_x=0,
+        bounds_y=0,
+        bounds_width=first.width,
+        bounds_height=first.height,
+        reader=NAME,
+        reader_version=f"{VERSION} tifffile {tifffile.__version__}",
+    )

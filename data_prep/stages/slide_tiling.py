@@ -1,0 +1,280 @@
+"""One slide -> its patches: scale, grid, tissue, quality, and the pictures that show them.
+
+The slide is opened once. Where patches must come from a level at which only OpenSlide gives
+OpenSlide's pixels, OpenSlide reads them, and is the recorded reader. Tissue that breaks a rule of
+quality is kept in a table of its own with its scores, so that thresholds can be judged.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histodiff.data_prep.slides.geometry import Grid, Phase, ReadPlan, read_plan, slide_grid
+from histodiff.data_prep.slides.inputs import SlideInput
+from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
+from histodiff.data_prep.slides.overlay import overlay_png
+from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
+from histodiff.data_prep.slides.pixels import shrunk
+from histodiff.data_prep.slides.quality import PatchScores, QualityConfig, patch_scores, sharpness
+from histodiff.data_prep.slides.readers import Box, SlideReader
+from histodiff.data_prep.slides.thumbnails import Thumbnail, best_level, thumbnail
+from histodiff.data_prep.slides.tiff_index import TiffIndex
+from histodiff.data_prep.slides.tissue import SlideMask, TissueConfig, slide_mask
+from histodiff.data_prep.stages.tile_rows import (
+    REJECTED_COUNTS,
+    Row,
+    info_columns,
+    scale_columns,
+    scale_warning,
+    slide_patches,
+)
+from histodiff.errors import SkipReason, SlideError
+from histodiff.storage import storage_path
+
+Corners = npt.NDArray[np.int64]
+_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class TileRules:
+    """What decides the patches of every unit."""
+
+    mpp: float | None
+    """Wanted microns per pixel, None for any."""
+    patch_px: int
+    stride_px: int
+    phase: Phase
+    tissue: TissueConfig
+    quality: QualityConfig
+    allow_unknown_mpp: bool
+    """Whether patches of unknown or other scale may stay."""
+
+
+@dataclass
+class SlideFindings:
+    """What is known of a slide so far; filled on the way, so that a skipped slide shows it too."""
+
+    row: Row
+    overlay: bytes | None = None
+    patches: Any = None
+    """Table of patches, `REJECTED_SCHEMA`; ``rejected`` is null for those that stay."""
+    index: TiffIndex | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """A slide's picture with its masks."""
+
+    picture: Thumbnail
+    mask: SlideMask
+
+
+def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> None:
+    """Finds the patches of a slide, and writes what it finds into ``findings``.
+
+    Raises:
+        SlideError: Why the slide gives no patches.
+    """
+    with ExitStack() as stack:
+        opened = _opened(unit, stack)
+        findings.row |= info_columns(opened.reader.info)
+        findings.row |= scale_columns(unit, opened.reader.info)
+        findings.row["warning"] = scale_warning(findings.row)
+        slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
+        plan, grid = _planned(opened.reader, slide_mpp, rules)
+        findings.row["phase"] = grid.phase
+        view = _view(opened.reader, slide_mpp, rules)
+        findings.row |= _tissue_columns(view, slide_mpp)
+        if not opened.reader.exact_at(plan.level):
+            opened = _opened(unit, stack, tile_by_tile=False)
+            findings.row |= info_columns(opened.reader.info)
+        findings.index = opened.index
+        found = _patches(unit, opened.reader, plan, grid, view, rules)
+    findings.patches = found
+    findings.row |= _rejected_columns(found)
+    findings.overlay = _overlay(view, found, plan)
+    if not findings.row["num_patches"]:
+        raise SlideError(SkipReason.NO_TISSUE, _nothing_left(findings.row, rules))
+
+
+def _opened(unit: SlideInput, stack: ExitStack, *, tile_by_tile: bool = True) -> OpenedSlide:
+    opened = open_slide_at(storage_path(unit.url), tile_by_tile=tile_by_tile)
+    stack.callback(opened.close)
+    return opened
+
+
+def _planned(
+    reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules
+) -> tuple[ReadPlan, Grid]:
+    assert rules.mpp is not None, "slides always have a wanted scale"
+    plan = read_plan(reader.info, slide_mpp=slide_mpp, mpp=rules.mpp, patch_px=rules.patch_px)
+    grid = slide_grid(
+        reader.info, plan,
+        patch_px=rules.patch_px, stride_px=rules.stride_px, phase=rules.phase,
+    )  # fmt: skip
+    return plan, grid
+
+
+def _view(reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules) -> _View:
+    finest = min(slide_mpp)
+    picture = thumbnail(reader, downsample=rules.tissue.mask_mpp / finest)
+    mask = slide_mask(picture.pixels, mpp=finest * picture.downsample, config=rules.tissue)
+    return _View(picture, mask)
+
+
+def _patches(
+    unit: SlideInput,
+    reader: SlideReader,
+    plan: ReadPlan,
+    grid: Grid,
+    view: _View,
+    rules: TileRules,
+) -> Any:
+    """Patches with enough tissue, and for those that break a rule which one."""
+    squares, width, height = _on_picture(grid.corners, plan, view.picture)
+    scores = patch_scores(view.picture, view.mask, squares, width_px=width, height_px=height)
+    damaged = _damaged(reader, plan, grid.corners, squares, view.picture, (width, height))
+    chosen = (scores.tissue >= rules.tissue.min_fraction) | damaged
+    corners, scores, damaged = grid.corners[chosen], scores.take(chosen), damaged[chosen]
+    sharp = _sharpness(reader, corners, plan, rules, damaged)
+    table = slide_patches(unit, corners, plan, scores, sharp)
+    reasons = _reasons(scores, sharp, damaged, rules.quality)
+    return table.append_column(REJECTED_SCHEMA.field("rejected"), pa.array(reasons, pa.string()))
+
+
+def _damaged(
+    reader: SlideReader,
+    plan: ReadPlan,
+    corners: Corners,
+    squares: Corners,
+    picture: Thumbnail,
+    size: tuple[int, int],
+) -> npt.NDArray[np.bool_]:
+    """Which patches cannot be decoded: those near damage in the picture are tried."""
+    damaged = np.zeros(len(corners), dtype=np.bool_)
+    if not picture.unreadable.any():
+        return damaged
+    width, height = size
+    for number, (left, top) in enumerate(squares):
+        near = picture.unreadable[max(top, 0) : top + height + 1, max(left, 0) : left + width + 1]
+        if near.any():
+            damaged[number] = not _readable(reader, plan, corners[number])
+    return damaged
+
+
+def _readable(reader: SlideReader, plan: ReadPlan, corner: Corners) -> bool:
+    box = Box(int(corner[0]), int(corner[1]), plan.level, plan.read_width, plan.read_height)
+    try:
+        reader.prepare([box])
+        reader.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
+    except SlideError:
+        return False
+    return True
+
+
+def _reasons(
+    scores: PatchScores,
+    sharp: npt.NDArray[np.float64],
+    damaged: npt.NDArray[np.bool_],
+    quality: QualityConfig,
+) -> list[str | None]:
+    """The first rule that each patch breaks."""
+    blurred = np.zeros(len(sharp), dtype=np.bool_)
+    if quality.min_sharpness is not None:
+        blurred = sharp < quality.min_sharpness
+    rules = {
+        "unreadable": damaged,
+        "pen": scores.pen > quality.max_pen_fraction,
+        "black": scores.black > quality.max_black_fraction,
+        "white": scores.white > quality.max_white_fraction,
+        "blurred": blurred,
+    }
+    broken = np.stack(list(rules.values()))
+    names = [*rules, None]
+    first = np.where(broken.any(axis=0), broken.argmax(axis=0), len(rules))
+    return [names[number] for number in first]
+
+
+def _tissue_columns(view: _View, slide_mpp: tuple[float, float]) -> Row:
+    pixel_mm2 = slide_mpp[0] * slide_mpp[1] * view.picture.downsample**2 / 1e6
+    return {
+        "tissue_fraction": round(float(view.mask.tissue.mean()), 6),
+        "tissue_mm2": round(float(view.mask.tissue.sum()) * pixel_mm2, 4),
+    }
+
+
+def _rejected_columns(patches: Any) -> Row:
+    counts: Mapping[str | None, int] = {
+        item["values"]: item["counts"] for item in patches["rejected"].value_counts().to_pylist()
+    }
+    rejected = {column: counts.get(reason, 0) for reason, column in REJECTED_COUNTS.items()}
+    return {"num_patches": counts.get(None, 0), **rejected}
+
+
+def _sharpness(
+    reader: SlideReader,
+    corners: Corners,
+    plan: ReadPlan,
+    rules: TileRules,
+    damaged: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float64]:
+    """Focus of every patch, NaN where it is not measured."""
+    found = np.full(len(corners), np.nan)
+    if rules.quality.focus_mpp is None or rules.mpp is None:
+        return found
+    side = max(8, round(rules.patch_px * rules.mpp / rules.quality.focus_mpp))
+    level = best_level(reader.info.level_downsamples, plan.width / side)
+    own = reader.info.level_downsamples[level]
+    width, height = max(side, round(plan.width / own)), max(side, round(plan.height / own))
+    measured = np.flatnonzero(~damaged)
+    for start in range(0, len(measured), _TOGETHER):
+        numbers = measured[start : start + _TOGETHER]
+        boxes = [Box(int(x), int(y), level, width, height) for x, y in corners[numbers]]
+        reader.prepare(boxes)
+        for number, box in zip(numbers, boxes, strict=True):
+            found[number] = _focus_of(reader, box, side)
+    return found
+
+
+def _focus_of(reader: SlideReader, box: Box, side: int) -> float:
+    """Focus of one patch; NaN where it cannot be decoded, which reading it later finds."""
+    try:
+        region = reader.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
+    except SlideError:
+        return float("nan")
+    return float(sharpness(shrunk(region, side, "box")[np.newaxis])[0])
+
+
+def _overlay(view: _View, patches: Any, plan: ReadPlan) -> bytes:
+    kept = patches.filter(pc.is_null(patches["rejected"]))
+    left_out = patches.filter(pc.is_valid(patches["rejected"]))
+    return overlay_png(
+        view.picture, view.mask,
+        corners=_corners_of(kept), rejected=_corners_of(left_out),
+        width=plan.width, height=plan.height,
+    )  # fmt: skip
+
+
+def _corners_of(patches: Any) -> Corners:
+    return np.stack([patches["x"].to_numpy(), patches["y"].to_numpy()], axis=1)
+
+
+def _on_picture(corners: Corners, plan: ReadPlan, picture: Thumbnail) -> tuple[Corners, int, int]:
+    """Corners ``(n, 2)``, width and height of patches in pixels of the picture."""
+    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
+    width, height = (max(1, round(s / picture.downsample)) for s in (plan.width, plan.height))
+    return squares, width, height
+
+
+def _nothing_left(row: Row, rules: TileRules) -> str:
+    rejected = {name: row[column] for name, column in REJECTED_COUNTS.items() if row[column]}
+    if not rejected:
+        return f"no patch has {rules.tissue.min_fraction:.0%} brightfield tissue"
+    counts = ", ".join(f"{count} {name}" for name, count in rejected.items())
+    return f"every patch with tissue was left out ({counts}); see the picture, and `quality`"
