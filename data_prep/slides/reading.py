@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.pixels import decode_image, shrunk
+from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.errors import SkipReason, SlideError
 from histodiff.runtime import PixelBlock
-from histodiff.storage import StoragePath, storage_path
+from histodiff.storage import storage_path
 
 MAX_OPEN_SLIDES = 8
 MAX_RESIDENT_BYTES = 2**30
@@ -32,7 +33,7 @@ class PatchReader:
             zip(index.slides["slide_id"].to_pylist(), index.slides["url"].to_pylist(), strict=True)
         )
         self._open: OrderedDict[str, OpenedSlide] = OrderedDict()
-        self._image: tuple[str, npt.NDArray[np.uint8]] | None = None
+        self._images = ImageDecoder()
 
     def read(self, indices: Sequence[int]) -> PixelBlock:
         """Pixels of the patches numbered ``indices``, in that order.
@@ -55,10 +56,10 @@ class PatchReader:
         """Closes what is open."""
         while self._open:
             self._open.popitem()[1].close()
-        self._image = None
+        self._images.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_image": None}
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def _patch(self, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
         x, y, side = row["x"], row["y"], row["read_px"]
@@ -72,10 +73,7 @@ class PatchReader:
         return shrunk(region, self._index.patch_px, self._index.resample)
 
     def _decoded(self, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
-        path: StoragePath = storage_path(self._urls[row["slide_id"]]) / row["path"]
-        if self._image is None or self._image[0] != str(path):
-            self._image = (str(path), decode_image(path))
-        return self._image[1]
+        return self._images.decode(storage_path(self._urls[row["slide_id"]]), row["path"])
 
     def _slide(self, slide_id: str) -> OpenedSlide:
         if slide_id in self._open:

@@ -8,7 +8,7 @@ says it is done. Running a unit again gives the same files.
 import io
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from histodiff.data_prep.slides.geometry import (
     same_scale,
     slide_grid,
 )
+from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.slides.opening import open_slide_at
 from histodiff.data_prep.slides.overlay import (
@@ -33,7 +34,7 @@ from histodiff.data_prep.slides.overlay import (
     overlay_png,
 )
 from histodiff.data_prep.slides.patch_index import PATCHES_SCHEMA, table_bytes, table_from_rows
-from histodiff.data_prep.slides.pixels import decode_image, resized
+from histodiff.data_prep.slides.pixels import resized
 from histodiff.data_prep.slides.readers import SlideReader
 from histodiff.data_prep.slides.thumbnails import Thumbnail, thumbnail
 from histodiff.data_prep.slides.tissue import (
@@ -106,6 +107,7 @@ class TileWorker:
 
     path: StoragePath
     rules: TileRules
+    images: ImageDecoder = field(default_factory=ImageDecoder, compare=False)
 
     def run(self, unit: TileUnit) -> TileRecord:
         """Tiles one unit, commits it, and returns its record."""
@@ -172,7 +174,7 @@ class TileWorker:
         shown: list[npt.NDArray[np.uint8]] = []
         for image in unit.images:
             try:
-                pixels = decode_image(storage_path(unit.url) / image.path)
+                pixels = self.images.decode(storage_path(unit.url), image.path)
                 found = self._image_patches(unit, image, pixels)
             except SlideError as error:
                 failures[image.path] = error
