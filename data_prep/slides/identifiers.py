@@ -68,7 +68,8 @@ def parse_identifier(rule: IdentifierRule, name: str) -> ParsedIdentifier:
 
     ``tcga``: the slide is the barcode without its UUID, the patient its first three fields, the
     site the code of the tissue source site; upper case. ``breakhis``: patient and slide are year
-    and number, the label is class and subtype, as ``B_A``. ``chaoyang``: the label is the last
+    and number with its letters (as published: 22549AB and 22549CD are two), the label is class and
+    subtype, as ``B_A``. ``chaoyang``: the label is the last
     digit. ``panda``: the slide is the image id. Where there is no patient, the slide is.
 
     Raises:

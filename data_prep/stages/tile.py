@@ -108,6 +108,7 @@ class TileWorker:
     path: StoragePath
     rules: TileRules
     images: ImageDecoder = field(default_factory=ImageDecoder, compare=False)
+    """Keeps array files open from unit to unit."""
 
     def run(self, unit: TileUnit) -> TileRecord:
         """Tiles one unit, commits it, and returns its record."""

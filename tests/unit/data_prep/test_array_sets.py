@@ -1,5 +1,6 @@
 """PatchCamelyon, MedMNIST and PanNuke files through tile and back, against the arrays."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_tile_pcam_gives_the_pixels_labels_and_slides_of_the_files(pcam: Path, s
         ("h5py", h5py.__version__)
     }
     assert {row["url"] for row in slides.values()} == {str(pcam)}
+
+
+def test_patch_reader_survives_pickling_while_array_files_are_open(pcam: Path, site: Site) -> None:
+    reader = PatchReader(PatchIndex.open(tile(config(pcam, source("pcam")), site).path))
+    first = reader.read(range(18))
+    second = pickle.loads(pickle.dumps(reader)).read(range(18))
+    reader.close()
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    np.testing.assert_array_equal(first.pixels, reader.read(range(18)).pixels)
 
 
 def test_tile_pcam_keeps_given_splits_up_to_the_ledger(pcam: Path, site: Site) -> None:
