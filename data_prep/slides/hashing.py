@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from histodiff.artifacts import canonical_json
-from histodiff.data_prep.slides.inputs import Inputs
+from histodiff.data_prep.slides.containers import member_of
+from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, Inputs
 from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, sha256_of, storage_path
 from histodiff.telemetry import progress
@@ -34,14 +35,13 @@ def content_hash(path: StoragePath, *, size_bytes: int) -> str:
 
 
 def with_hashes(inputs: Inputs) -> Inputs:
-    """``inputs`` with the digest of every file."""
+    """``inputs`` with the digest of every file; one that holds many patches is read once."""
+    files: list[tuple[str, int | None]]
     files = [(slide.url, slide.size_bytes) for slide in inputs.slides]
-    files += [
-        (f"{part.url}/{image.path}", image.size_bytes)
-        for part in inputs.image_sets
-        for image in part.images
-    ]
-    digests = iter(_digests(files))
+    files += [_file_of(part, image) for part in inputs.image_sets for image in part.images]
+    unique = list(dict.fromkeys(files))
+    found = dict(zip(unique, _digests(unique), strict=True))
+    digests = iter([found[file] for file in files])
     slides = tuple(replace(slide, content_hash=next(digests)) for slide in inputs.slides)
     sets = tuple(
         replace(
@@ -68,7 +68,15 @@ def inventory(inputs: Inputs) -> dict[str, str]:
     return known
 
 
-def _digests(files: Sequence[tuple[str, int]]) -> list[str]:
+def _file_of(part: ImageSet, image: ImageInput) -> tuple[str, int | None]:
+    """File that an image is in and its size, None where many images share it."""
+    member = member_of(image.path)
+    if member is None:
+        return f"{part.url}/{image.path}", image.size_bytes
+    return f"{part.url}/{member[0]}", None
+
+
+def _digests(files: Sequence[tuple[str, int | None]]) -> list[str]:
     with (
         progress("hash inputs", total=len(files), unit="files") as bar,
         ThreadPoolExecutor(_THREADS) as threads,
@@ -80,8 +88,10 @@ def _digests(files: Sequence[tuple[str, int]]) -> list[str]:
     return found
 
 
-def _digest(url: str, size_bytes: int) -> str:
+def _digest(url: str, size_bytes: int | None) -> str:
+    path = storage_path(url)
     try:
-        return content_hash(storage_path(url), size_bytes=size_bytes)
+        whole = int(path.fs.size(path.path)) if size_bytes is None else size_bytes
+        return content_hash(path, size_bytes=whole)
     except OSError as error:
         raise ConfigError(f"{url}: cannot be read ({error}); check its permissions") from error

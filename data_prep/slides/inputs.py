@@ -11,8 +11,14 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from histodiff.config.loader import shipped_configs
+from histodiff.data_prep.slides.array_sets import ArraySource, array_patches
 from histodiff.data_prep.slides.csv_files import CsvTable, read_csv
 from histodiff.data_prep.slides.geometry import Fit
+from histodiff.data_prep.slides.identifiers import (
+    IdentifierRule,
+    ParsedIdentifier,
+    parse_identifier,
+)
 from histodiff.data_prep.slides.opening import SLIDE_SUFFIXES
 from histodiff.data_prep.slides.pixels import IMAGE_SUFFIXES
 from histodiff.data_prep.slides.sources import (
@@ -52,13 +58,17 @@ class ImageInput:
     """One image of a patch set."""
 
     path: str
-    """Relative to the folder of the set."""
+    """Relative to the folder of the set; ``<file>#<index>`` for a patch in an array file."""
     slide_id: str
     patient_id: str
     site: str | None
     label: str | None
     size_bytes: int
+    """Of a patch in an array file: its share of the file."""
     content_hash: str = ""
+    """Of a patch in an array file: that of the file."""
+    given_split: str | None = None
+    """Split that the data set states, to be kept; None to be divided."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +167,12 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
         mpp_from = "scale_csv" if any(key in listed for key in keys) else "config"
         slide_id = source.prefix + stem
         default = scales.get(_EVERY_OTHER) if given is None else None
+        parsed = _parsed(source.identifiers, name, where)
         found.append(
             SlideInput(
                 slide_id=slide_id,
-                patient_id=row.get("patient_id") or slide_id,
-                site=row.get("site") or None,
+                patient_id=row.get("patient_id") or (parsed.patient_id if parsed else slide_id),
+                site=row.get("site") or (parsed.site if parsed else None),
                 label=row.get("label") or None,
                 url=str(root if single else root / name),
                 size_bytes=size,
@@ -213,8 +224,10 @@ def _pair(scale: float | tuple[float, float] | None) -> tuple[float, float] | No
 def _image_sets(source: PatchSetSource, data: str, where: str, number: int) -> list[ImageSet]:
     if isinstance(source, CsvSource):
         folder, images = _listed_images(source, data, where)
-    else:
+    elif isinstance(source, ImageFolderSource):
         folder, images = _folder_images(source, data, where)
+    else:
+        folder, images = _array_images(source, data, where)
     if not images:
         raise ConfigError(f"{where}: {folder} has no images; check `path` and `label_map`")
     repeated = [path for path, count in Counter(item.path for item in images).items() if count > 1]
@@ -247,18 +260,23 @@ def _listed_images(
     images = []
     for row in table.rows(required=[column for column in named if column is not None]):
         image = row[columns.path]
+        parsed = _parsed(source.identifiers, image, where)
         label = row[columns.label] if columns.label else None
+        if parsed and source.labels == "identifiers":
+            label = parsed.label
         if label is not None and source.label_map:
             label = _mapped(label, source, where)
             if label is None:
                 continue
-        slide_id = source.prefix + (row[columns.slide_id] if columns.slide_id else _own_id(image))
+        own_id = parsed.slide_id if parsed else _own_id(image)
+        slide_id = source.prefix + (row[columns.slide_id] if columns.slide_id else own_id)
+        own_patient = parsed.patient_id if parsed else slide_id
         images.append(
             ImageInput(
                 path=image,
                 slide_id=slide_id,
-                patient_id=row[columns.patient_id] if columns.patient_id else slide_id,
-                site=row[columns.site] if columns.site else None,
+                patient_id=row[columns.patient_id] if columns.patient_id else own_patient,
+                site=row[columns.site] if columns.site else parsed.site if parsed else None,
                 label=label or None,
                 size_bytes=_listed_size(sizes, image, table),
             )
@@ -281,7 +299,10 @@ def _folder_images(
     images = []
     for name, size in _files(folder, IMAGE_SUFFIXES, where, "images").items():
         parents = PurePosixPath(name).parent.as_posix()
+        parsed = _parsed(source.identifiers, name, where)
         label = name.split("/")[0] if source.labels == "folder" else None
+        if parsed and source.labels == "identifiers":
+            label = parsed.label
         if source.labels == "folder" and "/" not in name:
             raise ConfigError(
                 f"{where}.labels: {folder / name} lies in no sub-folder; use labels: none"
@@ -290,18 +311,60 @@ def _folder_images(
             label = _mapped(label, source, where)
             if label is None:
                 continue
-        slide_id = source.prefix + (_own_id(name) if source.slides == "image" else parents)
+        own_id = _own_id(name) if source.slides == "image" else parents
+        slide_id = source.prefix + (parsed.slide_id if parsed else own_id)
         images.append(
             ImageInput(
                 path=name,
                 slide_id=slide_id,
-                patient_id=slide_id,
-                site=None,
+                patient_id=parsed.patient_id if parsed else slide_id,
+                site=parsed.site if parsed else None,
                 label=label,
                 size_bytes=size,
             )
         )
     return folder, images
+
+
+def _array_images(
+    source: ArraySource, data: str, where: str
+) -> tuple[StoragePath, list[ImageInput]]:
+    folder, patches = array_patches(source, joined(data, source.path), where=where)
+    images = []
+    given: dict[str, str | None] = {}
+    for patch in patches:
+        label = patch.label
+        if label is not None and source.label_map:
+            label = _mapped(label, source, where)
+            if label is None:
+                continue
+        slide_id = source.prefix + patch.slide_id
+        if given.setdefault(slide_id, patch.given_split) != patch.given_split:
+            raise ConfigError(
+                f"{where}.splits: slide '{slide_id}' is in the given splits {given[slide_id]} and"
+                f" {patch.given_split}; set splits: own"
+            )
+        images.append(
+            ImageInput(
+                path=patch.path,
+                slide_id=slide_id,
+                patient_id=slide_id,
+                site=patch.site,
+                label=label,
+                size_bytes=patch.size_bytes,
+                given_split=patch.given_split,
+            )
+        )
+    return folder, images
+
+
+def _parsed(rule: IdentifierRule | None, name: str, where: str) -> ParsedIdentifier | None:
+    if rule is None:
+        return None
+    try:
+        return parse_identifier(rule, name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.identifiers: {error}") from error
 
 
 def _mapped(label: str, source: PatchSetSource, where: str) -> str | None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at, was_tile_by_tile
 from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
-from histodiff.data_prep.slides.pixels import decode_image, shrunk
+from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import SkipReason, SlideError
@@ -41,7 +42,7 @@ class PatchReader:
             row["slide_id"]: row for row in index.slides.select(["slide_id", *columns]).to_pylist()
         }
         self._open: OrderedDict[str, OpenedSlide] = OrderedDict()
-        self._image: tuple[str, npt.NDArray[np.uint8]] | None = None
+        self._images = ImageDecoder()
 
     def read(self, indices: Sequence[int]) -> PixelBlock:
         """Pixels of the patches numbered ``indices``, in that order.
@@ -70,10 +71,10 @@ class PatchReader:
         """Closes what is open."""
         while self._open:
             self._open.popitem()[1].close()
-        self._image = None
+        self._images.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_image": None}
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def _prepare(self, rows: Sequence[Row]) -> None:
         if not rows[0]["path"]:
@@ -91,10 +92,7 @@ class PatchReader:
         return shrunk(region, self._index.patch_px, self._index.resample)
 
     def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
-        path: StoragePath = storage_path(self._slides[row["slide_id"]]["url"]) / row["path"]
-        if self._image is None or self._image[0] != str(path):
-            self._image = (str(path), decode_image(path))
-        return self._image[1]
+        return self._images.decode(storage_path(self._slides[row["slide_id"]]["url"]), row["path"])
 
     def _slide(self, slide_id: str) -> OpenedSlide:
         if slide_id in self._open:

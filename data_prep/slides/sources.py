@@ -1,4 +1,4 @@
-"""What can be tiled: slides, folders of images, CSV files that list images.
+"""What can be tiled: slides, folders of images, CSV files that list images, array files.
 
 A source is config; ``find_inputs`` turns sources into the slides and images that there are, with
 their ids, labels and known scales, without opening one. Every slide id must mean one thing over all
@@ -8,10 +8,11 @@ sources.
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from histodiff.config import Config, Location
 from histodiff.data_prep.slides.geometry import Fit
+from histodiff.data_prep.slides.identifiers import RULES_WITH_LABELS, IdentifierRule
 
 MppT = TypeVar("MppT", float, float | Literal["unknown"])
 
@@ -28,6 +29,9 @@ Mpp = Annotated[float, AfterValidator(_plausible_mpp)]
 """Microns per pixel."""
 DeclaredMpp = Annotated[float | Literal["unknown"], AfterValidator(_plausible_mpp)]
 """Microns per pixel, or `unknown`."""
+
+GivenOrOwn = Literal["given", "own"]
+"""Whose splits are used."""
 
 
 class SlidesSource(Config):
@@ -50,6 +54,8 @@ class SlidesSource(Config):
     `data`, or one that ships with histodiff."""
     slide_csv: Annotated[str | None, Location()] = None
     """CSV with columns `slide` and any of `patient_id`, `site`, `label`."""
+    identifiers: IdentifierRule | None = None
+    """How the files are named: gives patient and site where `slide_csv` does not."""
 
 
 class ImageFolderSource(Config):
@@ -58,11 +64,13 @@ class ImageFolderSource(Config):
     type: Literal["image_folder"]
     path: Annotated[str, Location()] = "."
     """Folder or URL, relative to `data`; sub-folders are read too."""
-    labels: Literal["folder", "none"] = "none"
-    """`folder`: the first sub-folder is the label."""
+    labels: Literal["folder", "identifiers", "none"] = "none"
+    """`folder`: the first sub-folder is the label; `identifiers`: the one in the file name."""
     slides: Literal["image", "folder"] = "image"
     """What is known of origins: `image`: each image is a slide of its own; `folder`: all images
     of a sub-folder are of one slide."""
+    identifiers: IdentifierRule | None = None
+    """How the files are named: gives slide, patient and site, instead of `slides`."""
     label_map: dict[str, str | None] = Field(default={})
     """New names of labels; null leaves the patches of a label out. Quote numbers."""
     prefix: str = ""
@@ -71,6 +79,13 @@ class ImageFolderSource(Config):
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
     """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+    @model_validator(mode="after")
+    def _identifiers_have_what_is_asked(self) -> "ImageFolderSource":
+        _check_labels(self.labels, self.identifiers)
+        if self.identifiers and self.slides == "folder":
+            raise ValueError("slides: folder and identifiers both name the slide; remove one")
+        return self
 
 
 class CsvColumns(Config):
@@ -96,6 +111,36 @@ class CsvSource(Config):
     """The CSV, or the folder with `patches.csv`; relative to `data`."""
     columns: CsvColumns
     """Names of the columns."""
+    labels: Literal["column", "identifiers"] = "column"
+    """Where labels are from: `columns.label` (none without it), or the file names."""
+    identifiers: IdentifierRule | None = None
+    """How the images are named: gives slide, patient and site where no column does."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+    @model_validator(mode="after")
+    def _identifiers_have_what_is_asked(self) -> "CsvSource":
+        _check_labels(self.labels, self.identifiers)
+        if self.labels == "identifiers" and self.columns.label is not None:
+            raise ValueError("columns.label and labels: identifiers both name it; remove one")
+        return self
+
+
+class PcamSource(Config):
+    """PatchCamelyon: `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`, unpacked."""
+
+    type: Literal["pcam"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL with the files, relative to `data`; the `_meta.csv` beside them give the
+    slides, and without one every patch is a slide of its own."""
+    splits: GivenOrOwn
+    """`given`: the files' own splits are kept; `own`: all patches are divided by `split`."""
     label_map: dict[str, str | None] = Field(default={})
     """New names of labels; null leaves the patches of a label out. Quote numbers."""
     prefix: str = ""
@@ -106,8 +151,44 @@ class CsvSource(Config):
     """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
 
 
-Source = Annotated[SlidesSource | ImageFolderSource | CsvSource, Field(discriminator="type")]
-PatchSetSource = ImageFolderSource | CsvSource
+class MedmnistSource(Config):
+    """A MedMNIST `.npz`, such as PathMNIST; every patch is a slide of its own."""
+
+    type: Literal["medmnist"]
+    path: Annotated[str, Location()] = "."
+    """The `.npz`, or a folder with one; relative to `data`."""
+    splits: GivenOrOwn
+    """`given`: the file's own splits are kept; `own`: all patches are divided by `split`."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+class PannukeSource(Config):
+    """PanNuke: folders with `images.npy` and `types.npy`; every patch is a slide of its own."""
+
+    type: Literal["pannuke"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL with the folds, relative to `data`; masks are not used."""
+    tissue: Literal["label", "site", "none"]
+    """What the name of the tissue in `types.npy` is taken for."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+PatchSetSource = ImageFolderSource | CsvSource | PcamSource | MedmnistSource | PannukeSource
+Source = Annotated[SlidesSource | PatchSetSource, Field(discriminator="type")]
 
 
 def unknown_scales(sources: Sequence[SlidesSource | PatchSetSource]) -> list[int]:
@@ -117,3 +198,11 @@ def unknown_scales(sources: Sequence[SlidesSource | PatchSetSource]) -> list[int
         for number, source in enumerate(sources)
         if not isinstance(source, SlidesSource) and source.mpp == "unknown"
     ]
+
+
+def _check_labels(labels: str, rule: IdentifierRule | None) -> None:
+    if labels == "identifiers" and rule not in RULES_WITH_LABELS:
+        raise ValueError(
+            f"labels: identifiers needs names with a label in them, but identifiers is"
+            f" {rule or 'null'}; set it to {' or '.join(RULES_WITH_LABELS)}"
+        )

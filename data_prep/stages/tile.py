@@ -8,7 +8,7 @@ says it is done. Running a unit again gives the same files.
 import io
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.slides.geometry import Region, image_regions, same_scale
+from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.slides.overlay import SHEET_COLUMNS, SHEET_ROWS, contact_sheet
 from histodiff.data_prep.slides.patch_index import (
@@ -27,7 +28,7 @@ from histodiff.data_prep.slides.patch_index import (
     table_bytes,
     table_from_rows,
 )
-from histodiff.data_prep.slides.pixels import decode_image, resized
+from histodiff.data_prep.slides.pixels import resized
 from histodiff.data_prep.slides.tissue import tissue_colour
 from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
 from histodiff.data_prep.stages.tile_rows import Row, image_patches, set_rows, slide_row
@@ -86,6 +87,8 @@ class TileWorker:
 
     path: StoragePath
     rules: TileRules
+    images: ImageDecoder = field(default_factory=ImageDecoder, compare=False)
+    """Keeps array files open from unit to unit."""
 
     def run(self, unit: TileUnit) -> TileRecord:
         """Tiles one unit, commits it, and returns its record."""
@@ -138,7 +141,7 @@ class TileWorker:
         shown: list[npt.NDArray[np.uint8]] = []
         for image in unit.images:
             try:
-                pixels = decode_image(storage_path(unit.url) / image.path)
+                pixels = self.images.decode(storage_path(unit.url), image.path)
                 found = self._image_patches(unit, image, pixels)
             except SlideError as error:
                 failures[image.path] = error

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from histodiff.data_prep.slides.containers import reader_of
 from histodiff.data_prep.slides.geometry import ReadPlan, Region
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.slides.patch_index import PATCHES_SCHEMA, SLIDES_SCHEMA
@@ -157,7 +158,7 @@ def image_patches(
             "effective_mpp_y": region.effective_mpp,
             "tissue_fraction": round(float(fraction), 4),
             "label": image.label,
-            "split": None,
+            "split": image.given_split,
         }
         for region, fraction in zip(regions, tissue, strict=True)
     ]
@@ -215,13 +216,14 @@ def _set_row(
             content_hash=_digest([image.content_hash for image in images]),
         )
     )
+    reader, version = reader_of(first.path) or ("pillow", READER_VERSION)
     row |= {
         "vendor": "images",
         "mpp_x": unit.mpp,
         "mpp_y": unit.mpp,
         "mpp_source": "unknown" if unit.mpp is None else "config",
-        "reader": "pillow",
-        "reader_version": READER_VERSION,
+        "reader": reader,
+        "reader_version": version,
         "num_patches": total,
     }
     if not total and failed:

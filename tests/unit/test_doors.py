@@ -21,6 +21,7 @@ DOORS = {
     "timm": "histodiff/models",
     "openslide": "data_prep/slides",
     "tifffile": "data_prep/slides",
+    "h5py": "data_prep/slides",
     "prometheus_client": "histodiff/telemetry",
     "typer": "histodiff/cli",
 }
