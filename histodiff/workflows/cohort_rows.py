@@ -1,6 +1,7 @@
 """The list of slides on the cohort page: its columns, which slides are in it, and its filters."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ HEADINGS = (
 def shown_slides(slides: Sequence[Slide]) -> list[Slide]:
     """The slides of the list, in the order of their ids."""
     ranked = sorted(slides, key=lambda slide: (_rank(slide), slide["slide_id"]))
-    return sorted(ranked[:MAX_SLIDES], key=lambda slide: str(slide["slide_id"]))
+    return sorted(ranked[:MAX_SLIDES], key=lambda slide: _natural(slide["slide_id"]))
 
 
 def filters(slides: Sequence[Slide]) -> list[tuple[Filter, int]]:
@@ -127,6 +128,14 @@ def _status_filter(status: str) -> Filter:
     return Filter(
         status, status_words(status), kind(status), lambda slide: bool(slide["status"] == status)
     )
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Sorts numbers in a text as numbers, as the script does."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", text)
+    ]
 
 
 def _rank(slide: Slide) -> int:

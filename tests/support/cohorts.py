@@ -58,8 +58,8 @@ def slide_row(number, rng, *, status=None):
     wrong = used and rng.random() < 0.02
     opened = status != "UNREADABLE"
     return dict.fromkeys(SLIDES.names) | {
-        "slide_id": f"{site[:2].upper()}-{number // 2:04d}-{'AB'[number % 2]}",
-        "patient_id": f"{site[:2].upper()}-{number // 2:04d}", "site": site, "url": "slides/x.svs",
+        "slide_id": f"{site[:2].upper()}-{number // 2}-{'AB'[number % 2]}",
+        "patient_id": f"{site[:2].upper()}-{number // 2}", "site": site, "url": "slides/x.svs",
         "size_bytes": int(rng.integers(2e8, 3e9)), "vendor": "aperio" if opened else None,
         "width": int(rng.integers(30_000, 120_000)) if opened else None,
         "height": int(rng.integers(20_000, 90_000)) if opened else None,

@@ -88,8 +88,11 @@ def test_page_has_a_row_with_the_numbers_of_every_slide(cohort):
     rows, page = cohort
     body = page.rows[1:]
     assert len(body) == len(rows)
-    for slide, shown in zip(sorted(rows, key=lambda row: row["slide_id"]), body, strict=True):
-        assert slide["slide_id"] in shown
+    row_of = {shown.split()[shown.split().index("picture") + 1] if "no picture" in shown
+              else shown.split()[0]: shown for shown in body}  # fmt: skip
+    assert len(row_of) == len(rows)
+    for slide in rows:
+        shown = row_of[slide["slide_id"]]
         assert f"{slide['num_patches']:,}" in shown
         assert slide["reason"] in shown
         assert slide["warning"] in shown
