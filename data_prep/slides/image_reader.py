@@ -77,6 +77,7 @@ class ImageReader:
                     (width / level.shape[1] + height / level.shape[0]) / 2 for level in levels
                 )
                 scale = ome_scale(tiff.ome_metadata)
+                _check_complete(self._path, levels)
         except SlideError:
             raise
         except Exception as error:  # tifffile raises what it likes on broken files
@@ -127,6 +128,22 @@ def _slide_info(
         reader=reader,
         reader_version=version,
     )
+
+
+def _check_complete(path: Path, levels: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Whether the file has all the data that its header names."""
+    pages = [level.keyframe for level in levels]
+    end = max(
+        offset + size
+        for page in pages
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    )
+    if end > path.stat().st_size:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{path.name}: ends at byte {path.stat().st_size}, and its pixels at {end}; the file is"
+            " truncated, copy it again",
+        )
 
 
 def _check_rgb(name: str, level: tifffile.TiffPageSeries) -> None:

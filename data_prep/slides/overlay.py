@@ -52,6 +52,11 @@ def overlay_png(
     return _png(image)
 
 
+def plain_png(picture: Thumbnail) -> bytes:
+    """The slide as it is; PNG."""
+    return _png(Image.fromarray(picture.pixels))
+
+
 def contact_sheet(images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The first images side by side, each shrunk to fit; PNG."""
     sheet = Image.new(

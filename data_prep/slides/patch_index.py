@@ -10,7 +10,7 @@ leaves out URLs and tiles, so the same slides in another place give the same Pat
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -260,6 +260,12 @@ def _write_partitions(folder: StoragePath, pieces: Iterable[Any], digest: Any) -
     return total
 
 
+def patch_tables(path: StoragePath) -> Iterator[Any]:
+    """The partitions of the patches of a written index, one at a time."""
+    for name in list_names(path / "patches"):
+        yield _read_table(path / "patches" / name, PATCHES_SCHEMA, _as_it_is)
+
+
 def table_bytes(table: Any) -> bytes:
     """The table as Parquet; equal tables give equal bytes."""
     sink = io.BytesIO()
@@ -275,6 +281,11 @@ def table_from_rows(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
 def file_name_of(slide_id: str) -> str:
     """The slide id as a file name: unique, and readable."""
     return slide_id.replace("%", "%25").replace("/", "%2F")
+
+
+def slide_id_of(file_name: str) -> str:
+    """The slide id that ``file_name_of`` made the name of."""
+    return file_name.replace("%2F", "/").replace("%25", "%")
 
 
 def _read_table(path: StoragePath, schema: Any, upgrade: Callable[[Any, Any], Any]) -> Any:

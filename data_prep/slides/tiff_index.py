@@ -73,6 +73,16 @@ class TiffIndex:
     levels: tuple[TiffLevel, ...]
 
     @property
+    def is_jpeg(self) -> bool:
+        """Whether all tiles are JPEG that can be decoded one by one."""
+        return all(level.is_jpeg for level in self.levels)
+
+    @property
+    def end(self) -> int:
+        """Where the last tile ends in the file."""
+        return max(int((level.offsets + level.sizes).max()) for level in self.levels)
+
+    @property
     def downsamples(self) -> tuple[float, ...]:
         """Level-0 pixels per pixel of each level, as OpenSlide reckons."""
         first = self.levels[0]

@@ -6,6 +6,7 @@ is not a whole number OpenSlide blends pixels: there ``exact_at`` says no, and O
 What cannot be read this way at all (JPEG 2000, missing tiles, other vendors) is not taken.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,13 +45,18 @@ def tiff_index_of(path: StoragePath) -> TiffIndex | None:
             _address(path), "rb", block_size=_HEADER_BLOCK_BYTES, cache_type="blockcache"
         ) as stream:
             index = read_tiff_index(stream, name=path.name)
+            size = stream.size
     except (FileNotFoundError, PermissionError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
-    return index if index and all(level.is_jpeg for level in index.levels) else None
+    return _complete(index, size, path.name) if index and index.is_jpeg else None
 
 
 def _local_index(path: StoragePath) -> TiffIndex | None:
-    """As above; a local file that is broken, or seen otherwise by OpenSlide, is left to others."""
+    """As above; a local file that is broken, or seen otherwise by OpenSlide, is left to others.
+
+    Raises:
+        SlideError: UNREADABLE: the file ends before its tiles do.
+    """
     vendor = _openslide_vendor(path.path)
     if vendor is not None and vendor not in _OPENSLIDE_VENDORS:
         return None
@@ -59,9 +65,21 @@ def _local_index(path: StoragePath) -> TiffIndex | None:
             index = read_tiff_index(stream, name=path.name)
     except (SlideError, OSError):
         return None  # the next reader says what is wrong
-    if index is None or not all(level.is_jpeg for level in index.levels):
+    if index is None or not index.is_jpeg:
         return None
+    _complete(index, os.stat(path.path).st_size, path.name)
     return index if vendor is None or _agrees(index, path.path) else None
+
+
+def _complete(index: TiffIndex, size_bytes: int, name: str) -> TiffIndex:
+    """The index, if the file has all that it names."""
+    if index.end > size_bytes:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: ends at byte {size_bytes}, and its tiles at {index.end}; the file is"
+            " truncated, copy it again",
+        )
+    return index
 
 
 def _openslide_vendor(path: str) -> str | None:

@@ -1,6 +1,6 @@
 """The Reader of the encode stage, and the parts of a unit that it reads.
 
-Parts are batches of patches in the order of the patch table, so that neighbours are read together.
+Parts are batches of patches along supertiles, so that neighbours are read together.
 No torch here: there may be many readers, and their processes stay small.
 """
 
@@ -27,7 +27,7 @@ class EncodePart:
 
 def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
     """Parts of a unit, in reading order; pools take it as ``partial(parts_of, batch=...)``."""
-    order = np.argsort(unit.patches, kind="stable")
+    order = unit.reading_order
     pieces = (order[start : start + batch] for start in range(0, len(order), batch))
     return [EncodePart(positions, unit.patches[positions]) for positions in pieces]
 

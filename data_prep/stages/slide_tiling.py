@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from histodiff.data_prep.slides.geometry import Grid, Phase, ReadPlan, read_plan, slide_grid
 from histodiff.data_prep.slides.inputs import SlideInput
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
-from histodiff.data_prep.slides.overlay import overlay_png
+from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, plain_png
 from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
 from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.data_prep.slides.quality import PatchScores, QualityConfig, patch_scores, sharpness
@@ -84,10 +84,14 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
     with ExitStack() as stack:
         opened = _opened(unit, stack)
         findings.row |= info_columns(opened.reader.info)
-        findings.row |= scale_columns(unit, opened.reader.info)
-        findings.row["warning"] = scale_warning(findings.row)
-        slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
-        plan, grid = _planned(opened.reader, slide_mpp, rules)
+        try:
+            findings.row |= scale_columns(unit, opened.reader.info)
+            findings.row["warning"] = scale_warning(findings.row)
+            slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
+            plan, grid = _planned(opened.reader, slide_mpp, rules)
+        except SlideError:
+            findings.overlay = plain_png(_plain_picture(opened.reader))
+            raise
         findings.row["phase"] = grid.phase
         view = _view(opened.reader, slide_mpp, rules)
         findings.row |= _tissue_columns(view, slide_mpp)
@@ -119,6 +123,12 @@ def _planned(
         patch_px=rules.patch_px, stride_px=rules.stride_px, phase=rules.phase,
     )  # fmt: skip
     return plan, grid
+
+
+def _plain_picture(reader: SlideReader) -> Thumbnail:
+    """A slide that is left out is shown too: who looks at it may know its scale."""
+    longest = max(reader.info.bounds_width, reader.info.bounds_height)
+    return thumbnail(reader, downsample=longest / OVERLAY_SIDE_PX)
 
 
 def _view(reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules) -> _View:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
+from histodiff.data_prep.slides.cohort import overlay_thumbnail
 from histodiff.data_prep.slides.geometry import Region, image_regions, same_scale
 from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
@@ -25,6 +26,7 @@ from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     REJECTED_SCHEMA,
     file_name_of,
+    slide_id_of,
     table_bytes,
     table_from_rows,
 )
@@ -37,6 +39,7 @@ from histodiff.storage import StoragePath, storage_path, write_bytes
 
 TileUnit = SlideInput | ImageSet
 _SMALL_PX = 32
+_SLIDE = "slide-"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,12 @@ def unit_name(unit: TileUnit) -> str:
     """Name of the unit's files in the ledger."""
     if isinstance(unit, ImageSet):
         return unit.name
-    return "slide-" + file_name_of(unit.slide_id)
+    return _SLIDE + file_name_of(unit.slide_id)
+
+
+def slide_of_unit(name: str) -> str:
+    """Slide id of a unit that is a slide; of a part of a patch set, the unit's name."""
+    return slide_id_of(name.removeprefix(_SLIDE)) if name.startswith(_SLIDE) else name
 
 
 def read_record(ledger: StoragePath, name: str) -> TileRecord:
@@ -130,9 +138,14 @@ class TileWorker:
     def _write_files(self, unit: SlideInput, findings: SlideFindings) -> None:
         name = file_name_of(unit.slide_id)
         if findings.overlay is not None:
-            write_bytes(self.path / "overlays" / f"{name}.png", findings.overlay)
+            self._write_picture(unit_name(unit), name, findings.overlay)
         if findings.index is not None and findings.row["num_patches"]:
             write_bytes(self.path / "tiles" / f"{name}.parquet", findings.index.to_bytes())
+
+    def _write_picture(self, unit: str, name: str, png: bytes) -> None:
+        """The picture, and a small one for the cohort page."""
+        write_bytes(self.path / "overlays" / f"{name}.png", png)
+        write_bytes(self.path / "ledger" / f"{unit}.webp", overlay_thumbnail(png))
 
     def _images(self, unit: ImageSet) -> tuple[TileRecord, Any]:
         patches: list[Row] = []
@@ -150,7 +163,7 @@ class TileWorker:
             num_patches[image.path] = len(found)
             if len(shown) < SHEET_COLUMNS * SHEET_ROWS:
                 shown.append(pixels)
-        write_bytes(self.path / "overlays" / f"{unit.name}.png", contact_sheet(shown))
+        self._write_picture(unit.name, unit.name, contact_sheet(shown))
         record = TileRecord(
             slides=tuple(set_rows(unit, num_patches, failures)),
             num_patches=len(patches),

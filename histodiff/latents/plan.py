@@ -26,6 +26,8 @@ class ShardUnit:
     shard: int
     patches: Int64s
     """Row number in the patch table of every row of the shard, in row order."""
+    reading_order: Int64s
+    """Rows of the shard in the order in which they are cheap to read: by slide and supertile."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ShardPlan:
 
     patch_of_row: Int64s
     rows_per_shard: int
+    block_of_patch: Int64s
+    """Number of the supertile of every patch; numbers ascend with slides and positions."""
 
     @property
     def num_shards(self) -> int:
@@ -44,7 +48,9 @@ class ShardPlan:
         """Every unit, in shard order."""
         for shard in range(self.num_shards):
             start = shard * self.rows_per_shard
-            yield ShardUnit(shard, self.patch_of_row[start : start + self.rows_per_shard])
+            patches = self.patch_of_row[start : start + self.rows_per_shard]
+            order = np.lexsort((patches, self.block_of_patch[patches])).astype(np.int64)
+            yield ShardUnit(shard, patches, order)
 
 
 def plan_shards(
@@ -67,7 +73,7 @@ def plan_shards(
     for shard, start in enumerate(range(0, len(line), rows_per_shard)):
         rows = line[start : start + rows_per_shard]
         line[start : start + rows_per_shard] = generator_for(seed, "rows", shard).permutation(rows)
-    return ShardPlan(line, rows_per_shard)
+    return ShardPlan(line, rows_per_shard, block)
 
 
 def _slide_groups(num_slides: int, mixing: int, seed: int) -> Int64s:

@@ -101,7 +101,7 @@ def cohort_page(facts: CohortFacts, thumbnails: Mapping[str, bytes]) -> str:
 
 def overlay_href(key: str) -> str:
     """Address of an overlay picture relative to the page."""
-    return f"overlays/{quote(key.replace('/', '_'))}.png"
+    return f"overlays/{quote(file_name_of(key))}.png"
 
 
 def file_size(num_bytes: int | None) -> str:

@@ -23,6 +23,7 @@ from histodiff.cluster.pool import run_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
+from histodiff.data_prep.slides.cohort import cohort_facts
 from histodiff.data_prep.slides.geometry import Phase
 from histodiff.data_prep.slides.hashing import inventory, with_hashes
 from histodiff.data_prep.slides.inputs import Inputs, find_inputs
@@ -34,6 +35,7 @@ from histodiff.data_prep.slides.patch_index import (
     IndexFacts,
     Resample,
     WrittenIndex,
+    patch_tables,
     stream_patch_index,
     table_from_rows,
 )
@@ -54,15 +56,17 @@ from histodiff.data_prep.stages.tile import (
     TileWorker,
     read_record,
     read_unit_patches,
+    slide_of_unit,
     unit_name,
 )
 from histodiff.data_prep.stages.tile_rows import REJECTED_COUNTS, Row, merged
 from histodiff.errors import SkipReason
 from histodiff.runtime import Worker, run_in_process
 from histodiff.runtime.units import Finished
-from histodiff.storage import StoragePath, list_names
+from histodiff.storage import StoragePath, list_names, write_bytes
 from histodiff.telemetry import progress
 from histodiff.telemetry.metrics import TILE_PATCHES, TILE_SLIDES
+from histodiff.workflows.cohort_page import cohort_page
 
 RunUnits = Callable[
     [Callable[[], Worker[TileUnit, TileRecord]], Sequence[TileUnit]],
@@ -225,12 +229,29 @@ def _finish(draft: Draft, config: TileConfig, names: Sequence[str]) -> Artifact:
     written = stream_patch_index(
         draft.path, facts, slides=slides, patches=pieces(None), rejected=pieces("rejected")
     )
+    page = _cohort_page(draft, config, slides, names)
+    write_bytes(draft.path / "cohort.html", page.encode())
     issues = [issue for record in records.values() for issue in record.issues]
     failed = [issue for issue in issues if SkipReason(issue.reason).is_failure]
     skipped = [issue for issue in issues if not SkipReason(issue.reason).is_failure]
     contents = _contents(facts, slides, written, split_of, labels)
     contents |= {"skipped": len(skipped), "failed": len(failed)}
     return draft.finish(contents, content=written.sha256, failed=failed, skipped=skipped)
+
+
+def _cohort_page(draft: Draft, config: TileConfig, slides: Any, units: Sequence[str]) -> str:
+    """The page that shows every slide, with its picture if it has one."""
+    ledger = draft.path / "ledger"
+    there = set(list_names(ledger))
+    shown = [unit for unit in units if f"{unit}.webp" in there]
+    with ThreadPoolExecutor(_LEDGER_READS) as threads:
+        pictures = threads.map(lambda unit: (ledger / f"{unit}.webp").read_bytes(), shown)
+        thumbnails = dict(zip(map(slide_of_unit, shown), pictures, strict=True))
+    facts = cohort_facts(
+        slides, patch_tables(draft.path),
+        name=str(config.output), mpp=config.wanted_mpp, patch_px=config.patch_px,
+    )  # fmt: skip
+    return cohort_page(facts, thumbnails)
 
 
 def _slides_table(records: Iterable[TileRecord]) -> Any:
