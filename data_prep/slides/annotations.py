@@ -81,7 +81,7 @@ def rasterize(
         height: In pixels of the raster.
         downsample: Level-0 pixels per pixel of the raster.
     """
-    lines = y + (np.arange(height) + 0.5) * downsample
+    lines: _Numbers = y + (np.arange(height, dtype=np.float64) + 0.5) * downsample
     masks = {}
     for label, edges in _edges_by_label(annotations).items():
         spans = _spans(edges, lines)
@@ -195,7 +195,8 @@ def _edges(polygons: Sequence[Polygon]) -> _Edges:
     # one direction for all, so that an edge that two polygons share is cut at the same places
     ends = np.where(ends[:, 1:2] <= ends[:, 3:4], ends, ends[:, [2, 3, 0, 1]])
     steep = ends[:, 1] < ends[:, 3]
-    return _Edges(*ends[steep].T, polygon=polygon_of[steep])
+    x0, y0, x1, y1 = ends[steep].T
+    return _Edges(x0=x0, y0=y0, x1=x1, y1=y1, polygon=polygon_of[steep])
 
 
 def _spans(edges: _Edges, lines: _Numbers) -> _Spans:
