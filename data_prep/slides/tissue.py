@@ -2,8 +2,8 @@
 
 Brightfield only: a slide without a bright background (fluorescence) has no tissue here. Tissue is
 what differs in colour from the slide's own background, by Otsu's threshold inside fixed limits, so
-that a picture full of tissue is not cut in half. Pen, black padding and black ink are artefacts:
-hues and darkness that haematoxylin, eosin and DAB do not show at this scale.
+that a picture full of tissue is not cut in half. Pen, black padding and black ink are artefacts,
+see `artefacts`.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import skimage.morphology as morphology
 from pydantic import Field
-from skimage import color, filters
+from skimage import filters
 
 from histodiff.config import Config
-
-Mask = npt.NDArray[np.bool_]
+from histodiff.data_prep.slides.artefacts import Mask, black_mask, pen_mask
 
 _DISTANCE_LIMITS = (9.0, 18.0)
 """Limits of Otsu's threshold on the distance to the background, in 8-bit grey values."""
@@ -34,23 +33,28 @@ class TissueConfig(Config):
     """Holes below this area (lumens, fat cells) belong to the tissue around them."""
     min_fraction: float = Field(default=0.5, ge=0, le=1)
     """Least fraction of tissue in a patch of a slide."""
-    max_artefact_fraction: float = Field(default=0.05, ge=0, le=1)
-    """Largest fraction of pen, ink or black padding in a patch of a slide."""
 
 
 @dataclass(frozen=True)
 class SlideMask:
-    """Masks over a small picture; both boolean ``(H, W)``."""
+    """Masks over a small picture, boolean ``(H, W)``."""
 
     tissue: Mask
-    artefact: Mask
+    pen: Mask
+    black: Mask
+
+    @property
+    def artefact(self) -> Mask:
+        """Pen and black together."""
+        return self.pen | self.black
 
 
 def slide_mask(pixels: npt.NDArray[np.uint8], *, mpp: float, config: TissueConfig) -> SlideMask:
     """Tissue and artefacts of a picture, uint8 ``(H, W, 3)`` at ``mpp`` microns per pixel."""
-    artefact = artefact_mask(pixels)
+    pen, black = pen_mask(pixels), black_mask(pixels)
+    artefact = pen | black
     if not is_brightfield(pixels):
-        return SlideMask(tissue=np.zeros_like(artefact), artefact=artefact)
+        return SlideMask(tissue=np.zeros_like(artefact), pen=pen, black=black)
     tissue = tissue_colour(pixels) & ~artefact
     tissue = morphology.opening(morphology.closing(tissue, morphology.disk(2)), morphology.disk(1))
     pixel_um2 = mpp**2
@@ -60,7 +64,7 @@ def slide_mask(pixels: npt.NDArray[np.uint8], *, mpp: float, config: TissueConfi
     tissue = morphology.remove_small_holes(
         tissue, max_size=max(1, round(config.max_hole_um2 / pixel_um2))
     )
-    return SlideMask(tissue=tissue & ~artefact, artefact=artefact)
+    return SlideMask(tissue=tissue & ~artefact, pen=pen, black=black)
 
 
 def is_brightfield(pixels: npt.NDArray[np.uint8]) -> bool:
@@ -79,24 +83,6 @@ def tissue_colour(pixels: npt.NDArray[np.uint8]) -> Mask:
     flat = float(np.ptp(distance)) < 1e-6
     threshold = low if flat else float(np.clip(filters.threshold_otsu(distance), low, high))
     return np.asarray((distance > threshold) & ~_blush(smooth))
-
-
-def artefact_mask(pixels: npt.NDArray[np.uint8]) -> Mask:
-    """Pen of any colour, black ink and black padding, boolean ``(H, W)``."""
-    hsv = color.rgb2hsv(pixels)
-    hue, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
-    green = (hue > 80) & (hue < 192) & (saturation > 0.3) & (value < 0.85)
-    blue = (hue >= 192) & (hue < 250) & (saturation > 0.6) & (value > 0.25)
-    red = ((hue < 12) | (hue > 348)) & (saturation > 0.72) & (value > 0.45)
-    # dense haematoxylin is blue too, but never over so wide an area
-    pen = morphology.opening(green | red, morphology.disk(1))
-    pen |= morphology.opening(blue, morphology.disk(3))
-    # single nuclei are dark too, but thinner than this
-    black = morphology.opening(value < 0.28, morphology.disk(4))
-    return np.asarray(
-        morphology.dilation(pen, morphology.disk(3))
-        | morphology.dilation(black, morphology.disk(2))
-    )
 
 
 def _blush(pixels: npt.NDArray[np.float64]) -> Mask:
@@ -125,9 +111,16 @@ def square_fractions(
     mask: Mask, corners: npt.NDArray[np.int64], *, side_px: int
 ) -> npt.NDArray[np.float64]:
     """Fraction of the mask in squares with corners ``(n, 2)`` as (x, y); clipped at the border."""
+    return rectangle_fractions(mask, corners, side_w=side_px, side_h=side_px)
+
+
+def rectangle_fractions(
+    mask: Mask, corners: npt.NDArray[np.int64], *, side_w: int, side_h: int
+) -> npt.NDArray[np.float64]:
+    """Fraction of the mask in rectangles, all in its pixels; clipped at the border."""
     summed = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
     height, width = mask.shape
     left, top = np.clip(corners[:, 0], 0, width - 1), np.clip(corners[:, 1], 0, height - 1)
-    right, bottom = np.minimum(left + side_px, width), np.minimum(top + side_px, height)
+    right, bottom = np.minimum(left + side_w, width), np.minimum(top + side_h, height)
     inside = summed[bottom, right] - summed[top, right] - summed[bottom, left] + summed[top, left]
     return np.asarray(inside / ((right - left) * (bottom - top)))

@@ -21,11 +21,21 @@ from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, plain_png
 from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
 from histodiff.data_prep.slides.pixels import shrunk
-from histodiff.data_prep.slides.quality import PatchScores, QualityConfig, patch_scores, sharpness
+from histodiff.data_prep.slides.quality import (
+    QualityConfig,
+    broken_rules,
+    patch_scores,
+    sharpness,
+)
 from histodiff.data_prep.slides.readers import Box, SlideReader
 from histodiff.data_prep.slides.thumbnails import Thumbnail, best_level, thumbnail
 from histodiff.data_prep.slides.tiff_index import TiffIndex
-from histodiff.data_prep.slides.tissue import SlideMask, TissueConfig, slide_mask
+from histodiff.data_prep.slides.tissue import (
+    SlideMask,
+    TissueConfig,
+    rectangle_fractions,
+    slide_mask,
+)
 from histodiff.data_prep.stages.tile_rows import (
     REJECTED_COUNTS,
     Row,
@@ -147,14 +157,15 @@ def _patches(
     rules: TileRules,
 ) -> Any:
     """Patches with enough tissue, and for those that break a rule which one."""
-    squares, width, height = _on_picture(grid.corners, plan, view.picture)
-    scores = patch_scores(view.picture, view.mask, squares, width_px=width, height_px=height)
-    damaged = _damaged(reader, plan, grid.corners, squares, view.picture, (width, height))
+    scores = patch_scores(
+        view.picture, view.mask, grid.corners, side_w=plan.width, side_h=plan.height
+    )
+    damaged = _damaged(reader, plan, grid.corners, view.picture)
     chosen = (scores.tissue >= rules.tissue.min_fraction) | damaged
     corners, scores, damaged = grid.corners[chosen], scores.take(chosen), damaged[chosen]
     sharp = _sharpness(reader, corners, plan, rules, damaged)
     table = slide_patches(unit, corners, plan, scores, sharp)
-    reasons = _reasons(scores, sharp, damaged, rules.quality)
+    reasons = broken_rules(scores, sharp, damaged, config=rules.quality)
     return table.append_column(REJECTED_SCHEMA.field("rejected"), pa.array(reasons, pa.string()))
 
 
@@ -162,19 +173,16 @@ def _damaged(
     reader: SlideReader,
     plan: ReadPlan,
     corners: Corners,
-    squares: Corners,
     picture: Thumbnail,
-    size: tuple[int, int],
 ) -> npt.NDArray[np.bool_]:
     """Which patches cannot be decoded: those near damage in the picture are tried."""
     damaged = np.zeros(len(corners), dtype=np.bool_)
     if not picture.unreadable.any():
         return damaged
-    width, height = size
-    for number, (left, top) in enumerate(squares):
-        near = picture.unreadable[max(top, 0) : top + height + 1, max(left, 0) : left + width + 1]
-        if near.any():
-            damaged[number] = not _readable(reader, plan, corners[number])
+    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
+    width, height = (1 + round(side / picture.downsample) for side in (plan.width, plan.height))
+    near = rectangle_fractions(picture.unreadable, squares, side_w=width, side_h=height) > 0
+    damaged[near] = [not _readable(reader, plan, corner) for corner in corners[near]]
     return damaged
 
 
@@ -186,29 +194,6 @@ def _readable(reader: SlideReader, plan: ReadPlan, corner: Corners) -> bool:
     except SlideError:
         return False
     return True
-
-
-def _reasons(
-    scores: PatchScores,
-    sharp: npt.NDArray[np.float64],
-    damaged: npt.NDArray[np.bool_],
-    quality: QualityConfig,
-) -> list[str | None]:
-    """The first rule that each patch breaks."""
-    blurred = np.zeros(len(sharp), dtype=np.bool_)
-    if quality.min_sharpness is not None:
-        blurred = sharp < quality.min_sharpness
-    rules = {
-        "unreadable": damaged,
-        "pen": scores.pen > quality.max_pen_fraction,
-        "black": scores.black > quality.max_black_fraction,
-        "white": scores.white > quality.max_white_fraction,
-        "blurred": blurred,
-    }
-    broken = np.stack(list(rules.values()))
-    names = [*rules, None]
-    first = np.where(broken.any(axis=0), broken.argmax(axis=0), len(rules))
-    return [names[number] for number in first]
 
 
 def _tissue_columns(view: _View, slide_mpp: tuple[float, float]) -> Row:
@@ -273,13 +258,6 @@ def _overlay(view: _View, patches: Any, plan: ReadPlan) -> bytes:
 
 def _corners_of(patches: Any) -> Corners:
     return np.stack([patches["x"].to_numpy(), patches["y"].to_numpy()], axis=1)
-
-
-def _on_picture(corners: Corners, plan: ReadPlan, picture: Thumbnail) -> tuple[Corners, int, int]:
-    """Corners ``(n, 2)``, width and height of patches in pixels of the picture."""
-    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
-    width, height = (max(1, round(s / picture.downsample)) for s in (plan.width, plan.height))
-    return squares, width, height
 
 
 def _nothing_left(row: Row, rules: TileRules) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from histodiff.data_prep.slides.cohort import CohortFacts, DuplicateGroup
+from histodiff.data_prep.slides.patch_index import file_name_of
 from histodiff.workflows.cohort_advice import (
     MPP_PLACEHOLDER,
     OK,

@@ -16,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import NoRay, Site
 from histodiff.config import find_config, load_config
+from histodiff.data_prep.slides.artefacts import artefact_mask
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.pixels import decode_image
 from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.data_prep.slides.splits import SplitConfig, assign_splits
-from histodiff.data_prep.slides.tissue import artefact_mask
 from histodiff.storage import storage_path
 from histodiff.workflows.tile import TileConfig, tile
 

@@ -13,7 +13,6 @@ from histodiff.config import parse_config
 from histodiff.data_prep.slides.inputs import ImageInput, find_inputs
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.reading import PatchReader
-from histodiff.data_prep.stages.tile import read_record
 from histodiff.errors import ConfigError
 from histodiff.workflows.tile import TileConfig, estimate, tile
 from tests.support.array_files import (
@@ -116,7 +115,7 @@ def test_tile_pcam_keeps_given_splits_up_to_the_ledger(pcam: Path, site: Site) -
     found = found_images(pcam, source("pcam"))
     assert {path: image.given_split for path, image in found.items()} == expected
     artifact = tile(config(pcam, source("pcam")), site)
-    _, table = read_record(artifact.path / "ledger", "source00-000000")
+    table = PatchIndex.open(artifact.path).patches
     ledger = dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True))
     assert ledger == expected
 
