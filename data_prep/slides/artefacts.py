@@ -8,11 +8,17 @@ core nothing is found, so that a faint blue area stays haematoxylin. Made for pi
 
 import numpy as np
 import numpy.typing as npt
-import skimage.morphology as morphology
-from scipy import ndimage
-from skimage import color
 
-Mask = npt.NDArray[np.bool_]
+from histodiff.data_prep.slides.masks import (
+    Mask,
+    closed,
+    connected,
+    dilated,
+    hue_saturation_value,
+    luminance_and_chroma,
+    opened,
+)
+
 Picture = npt.NDArray[np.uint8]
 """uint8 ``(H, W, 3)``."""
 
@@ -26,54 +32,36 @@ def artefact_mask(pixels: Picture) -> Mask:
 
 def pen_mask(pixels: Picture) -> Mask:
     """Red, green and blue pen, boolean ``(H, W)``."""
-    hsv = color.rgb2hsv(pixels)
-    hue, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
+    hue, saturation, value = hue_saturation_value(pixels)
     red = ((hue < 12) | (hue > 348)) & (saturation > 0.72) & (value > 0.45)
     faint_red = ((hue < 12) | (hue > 344)) & (saturation > 0.6) & (value > 0.45)
     green = (hue > 80) & (hue < 192) & (saturation > 0.3) & (value < 0.85)
     faint_green = (hue > 120) & (hue < 215) & (saturation > 0.12) & (value < 0.95)
     blue = (hue >= 192) & (hue < 250) & (saturation > 0.6) & (value > 0.25)
     faint_blue = (hue >= 192) & (hue < 225) & (saturation > 0.4) & (value > 0.35)
-    pen = _grown(_opened(red, 1), faint_red)
-    pen |= _grown(_opened(green, 1), faint_green)
+    pen = _grown(opened(red, 1), faint_red)
+    pen |= _grown(opened(green, 1), faint_green)
     # dense haematoxylin is blue too, but never over so wide an area
-    pen |= _grown(_opened(blue, 3), faint_blue)
-    return _dilated(pen, 3)
+    pen |= _grown(opened(blue, 3), faint_blue)
+    return dilated(pen, 3)
 
 
 def black_mask(pixels: Picture) -> Mask:
     """Black pen, ink and padding, boolean ``(H, W)``."""
     value = pixels.max(axis=-1) / 255
     # single nuclei are dark too, but thinner than this
-    core = _opened(value < 0.28, 4)
-    return _dilated(_connected(core, _opened(value < 0.42, 3)), 2)
+    core = opened(value < 0.28, 4)
+    return dilated(connected(core, opened(value < 0.42, 3)), 2)
 
 
 def white_mask(pixels: Picture) -> Mask:
     """Bare glass, lumens and fat: bright and without colour, boolean ``(H, W)``."""
-    bright = pixels.mean(axis=-1) > _WHITE_LUMINANCE
-    return np.asarray(bright & (np.ptp(pixels, axis=-1) < _WHITE_CHROMA))
+    luminance, chroma = luminance_and_chroma(pixels)
+    return np.asarray((luminance > _WHITE_LUMINANCE) & (chroma < _WHITE_CHROMA))
 
 
 def _grown(core: Mask, faint: Mask) -> Mask:
     """``core`` and the faint ink that hangs together with it, narrow gaps between them closed."""
     if not core.any():
         return core  # most slides have no pen
-    closed = morphology.closing(faint | core, morphology.disk(1))
-    return _connected(core, _opened(closed, 1))
-
-
-def _connected(core: Mask, around: Mask) -> Mask:
-    """``core`` and the pieces of ``around`` that touch it, corners included."""
-    labels, count = ndimage.label(around | core, structure=np.ones((3, 3)))
-    touched = np.zeros(count + 1, dtype=bool)
-    touched[labels[core]] = True
-    return np.asarray(touched[labels])
-
-
-def _opened(mask: Mask, radius: int) -> Mask:
-    return np.asarray(morphology.opening(mask, morphology.disk(radius)))
-
-
-def _dilated(mask: Mask, radius: int) -> Mask:
-    return np.asarray(morphology.dilation(mask, morphology.disk(radius)))
+    return connected(core, opened(closed(faint | core, 1), 1))

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from histodiff.config import Config
-from histodiff.data_prep.slides.artefacts import Mask, white_mask
+from histodiff.data_prep.slides.artefacts import white_mask
+from histodiff.data_prep.slides.masks import Mask
 from histodiff.data_prep.slides.thumbnails import Thumbnail
 from histodiff.data_prep.slides.tissue import SlideMask, rectangle_fractions
 

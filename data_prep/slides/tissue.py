@@ -8,18 +8,29 @@ see `artefacts`.
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-import skimage.morphology as morphology
 from pydantic import Field
 from skimage import filters
 
 from histodiff.config import Config
-from histodiff.data_prep.slides.artefacts import Mask, black_mask, pen_mask
+from histodiff.data_prep.slides.artefacts import black_mask, pen_mask
+from histodiff.data_prep.slides.masks import (
+    Floats,
+    Mask,
+    closed,
+    local_mean,
+    luminance_and_chroma,
+    opened,
+    smoothed,
+    without_holes,
+    without_specks,
+)
 
 _DISTANCE_LIMITS = (9.0, 18.0)
 """Limits of Otsu's threshold on the distance to the background, in 8-bit grey values."""
-_WHITE = np.array([244.0, 244.0, 244.0])
+_WHITE = np.array([244.0, 244.0, 244.0], np.float32)
 
 
 class TissueConfig(Config):
@@ -56,14 +67,10 @@ def slide_mask(pixels: npt.NDArray[np.uint8], *, mpp: float, config: TissueConfi
     if not is_brightfield(pixels):
         return SlideMask(tissue=np.zeros_like(artefact), pen=pen, black=black)
     tissue = tissue_colour(pixels) & ~artefact
-    tissue = morphology.opening(morphology.closing(tissue, morphology.disk(2)), morphology.disk(1))
+    tissue = opened(closed(tissue, 2), 1)
     pixel_um2 = mpp**2
-    tissue = morphology.remove_small_objects(
-        tissue, max_size=max(1, round(config.min_object_um2 / pixel_um2))
-    )
-    tissue = morphology.remove_small_holes(
-        tissue, max_size=max(1, round(config.max_hole_um2 / pixel_um2))
-    )
+    tissue = without_specks(tissue, max(1, round(config.min_object_um2 / pixel_um2)))
+    tissue = without_holes(tissue, max(1, round(config.max_hole_um2 / pixel_um2)))
     return SlideMask(tissue=tissue & ~artefact, pen=pen, black=black)
 
 
@@ -76,35 +83,37 @@ def is_brightfield(pixels: npt.NDArray[np.uint8]) -> bool:
 
 def tissue_colour(pixels: npt.NDArray[np.uint8]) -> Mask:
     """Pixels whose colour is not the background's, boolean ``(H, W)``."""
-    smooth = filters.gaussian(pixels, sigma=1, channel_axis=-1, preserve_range=True)
-    distance = np.clip(_background_colour(smooth) - smooth, 0, None).mean(axis=-1)
-    distance += np.ptp(smooth, axis=-1) / 2
+    smooth = smoothed(pixels)
+    luminance, chroma = luminance_and_chroma(smooth)
+    below = np.float32(0)
+    for colour, glass in zip(
+        cv2.split(smooth), _glass_colour(smooth, luminance, chroma), strict=True
+    ):
+        below = below + np.maximum(glass - colour, 0)
+    distance = below / 3 + chroma / 2
     low, high = _DISTANCE_LIMITS
     flat = float(np.ptp(distance)) < 1e-6
     threshold = low if flat else float(np.clip(filters.threshold_otsu(distance), low, high))
-    return np.asarray((distance > threshold) & ~_blush(smooth))
+    return np.asarray((distance > threshold) & ~_blush(luminance))
 
 
-def _blush(pixels: npt.NDArray[np.float64]) -> Mask:
+def _blush(luminance: Floats) -> Mask:
     """Pale areas without texture: stain on bare glass."""
-    luminance = pixels.mean(axis=-1)
-    mean = filters.gaussian(luminance, sigma=4)
-    variance = filters.gaussian(luminance**2, sigma=4) - mean**2
+    mean = local_mean(luminance, 4)
+    variance = local_mean(luminance**2, 4) - mean**2
     return np.asarray((luminance > 170) & (variance < 2.5**2))
 
 
-def _background_colour(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _glass_colour(pixels: npt.NDArray[np.uint8], luminance: Floats, chroma: Floats) -> Floats:
     """Colour of the bare glass: median of the bright colourless pixels, or a usual white.
 
     Pure white is what scanners fill in around the scanned part, brighter than glass.
     """
-    luminance, chroma = pixels.mean(axis=-1), np.ptp(pixels, axis=-1)
     glass = (luminance > 195) & (luminance < 252) & (chroma < 22)
     if glass.mean() < 0.01:
         return _WHITE
     brightest = luminance[glass] >= np.percentile(luminance[glass], 50)
-    colour: npt.NDArray[np.float64] = np.median(pixels[glass][brightest], axis=0)
-    return colour
+    return np.asarray(np.median(pixels[glass][brightest], axis=0), np.float32)
 
 
 def square_fractions(
