@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.data_prep.slides.coordinates import ImportedGrid
 from histodiff.data_prep.slides.readers import SlideInfo
 from histodiff.data_prep.slides.thumbnails import best_level
 from histodiff.errors import SkipReason, SlideError
@@ -130,6 +131,58 @@ def slide_grid(
     level_corners = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)
     corners = np.round(level_corners * own).astype(np.int64)
     return Grid(corners, "aligned" if aligned else "origin")
+
+
+def imported_grid(
+    imported: ImportedGrid,
+    info: SlideInfo,
+    *,
+    slide_mpp: tuple[float, float],
+    mpp: float,
+    patch_px: int,
+) -> tuple[ReadPlan, Grid]:
+    """The plan and the places of patches that another program chose; none is moved.
+
+    Raises:
+        SlideError: UNREADABLE: the coordinates are of another slide, or of patches of another
+            scale. TOO_COARSE or TOO_SMALL as in ``read_plan``.
+    """
+    width, height = info.width, info.height
+    if imported.level0_size not in (None, (width, height)):
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"the coordinates are of a slide of {imported.level0_size}, this one has"
+            f" {(width, height)}; give those of this slide",
+        )
+    theirs = imported.side * max(slide_mpp) / patch_px
+    if not same_scale(theirs, mpp):
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"the coordinates are of patches of {imported.side} px, which is {theirs:.4g} um/px at"
+            f" {patch_px} px, not {mpp:g}; set mpp (or patch_px) to theirs",
+        )
+    plan = read_plan(info, slide_mpp=slide_mpp, mpp=mpp, patch_px=patch_px)
+    room = np.array([width - plan.width, height - plan.height])
+    beyond = (imported.corners > room).any(axis=1)
+    if beyond.any():
+        x, y = imported.corners[beyond][0]
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"the patch at ({x}, {y}) reaches beyond the slide's {width}x{height} px; give the"
+            " coordinates of this slide",
+        )
+    own = info.level_downsamples[plan.level]
+    whole = (imported.corners % own == 0).all() if own == round(own) else False
+    return (plan if whole else _at_full_resolution(plan, slide_mpp, mpp, patch_px)), Grid(
+        imported.corners, "origin"
+    )
+
+
+def _at_full_resolution(
+    plan: ReadPlan, slide_mpp: tuple[float, float], mpp: float, patch_px: int
+) -> ReadPlan:
+    """The plan at level 0, where every corner is a whole pixel."""
+    return plan if plan.level == 0 else _plan_at(0, 1.0, slide_mpp, mpp, patch_px)
 
 
 def image_regions(

@@ -37,12 +37,25 @@ def content_hash(path: StoragePath, *, size_bytes: int) -> str:
 def with_hashes(inputs: Inputs) -> Inputs:
     """``inputs`` with the digest of every file; one that holds many patches is read once."""
     files: list[tuple[str, int | None]]
-    files = [(slide.url, slide.size_bytes) for slide in inputs.slides]
+    files = []
+    for slide in inputs.slides:
+        files.append((slide.url, slide.size_bytes))
+        files += [(item.url, item.size_bytes) for item in slide.companions.values()]
     files += [_file_of(part, image) for part in inputs.image_sets for image in part.images]
     unique = list(dict.fromkeys(files))
     found = dict(zip(unique, _digests(unique), strict=True))
     digests = iter([found[file] for file in files])
-    slides = tuple(replace(slide, content_hash=next(digests)) for slide in inputs.slides)
+    slides = tuple(
+        replace(
+            slide,
+            content_hash=next(digests),
+            companions={
+                kind: replace(item, content_hash=next(digests))
+                for kind, item in slide.companions.items()
+            },
+        )
+        for slide in inputs.slides
+    )
     sets = tuple(
         replace(
             part,
@@ -58,7 +71,14 @@ def inventory(inputs: Inputs) -> dict[str, str]:
     known: dict[str, str] = {}
     for slide in inputs.slides:
         known[f"slide/{slide.slide_id}"] = canonical_json(
-            [slide.content_hash, slide.patient_id, slide.site, slide.label, slide.given_mpp]
+            [
+                slide.content_hash,
+                slide.patient_id,
+                slide.site,
+                slide.label,
+                slide.given_mpp,
+                {kind: item.content_hash for kind, item in slide.companions.items()},
+            ]
         )
     for part in inputs.image_sets:
         for image in part.images:

@@ -6,12 +6,18 @@ changes nothing that has identity.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from histodiff.config.loader import shipped_configs
 from histodiff.data_prep.slides.array_sets import ArraySource, array_patches
+from histodiff.data_prep.slides.companions import (
+    Companion,
+    CompanionKind,
+    Companions,
+    find_companions,
+)
 from histodiff.data_prep.slides.csv_files import CsvTable, read_csv
 from histodiff.data_prep.slides.geometry import Fit
 from histodiff.data_prep.slides.identifiers import (
@@ -50,6 +56,10 @@ class SlideInput:
     """Whether ``given_mpp`` stands back behind the slide's own scale."""
     mpp_from: str
     """Where ``given_mpp`` is from: ``config``, ``scale_csv`` or ``none``."""
+    companions: Companions = field(default_factory=dict)
+    """Mask, annotations and coordinates that were made for it."""
+    min_coverage: float = 0.5
+    """Least fraction of a patch that an annotation must cover to be its label."""
     content_hash: str = ""
 
 
@@ -157,6 +167,7 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
     listed = _scales(source, data, where)
     scales = dict(source.scale) | listed
     about = _about_slides(source, data, where)
+    companions = _companions(source, data, [slide_stem(name) for name in files], where)
     single = _is_file(root)
     found = []
     for name, size in files.items():
@@ -179,9 +190,28 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
                 given_mpp=_pair(given if given is not None else default),
                 mpp_is_default=given is None,
                 mpp_from=mpp_from,
+                companions={
+                    kind: files[stem] for kind, files in companions.items() if stem in files
+                },
+                min_coverage=source.min_coverage,
             )
         )
     return found
+
+
+def _companions(
+    source: SlidesSource, data: str, stems: Sequence[str], where: str
+) -> dict[CompanionKind, dict[str, Companion]]:
+    folders = {
+        CompanionKind.MASK: source.masks,
+        CompanionKind.ANNOTATIONS: source.annotations,
+        CompanionKind.COORDINATES: source.coordinates,
+    }
+    return {
+        kind: find_companions(joined(data, folder), kind, stems, where=f"{where}.{kind}")
+        for kind, folder in folders.items()
+        if folder is not None
+    }
 
 
 def slide_stem(name: str) -> str:

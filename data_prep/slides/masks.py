@@ -69,9 +69,10 @@ def local_mean(values: Floats, sigma: float) -> Floats:
 def luminance_and_chroma(pixels: npt.NDArray[Any]) -> tuple[Floats, Floats]:
     """Mean, and largest less smallest, of the three colours, each ``(H, W)``."""
     red, green, blue = (np.asarray(c, np.float32) for c in cv2.split(pixels))
-    luminance = (red + green + blue) / 3
+    luminance = (red + green + blue) / np.float32(3)
     highest = np.maximum(np.maximum(red, green), blue)
-    return luminance, highest - np.minimum(np.minimum(red, green), blue)
+    chroma = highest - np.minimum(np.minimum(red, green), blue)
+    return np.asarray(luminance, np.float32), np.asarray(chroma, np.float32)
 
 
 def hue_saturation_value(pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:

@@ -56,6 +56,16 @@ class SlidesSource(Config):
     """CSV with columns `slide` and any of `patient_id`, `site`, `label`."""
     identifiers: IdentifierRule | None = None
     """How the files are named: gives patient and site where `slide_csv` does not."""
+    masks: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.geojson` whose areas are taken as the tissue, such as edited copies of
+    those that tile wrote; slides without one are masked as usual."""
+    annotations: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.geojson` whose classes are the labels of the patches."""
+    min_coverage: float = Field(default=0.5, gt=0, le=1)
+    """Least fraction of a patch that an annotation must cover to be its label."""
+    coordinates: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.h5` or `<slide>_patches.h5` that TRIDENT or CLAM wrote: their patches are
+    taken, instead of a grid."""
 
 
 class ImageFolderSource(Config):

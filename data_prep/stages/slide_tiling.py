@@ -7,16 +7,28 @@ quality is kept in a table of its own with its scores, so that thresholds can be
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histodiff.data_prep.slides.geometry import Grid, Phase, ReadPlan, read_plan, slide_grid
+from histodiff.data_prep.slides.annotations import patch_labels, rasterize
+from histodiff.data_prep.slides.companions import Companion, CompanionKind
+from histodiff.data_prep.slides.coordinates import read_coordinates
+from histodiff.data_prep.slides.geojson import mask_geojson, patches_geojson, read_annotations
+from histodiff.data_prep.slides.geometry import (
+    Grid,
+    Phase,
+    ReadPlan,
+    imported_grid,
+    read_plan,
+    slide_grid,
+)
 from histodiff.data_prep.slides.inputs import SlideInput
+from histodiff.data_prep.slides.masks import Mask
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, plain_png
 from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
@@ -47,8 +59,10 @@ from histodiff.data_prep.stages.tile_rows import (
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import storage_path
 
+GeoJsonKind = Literal["masks", "patches"]
 Corners = npt.NDArray[np.int64]
 _TOGETHER = 64
+_TISSUE = "Tissue"
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class TileRules:
     phase: Phase
     tissue: TissueConfig
     quality: QualityConfig
+    geojson: tuple[GeoJsonKind, ...]
+    """What is written for QuPath."""
     allow_unknown_mpp: bool
     """Whether patches of unknown or other scale may stay."""
 
@@ -75,6 +91,8 @@ class SlideFindings:
     patches: Any = None
     """Table of patches, `REJECTED_SCHEMA`; ``rejected`` is null for those that stay."""
     index: TiffIndex | None = None
+    geojson: Mapping[str, bytes] = field(default_factory=dict)
+    """Files for QuPath by the folder that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +116,12 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
             findings.row |= scale_columns(unit, opened.reader.info)
             findings.row["warning"] = scale_warning(findings.row)
             slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
-            plan, grid = _planned(opened.reader, slide_mpp, rules)
+            plan, grid = _planned(unit, opened.reader, slide_mpp, rules)
         except SlideError:
             findings.overlay = plain_png(_plain_picture(opened.reader))
             raise
         findings.row["phase"] = grid.phase
-        view = _view(opened.reader, slide_mpp, rules)
+        view = _view(unit, opened.reader, slide_mpp, rules)
         findings.row |= _tissue_columns(view, slide_mpp)
         if not opened.reader.exact_at(plan.level):
             opened = _opened(unit, stack, tile_by_tile=False)
@@ -113,6 +131,7 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
     findings.patches = found
     findings.row |= _rejected_columns(found)
     findings.overlay = _overlay(view, found, plan)
+    findings.geojson = _geojson(view, found, plan, rules)
     if not findings.row["num_patches"]:
         raise SlideError(SkipReason.NO_TISSUE, _nothing_left(findings.row, rules))
 
@@ -124,9 +143,15 @@ def _opened(unit: SlideInput, stack: ExitStack, *, tile_by_tile: bool = True) ->
 
 
 def _planned(
-    reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules
+    unit: SlideInput, reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules
 ) -> tuple[ReadPlan, Grid]:
     assert rules.mpp is not None, "slides always have a wanted scale"
+    listed = unit.companions.get(CompanionKind.COORDINATES)
+    if listed is not None:
+        return imported_grid(
+            read_coordinates(storage_path(listed.url)), reader.info,
+            slide_mpp=slide_mpp, mpp=rules.mpp, patch_px=rules.patch_px,
+        )  # fmt: skip
     plan = read_plan(reader.info, slide_mpp=slide_mpp, mpp=rules.mpp, patch_px=rules.patch_px)
     grid = slide_grid(
         reader.info, plan,
@@ -141,11 +166,27 @@ def _plain_picture(reader: SlideReader) -> Thumbnail:
     return thumbnail(reader, downsample=longest / OVERLAY_SIDE_PX)
 
 
-def _view(reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules) -> _View:
+def _view(
+    unit: SlideInput, reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules
+) -> _View:
     finest = min(slide_mpp)
     picture = thumbnail(reader, downsample=rules.tissue.mask_mpp / finest)
     mask = slide_mask(picture.pixels, mpp=finest * picture.downsample, config=rules.tissue)
+    drawn = unit.companions.get(CompanionKind.MASK)
+    if drawn is not None:
+        mask = replace(mask, tissue=_drawn_mask(drawn, picture))
     return _View(picture, mask)
+
+
+def _drawn_mask(drawn: Companion, picture: Thumbnail) -> Mask:
+    """The areas of a mask that somebody gave, whatever they are called."""
+    height, width = picture.pixels.shape[:2]
+    areas = rasterize(
+        read_annotations(storage_path(drawn.url), unlabelled=_TISSUE),
+        x=picture.x, y=picture.y, width=width, height=height, downsample=picture.downsample,
+    )  # fmt: skip
+    together = [np.zeros((height, width), dtype=np.bool_), *areas.values()]
+    return np.asarray(np.logical_or.reduce(together), dtype=np.bool_)
 
 
 def _patches(
@@ -164,9 +205,21 @@ def _patches(
     chosen = (scores.tissue >= rules.tissue.min_fraction) | damaged
     corners, scores, damaged = grid.corners[chosen], scores.take(chosen), damaged[chosen]
     sharp = _sharpness(reader, corners, plan, rules, damaged)
-    table = slide_patches(unit, corners, plan, scores, sharp)
+    labels = _labels(unit, corners, plan)
+    table = slide_patches(unit, corners, plan, scores, sharpness=sharp, labels=labels)
     reasons = broken_rules(scores, sharp, damaged, config=rules.quality)
     return table.append_column(REJECTED_SCHEMA.field("rejected"), pa.array(reasons, pa.string()))
+
+
+def _labels(unit: SlideInput, corners: Corners, plan: ReadPlan) -> list[str | None]:
+    """Labels of the patches: of annotations where there are some, else the slide's."""
+    drawn = unit.companions.get(CompanionKind.ANNOTATIONS)
+    if drawn is None:
+        return [unit.label] * len(corners)
+    return patch_labels(
+        read_annotations(storage_path(drawn.url)), corners,
+        side_w=plan.width, side_h=plan.height, min_coverage=unit.min_coverage,
+    )  # fmt: skip
 
 
 def _damaged(
@@ -254,6 +307,25 @@ def _overlay(view: _View, patches: Any, plan: ReadPlan) -> bytes:
         corners=_corners_of(kept), rejected=_corners_of(left_out),
         width=plan.width, height=plan.height,
     )  # fmt: skip
+
+
+def _geojson(view: _View, patches: Any, plan: ReadPlan, rules: TileRules) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    if "masks" in rules.geojson:
+        files["masks"] = mask_geojson(
+            view.mask.tissue,
+            x=view.picture.x, y=view.picture.y, downsample=view.picture.downsample, name=_TISSUE,
+        )  # fmt: skip
+    if "patches" in rules.geojson:
+        measured = ("tissue_fraction", "pen_fraction", "black_fraction", "white_fraction")
+        files["patches"] = patches_geojson(
+            _corners_of(patches),
+            side_w=plan.width,
+            side_h=plan.height,
+            classes=pc.coalesce(patches["rejected"], patches["label"]).to_pylist(),
+            measurements={key: patches[key].to_numpy().astype(np.float64) for key in measured},
+        )
+    return files
 
 
 def _corners_of(patches: Any) -> Corners:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
@@ -131,7 +132,8 @@ class TileWorker:
         if patches is None:
             patches = REJECTED_SCHEMA.empty_table()
         count = findings.row["num_patches"]
-        labels = {unit.slide_id: {unit.label: count}} if unit.label is not None else {}
+        found = _labels_of(patches)
+        labels = {unit.slide_id: found} if found else {}
         record = TileRecord((findings.row,), count, labels, {}, True, tuple(issues))
         return record, patches
 
@@ -139,6 +141,8 @@ class TileWorker:
         name = file_name_of(unit.slide_id)
         if findings.overlay is not None:
             self._write_picture(unit_name(unit), name, findings.overlay)
+        for folder, data in findings.geojson.items():
+            write_bytes(self.path / "geojson" / folder / f"{name}.geojson", data)
         if findings.index is not None and findings.row["num_patches"]:
             write_bytes(self.path / "tiles" / f"{name}.parquet", findings.index.to_bytes())
 
@@ -197,6 +201,13 @@ def _tissue_fraction(pixels: npt.NDArray[np.uint8], region: Region) -> float:
     inside = pixels[region.y :, region.x :][: region.read_px, : region.read_px]
     small = resized(inside, width=_SMALL_PX, height=_SMALL_PX)
     return float(tissue_colour(small).mean())
+
+
+def _labels_of(patches: Any) -> dict[str, int]:
+    """Number of the patches of a slide that stay, by label."""
+    kept = patches.filter(pc.is_null(patches["rejected"]))
+    counts = kept["label"].value_counts().to_pylist()
+    return {item["values"]: item["counts"] for item in counts if item["values"] is not None}
 
 
 def _label_counts(patches: list[Row]) -> dict[str, dict[str, int]]:

@@ -107,7 +107,9 @@ def slide_patches(
     corners: npt.NDArray[np.int64],
     plan: ReadPlan,
     scores: PatchScores,
+    *,
     sharpness: npt.NDArray[np.float64],
+    labels: Sequence[str | None],
 ) -> Any:
     """Table of the patches of a slide; corners are level-0 ``(n, 2)``, NaN sharpness is null."""
     count = len(corners)
@@ -126,6 +128,7 @@ def slide_patches(
         "pen_fraction": np.round(scores.pen, 4).astype(np.float32),
         "black_fraction": np.round(scores.black, 4).astype(np.float32),
         "white_fraction": np.round(scores.white, 4).astype(np.float32),
+        "label": pa.array(labels, pa.string()),
         "sharpness": pa.array(sharpness.astype(np.float32), from_pandas=True),
     }
     table = {
@@ -134,8 +137,6 @@ def slide_patches(
         else pa.nulls(count, field.type)
         for field in PATCHES_SCHEMA
     }
-    if slide.label is not None:
-        table["label"] = pa.repeat(slide.label, count)
     return pa.table(table, schema=PATCHES_SCHEMA)
 
 

@@ -49,7 +49,7 @@ from histodiff.data_prep.slides.splits import (
     majority_label,
 )
 from histodiff.data_prep.slides.tissue import TissueConfig
-from histodiff.data_prep.stages.slide_tiling import TileRules
+from histodiff.data_prep.stages.slide_tiling import GeoJsonKind, TileRules
 from histodiff.data_prep.stages.tile import (
     TileRecord,
     TileUnit,
@@ -104,6 +104,9 @@ class TileConfig(CommandConfig):
     """Rules of the tissue mask of slides; patches of patch sets are all kept."""
     quality: QualityConfig = QualityConfig()
     """Which tissue of slides is left out."""
+    geojson: tuple[GeoJsonKind, ...] = ("masks",)
+    """What is written for QuPath into `geojson/`: `masks` of the tissue, and `patches` with their
+    scores (large: 400 bytes for each)."""
     split: SplitConfig
     """Train, validation and test."""
 
@@ -141,6 +144,7 @@ class TileConfig(CommandConfig):
             phase=self.phase,
             tissue=self.tissue,
             quality=self.quality,
+            geojson=self.geojson,
             allow_unknown_mpp=self.allow_unknown_mpp,
         )
 
