@@ -38,6 +38,7 @@ from histodiff.models.autoencoder import (
 from histodiff.models.weights import num_parameters
 from histodiff.pretraining.autoencoder import (
     AutoencoderTraining,
+    LoadedPatches,
     load_patches,
     training_loss,
 )
@@ -112,14 +113,14 @@ def autoencoder(config: AutoencoderConfig, site: Site) -> Artifact:
         return draft.finished
     torch.set_num_threads(config.threads)
     indexes = [PatchIndex.open(artifact.path) for artifact in inputs.values()]
+    held_out = _held_out(config, indexes)  # that there are none should not show after the training
     made = _made(config, indexes, draft.path, site.device)
     save_autoencoder(draft.path, made.network)
     if made.records:
         write_losses(draft.path, made.records)
     failed = list(made.failed)
     measured: dict[str, Any] = {}
-    if indexes:
-        held_out = load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
+    if held_out is not None:
         failed += held_out.failed
         measured = _measured(made.network, held_out.pixels_NHWC, draft.path)
     contents = {
@@ -161,6 +162,13 @@ def _inventory(mode: ImportMode | TrainMode, site: Site) -> dict[str, str]:
     files = [file for file in folder.iterdir() if file.name.endswith((".json", ".safetensors"))]
     digests = {file.name: sha256_of(file) for file in sorted(files, key=str)}
     return {**digests, "device_class": site.device}
+
+
+def _held_out(config: AutoencoderConfig, indexes: Sequence[PatchIndex]) -> LoadedPatches | None:
+    """The patches to measure on; None for an import without patches."""
+    if not indexes:
+        return None
+    return load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
 
 
 @dataclass(frozen=True)

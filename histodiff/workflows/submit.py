@@ -23,6 +23,7 @@ _REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _CODE = ("histodiff", "cluster", "configs", "data_prep", "kernels", "pyproject.toml")
 _FILES = "submitted"
 _MARK = "histodiff-result: "
+_IN_A_COPY = 'copy=$(mktemp -d) && trap "rm -rf $copy" EXIT && cp -r . "$copy" && cd "$copy"'
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,14 @@ def submit(
 
 
 def entrypoint(python: str, words: Sequence[str]) -> str:
-    """The job's shell command: stdout of the command is marked, its exit code kept."""
+    """The job's shell command: stdout of the command is marked, its exit code kept.
+
+    It runs in a copy of the job's folder. Ray may put a fresh folder in the place of the one that
+    the job stands in: a second node of the same machine unpacks the code where the first one has.
+    """
     command = shlex.join([python, "-m", "histodiff", *words])
-    return f"bash -o pipefail -c {shlex.quote(f'{command} | sed -u s/^/{shlex.quote(_MARK)}/')}"
+    marked = f"{command} | sed -u s/^/{shlex.quote(_MARK)}/"
+    return f"bash -o pipefail -c {shlex.quote(f'{_IN_A_COPY} && {marked}')}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from s3fs import S3FileSystem
@@ -15,8 +16,6 @@ from s3fs import S3FileSystem
 from histodiff.storage import StoragePath, storage_path
 
 _VARIABLES = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
@@ -31,16 +30,31 @@ def s3_endpoint() -> Iterator[str]:
         # a full pipe would block the server: its log is read to the end, and dropped
         drain = threading.Thread(target=deque, args=(server.stderr, 0), daemon=True)
         drain.start()
-        before = {name: os.environ.get(name) for name in (*_VARIABLES, "AWS_ENDPOINT_URL")}
-        os.environ.update(_VARIABLES, AWS_ENDPOINT_URL=endpoint)
-        S3FileSystem.clear_instance_cache()
-        yield endpoint
-        S3FileSystem.clear_instance_cache()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        with aws_environment(endpoint, key="testing", secret="testing"):
+            yield endpoint
         server.terminate()
         drain.join()
         server.stderr.close()
+
+
+@contextmanager
+def aws_environment(endpoint: str, *, key: str, secret: str) -> Iterator[None]:
+    """``AWS_*`` point to a server for the time of the block."""
+    values = {
+        **_VARIABLES,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_ENDPOINT_URL": endpoint,
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    S3FileSystem.clear_instance_cache()
+    try:
+        yield
+    finally:
+        S3FileSystem.clear_instance_cache()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture

@@ -94,6 +94,15 @@ def test_interrupted_training_ends_with_the_same_bytes(patches, monkeypatch):
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
 
 
+def test_training_with_nothing_to_measure_on_fails_before_it_starts(patches, tmp_path):
+    for number in (3, 9):  # the validation slides
+        for image in (tmp_path / "images").glob(f"slide-{number:02d}-*.png"):
+            image.unlink()
+    with pytest.raises(ConfigError, match="split 'val' has no readable patch"):
+        autoencoder(train_config(), patches)
+    assert not list((tmp_path / "runs/autoencoders").rglob("checkpoints"))
+
+
 def test_same_command_again_returns_what_is_there_and_other_settings_are_drift(patches):
     first = autoencoder(train_config(), patches)
     assert autoencoder(train_config(), patches).manifest == first.manifest

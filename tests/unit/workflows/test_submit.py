@@ -21,12 +21,27 @@ def test_entrypoint_marks_the_result_keeps_words_and_exit_code(tmp_path: Path) -
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho log >&2\nexit 3\n')
     fake.chmod(0o755)
     command = entrypoint(str(fake), ["tile", "a b.yaml", "x={a: [1, 2]}", "it's"])
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, shell=True, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 3
     assert done.stderr == "log\n"
     words = [line.removeprefix("histodiff-result: ") for line in done.stdout.splitlines()]
     assert words == ["-m", "histodiff", "tile", "a b.yaml", "x={a: [1, 2]}", "it's"]
     assert done.stdout.startswith("histodiff-result: ")
+
+
+def test_entrypoint_outlives_the_folder_of_the_job_and_leaves_no_other(tmp_path: Path) -> None:
+    job, fake = tmp_path / "job", tmp_path / "python"
+    (job / "submitted").mkdir(parents=True)
+    (job / "submitted" / "1-mine.yaml").write_text("name: mine\n")
+    fake.write_text(f"#!/bin/sh\nrm -r {job}\ncat $3\n/bin/pwd\n")
+    fake.chmod(0o755)
+    command = entrypoint(str(fake), ["submitted/1-mine.yaml"])
+    done = subprocess.run(command, cwd=job, shell=True, capture_output=True, text=True, check=False)
+    content, folder = (line.partition(": ")[2] for line in done.stdout.splitlines())
+    assert (done.returncode, done.stderr, content) == (0, "", "name: mine")
+    assert not Path(folder).exists()
 
 
 def test_submit_unset_variable_of_the_job_is_named() -> None:
