@@ -9,6 +9,7 @@ from importlib import import_module
 import typer
 
 from histodiff.cli.options import (
+    BenchOptionsArgument,
     ConfigArgument,
     DryRunOption,
     Invocation,
@@ -141,10 +142,11 @@ def _verify(
 @app.command("bench")
 def _bench(
     name: str = typer.Argument("", metavar="[NAME]", help="Which bench; none lists them."),
+    options: BenchOptionsArgument = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what is achieved against the limit."""
-    _execute("bench", Invocation(name, as_json=as_json))
+    _execute("bench", Invocation(name, tuple(options or ()), as_json=as_json))
 
 
 @app.command("doctor")

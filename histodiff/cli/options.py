@@ -8,6 +8,10 @@ import typer
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG.yaml", help="Config file, or the name of a shipped one.")
 ]
+BenchOptionsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key=value ...]", help="slide=PATH: another slide for `tile`."),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

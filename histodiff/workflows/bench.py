@@ -4,22 +4,34 @@ The workloads are fixed by the design, so that nobody can choose an easy one. A 
 from the day that it measures its whole workload, and not before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 from histodiff.errors import ConfigError
 from histodiff.workflows.bench_tile import bench_tile
 
-BENCHES: dict[str, Callable[[], dict[str, Any]]] = {"tile": bench_tile}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"tile": bench_tile}
 """Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
 
 
-def bench(name: str) -> dict[str, Any]:
+def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
     """Runs one bench.
 
+    Args:
+        name: Which one.
+        options: ``key=value``: ``slide=PATH`` for ``tile``.
+
     Raises:
-        ConfigError: There is none of that name; lists those there are.
+        ConfigError: There is none of that name, or no such option; lists those there are.
     """
     if name not in BENCHES:
         raise ConfigError(f"bench '{name}': unknown; available: {', '.join(sorted(BENCHES))}")
-    return BENCHES[name]()
+    known = list(signature(BENCHES[name]).parameters)
+    values = dict(option.partition("=")[::2] for option in options)
+    for key, value in values.items():
+        if key not in known or not value:
+            raise ConfigError(
+                f"bench {name}: '{key}' is no option; write one of {known} as key=value"
+            )
+    return BENCHES[name](**values)

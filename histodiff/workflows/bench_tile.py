@@ -1,14 +1,18 @@
 """``bench tile``: our patches per second beside OpenSlide alone and beside decoding alone.
 
-Patches of 512 px are read from a generated slide of 20,480 px (JPEG tiles of 256 px) and halved
-with one box filter, on one core. The three ways take turns on the same patches, each round with
-freshly opened files, so that noise of the machine falls on all alike; medians count.
+Patches of 512 px are read from a generated slide of 20,480 px (JPEG tiles of 256 px), or from a
+slide that is given, and halved with one box filter, on one core. The ways take turns on the same
+patches, each round with freshly opened files, so that noise of the machine falls on all alike;
+medians count. Decoding alone neither puts tiles together nor halves them.
 """
 
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -27,8 +31,10 @@ from histodiff.data_prep.slides.patch_index import (
     PatchIndex,
     table_from_rows,
 )
+from histodiff.data_prep.slides.peers import installed_peers
 from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.errors import ConfigError
 from histodiff.runtime import generator_for
 from histodiff.storage import storage_path
 from histodiff.telemetry import progress
@@ -59,21 +65,38 @@ class _Timing:
     pixels: Pixels
 
 
-def bench_tile() -> dict[str, Any]:
-    """Ratios of throughput (above 1: we are faster), raw timings, versions and hardware."""
+def bench_tile(slide: str | None = None) -> dict[str, Any]:
+    """Ratios of throughput (above 1: we are faster), raw timings, versions and hardware.
+
+    Args:
+        slide: A slide to read instead of the generated one.
+
+    Raises:
+        ConfigError: The slide is too small, or its tiles are no JPEG.
+        SlideError: It cannot be read.
+    """
     started = time.monotonic()
-    side = FIELD_PX * REPEATS
-    with tempfile.TemporaryDirectory(prefix="histodiff-bench-") as folder:
-        slide = Path(folder) / "bench.svs"
-        write_bench_slide(slide, render_slide(0, 1, size_px=FIELD_PX), repeats=REPEATS)
-        aligned = _measured(slide, _corners("aligned", side, step=PATCH_PX), decode=True)
-        unaligned = _measured(slide, _corners("unaligned", side, step=1), decode=False)
+    with tempfile.TemporaryDirectory(prefix="histodiff-bench-") as folder, _one_core():
+        path = Path(slide) if slide else Path(folder) / "bench.svs"
+        if slide is None:
+            write_bench_slide(path, render_slide(0, 1, size_px=FIELD_PX), repeats=REPEATS)
+        size, step = _size_and_tile(path)
+        aligned = _measured(path, _corners("aligned", size, step=step))
+        unaligned = _measured(path, _corners("unaligned", size, step=1))
+    others = [name for name in aligned if name not in ("ours", "decode")]
     return {
         "bench": "tile",
-        "aligned_vs_openslide": _ratio(aligned, "openslide"),
-        "unaligned_vs_openslide": _ratio(unaligned, "openslide"),
+        "slide": slide or "generated",
+        **{f"aligned_vs_{name}": _ratio(aligned, name) for name in others},
+        **{f"unaligned_vs_{name}": _ratio(unaligned, name) for name in others},
         "aligned_vs_decode_limit": _ratio(aligned, "decode"),
-        "pixels_identical": _identical(aligned) and _identical(unaligned),
+        "unaligned_vs_decode_limit": _ratio(unaligned, "decode"),
+        "pixels_identical": _identical(aligned, "openslide") and _identical(unaligned, "openslide"),
+        "peer_pixels_identical": {
+            name: _identical(aligned, name) and _identical(unaligned, name)
+            for name in others
+            if name != "openslide"
+        },
         "patches_per_s_core": PATCHES_PER_ROUND / _median(aligned["ours"]),
         "seconds": {
             "aligned": {name: [t.seconds for t in runs] for name, runs in aligned.items()},
@@ -84,21 +107,46 @@ def bench_tile() -> dict[str, Any]:
     }
 
 
-def _corners(purpose: str, side_px: int, *, step: int) -> Corners:
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """This process on one core for the time of the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _size_and_tile(slide: Path) -> tuple[tuple[int, int], int]:
+    """Width and height of the slide, and the side of its tiles."""
+    opened = open_slide_at(storage_path(slide))
+    info = opened.reader.info
+    opened.close()
+    if min(info.width, info.height) < READ_PX:
+        raise ConfigError(
+            f"slide={slide}: has {info.width}x{info.height} px; give one of at least {READ_PX} px"
+        )
+    tile = info.level_tiles[0]
+    return (info.width, info.height), tile[0] if tile else 1
+
+
+def _corners(purpose: str, size_px: tuple[int, int], *, step: int) -> Corners:
     """Seeded corners of patches that lie wholly in the slide, on a grid of ``step``."""
     rng = generator_for(0, "bench tile", purpose)
-    most = (side_px - READ_PX) // step
-    drawn = rng.integers(0, most + 1, size=(PATCHES_PER_ROUND, 2)) * step
+    most = [(side - READ_PX) // step for side in size_px]
+    drawn = rng.integers(0, [limit + 1 for limit in most], size=(PATCHES_PER_ROUND, 2)) * step
     return [(int(x), int(y)) for x, y in drawn]
 
 
-def _measured(slide: Path, corners: Corners, *, decode: bool) -> dict[str, list[_Timing]]:
+def _measured(slide: Path, corners: Corners) -> dict[str, list[_Timing]]:
     ways: dict[str, Callable[[], _Timing]] = {
         "ours": lambda: _ours(slide, corners),
         "openslide": lambda: _baseline(BareOpenSlide, slide, corners),
+        "decode": lambda: _decoded(slide, corners),
     }
-    if decode:
-        ways["decode"] = lambda: _baseline(TileDecoder, slide, corners)
+    for name, peer in installed_peers().items():
+        ways[name] = partial(_baseline, peer, slide, corners)
     runs: dict[str, list[_Timing]] = {name: [] for name in ways}
     with progress("bench tile", total=ROUNDS, unit="rounds") as bar:
         for _ in range(ROUNDS):
@@ -106,6 +154,15 @@ def _measured(slide: Path, corners: Corners, *, decode: bool) -> dict[str, list[
                 runs[name].append(way())
             bar.advance()
     return runs
+
+
+def _decoded(slide: Path, corners: Corners) -> _Timing:
+    started = time.perf_counter()
+    decoder = TileDecoder(slide)
+    for x, y in corners:
+        decoder.read(x, y, READ_PX)
+    decoder.close()
+    return _Timing(time.perf_counter() - started, np.empty(0, np.uint8))
 
 
 def _ours(slide: Path, corners: Corners) -> _Timing:
@@ -153,5 +210,5 @@ def _ratio(runs: dict[str, list[_Timing]], other: str) -> float:
     return _median(runs[other]) / _median(runs["ours"])
 
 
-def _identical(runs: dict[str, list[_Timing]]) -> bool:
-    return bool((runs["ours"][0].pixels == runs["openslide"][0].pixels).all())
+def _identical(runs: dict[str, list[_Timing]], other: str) -> bool:
+    return bool((runs["ours"][0].pixels == runs[other][0].pixels).all())

@@ -9,7 +9,7 @@ from histodiff.workflows.bench import BENCHES, bench
 def execute(call: Call) -> ExitCode:
     """Runs the bench and prints its object; without a name, the names there are."""
     if call.typed.target:
-        print_json(bench(call.typed.target), out=call.out)
+        print_json(bench(call.typed.target, call.overrides), out=call.out)
     else:
         print_json({"benches": sorted(BENCHES)}, out=call.out)
     return ExitCode.DONE

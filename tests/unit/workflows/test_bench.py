@@ -18,13 +18,28 @@ def test_bench_slide_is_a_real_slide_and_both_baselines_see_the_same(tmp_path: P
     assert slide.dimensions == (1024, 1024)
     assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == 0.25
     bare, decoder = BareOpenSlide(path), TileDecoder(path)
-    one, other = bare.read(256, 512, 512), decoder.read(256, 512, 512)
-    assert one.shape == other.shape == (512, 512, 3)
-    assert one.std() > 5  # tissue, not a blank
-    # two JPEG decoders may round differently
-    assert np.abs(one.astype(int) - other.astype(int)).mean() < 1
+    region = bare.read(300, 512, 512)
+    assert region.std() > 5  # tissue, not a blank
+    tiles = decoder.read(300, 512, 512)
+    assert len(tiles) == 6
+    np.testing.assert_array_equal(region[:256, :212], tiles[0][:, 44:])
+    np.testing.assert_array_equal(region[256:, 212:468], tiles[4])
     for opened in (bare, decoder, slide):
         opened.close()
+
+
+def test_bench_tile_takes_any_slide_and_refuses_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PATCHES_PER_ROUND": 3, "ROUNDS": 1}.items():
+        monkeypatch.setattr(bench_tile, name, value)
+    for side, path in ((1, tmp_path / "small.svs"), (3, tmp_path / "mine.svs")):
+        write_bench_slide(path, render_slide(0, 1, size_px=256), repeats=side)
+    assert bench("tile", [f"slide={tmp_path / 'mine.svs'}"])["pixels_identical"] is True
+    with pytest.raises(ConfigError, match="256x256 px; give one of at least 512 px"):
+        bench("tile", [f"slide={tmp_path / 'small.svs'}"])
+    with pytest.raises(ConfigError, match=r"'slides' is no option; write one of \['slide'\]"):
+        bench("tile", ["slides=x"])
 
 
 def test_bench_tile_reads_the_same_pixels_and_reports_every_field(
@@ -41,7 +56,7 @@ def test_bench_tile_reads_the_same_pixels_and_reports_every_field(
     assert result["pixels_identical"] is True
     fields = ("aligned_vs_openslide", "unaligned_vs_openslide", "aligned_vs_decode_limit")
     assert all(result[field] > 0 for field in fields)
-    assert set(result["seconds"]["aligned"]) == {"ours", "openslide", "decode"}
+    assert set(result["seconds"]["aligned"]) >= {"ours", "openslide", "decode"}
     assert result["patches_per_s_core"] > 0
 
 
