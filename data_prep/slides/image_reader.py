@@ -9,8 +9,8 @@ import PIL
 import tifffile
 
 from histodiff.data_prep.slides.ome import ome_scale
-from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes
-from histodiff.data_prep.slides.readers import Box, SlideInfo
+from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes, shrink_into
+from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
 
@@ -56,6 +56,10 @@ class ImageReader:
         above, beside = max(-top, 0), max(-left, 0)
         canvas[above : above + inside.shape[0], beside : beside + inside.shape[1]] = inside
         return canvas
+
+    def read_shrunk(self, box: Box, *, resample: Resample, out: Pixels) -> None:
+        region = self.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
+        shrink_into(region, resample=resample, out=out)
 
     def close(self) -> None:
         self._levels.clear()

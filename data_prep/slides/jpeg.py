@@ -27,18 +27,19 @@ def tile_prefix(tables: bytes, *, ycbcr: bool) -> bytes:
     return _START + adobe + tables.removeprefix(_START).removesuffix(_END)
 
 
-def decode_tile(data: bytes, prefix: bytes, *, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Pixels of one tile, uint8 ``(height, width, 3)``.
+def decode_tile(data: bytes, prefix: bytes, *, out: npt.NDArray[np.uint8]) -> None:
+    """Decodes one tile into ``out``, uint8 ``(height, width, 3)``, contiguous.
 
     Raises:
         ValueError: The tile is damaged, or has another size.
     """
     if not data.startswith(_START):
         raise ValueError(f"not a JPEG: starts with {data[:2].hex(' ')}")
-    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + _body(data), "RGB")
-    if pixels.shape != (height, width, 3):
-        raise ValueError(f"tile of {pixels.shape[1]}x{pixels.shape[0]} px, not {width}x{height}")
-    return pixels
+    stream = prefix + _body(data)
+    height, width = simplejpeg.decode_jpeg_header(stream)[:2]
+    if (height, width) != out.shape[:2]:
+        raise ValueError(f"tile of {width}x{height} px, not {out.shape[1]}x{out.shape[0]}")
+    simplejpeg.decode_jpeg(stream, "RGB", buffer=out)
 
 
 def _body(data: bytes) -> bytes:

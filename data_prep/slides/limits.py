@@ -89,4 +89,6 @@ class TileDecoder:
         level = self._level
         wanted = ByteRange(int(level.offsets[number]), int(level.sizes[number]))
         (data,) = self._source.read([wanted])
-        return decode_tile(data, self._prefix, width=level.tile_width, height=level.tile_height)
+        pixels = np.empty((level.tile_height, level.tile_width, 3), np.uint8)
+        decode_tile(data, self._prefix, out=pixels)
+        return pixels

@@ -7,8 +7,8 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from histodiff.data_prep.slides.pixels import PLAIN_SUFFIXES
-from histodiff.data_prep.slides.readers import Box, Pixels, SlideInfo
+from histodiff.data_prep.slides.pixels import PLAIN_SUFFIXES, shrink_into
+from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
 NAME = "openslide"
@@ -81,6 +81,10 @@ class OpenSlideReader:
             return np.ascontiguousarray(rgba[..., :3])
         canvas = Image.new("RGBA", region.size, (*self._background, 255))
         return np.asarray(Image.alpha_composite(canvas, region).convert("RGB"))
+
+    def read_shrunk(self, box: Box, *, resample: Resample, out: Pixels) -> None:
+        region = self.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
+        shrink_into(region, resample=resample, out=out)
 
     def close(self) -> None:
         self._slide.close()

@@ -12,17 +12,15 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from histodiff.data_prep.slides.readers import Resample
 from histodiff.errors import ArtifactCorrupt
 from histodiff.storage import StoragePath, list_names, write_bytes
-
-Resample = Literal["box", "lanczos"]
-"""Filter that shrinks what was read to ``patch_px``; applied once, never to enlarge."""
 
 FORMAT = 2
 PARTITION_ROWS = 262_144

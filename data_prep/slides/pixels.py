@@ -10,7 +10,7 @@ import PIL
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from histodiff.data_prep.slides.patch_index import Resample
+from histodiff.data_prep.slides.readers import Pixels, Resample
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath
 
@@ -67,23 +67,28 @@ def decode_bytes(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
         raise SlideError(SkipReason.UNREADABLE, f"{name}: {error}") from error
 
 
-def shrunk(
-    pixels: npt.NDArray[np.uint8], side_px: int, resample: Resample
-) -> npt.NDArray[np.uint8]:
-    """``pixels`` ``(H, W, 3)``, neither side below ``side_px``, as a square of ``side_px``.
+def shrink_into(pixels: Pixels, *, resample: Resample, out: Pixels) -> None:
+    """Shrinks ``pixels`` into ``out``, both uint8 ``(H, W, 3)``, neither side enlarged.
 
     ``box`` averages areas, parts of pixels by their part; ``lanczos`` keeps more detail and rings.
     """
-    height, width = pixels.shape[:2]
-    assert min(height, width) >= side_px, "patches are never enlarged"
-    if (height, width) == (side_px, side_px):
-        return pixels
-    if resample == "box":
-        return np.asarray(
-            cv2.resize(pixels, (side_px, side_px), interpolation=cv2.INTER_AREA), dtype=np.uint8
-        )
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((side_px, side_px), Image.Resampling.LANCZOS))
+    height, width = out.shape[:2]
+    assert pixels.shape[0] >= height, "patches are never enlarged"
+    assert pixels.shape[1] >= width, "patches are never enlarged"
+    if pixels.shape == out.shape:
+        out[:] = pixels
+    elif resample == "box":
+        cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA)
+    else:
+        image = Image.fromarray(pixels)
+        out[:] = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def shrunk(pixels: Pixels, side_px: int, resample: Resample) -> Pixels:
+    """``pixels`` ``(H, W, 3)`` as a square of ``side_px``."""
+    out = np.empty((side_px, side_px, 3), np.uint8)
+    shrink_into(pixels, resample=resample, out=out)
+    return out
 
 
 def resized(pixels: npt.NDArray[np.uint8], *, width: int, height: int) -> npt.NDArray[np.uint8]:

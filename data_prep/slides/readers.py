@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
+Resample = Literal["box", "lanczos"]
+"""Filter that shrinks what was read to ``patch_px``; applied once, never to enlarge."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,13 @@ class SlideReader(Protocol):
 
     def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
         """A region: corner in level-0 pixels, size in pixels of ``level``; uint8 ``(H, W, 3)``.
+
+        Raises:
+            SlideError: UNREADABLE: the region cannot be decoded.
+        """
+
+    def read_shrunk(self, box: Box, *, resample: Resample, out: Pixels) -> None:
+        """Reads a region and shrinks it into ``out``, uint8 ``(side, side, 3)``.
 
         Raises:
             SlideError: UNREADABLE: the region cannot be decoded.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at, was_tile_by_tile
 from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
-from histodiff.data_prep.slides.pixels import shrunk
+from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import SkipReason, SlideError
@@ -62,10 +62,18 @@ class PatchReader:
                 continue
             for position in positions:
                 try:
-                    pixels[position] = self._patch(rows[position])
+                    self._read_into(pixels[position], rows[position])
                 except SlideError as error:
                     failures[position] = str(error)
         return PixelBlock(np.arange(len(rows), dtype=np.int64), pixels, failures)
+
+    def open(self, slide_id: str) -> None:
+        """Opens a slide ahead of its first patch.
+
+        Raises:
+            SlideError: It cannot be opened.
+        """
+        self._slide(slide_id)
 
     def close(self) -> None:
         """Closes what is open."""
@@ -80,16 +88,17 @@ class PatchReader:
         if not rows[0]["path"]:
             self._slide(rows[0]["slide_id"]).reader.prepare([_box(row) for row in rows])
 
-    def _patch(self, row: Row) -> npt.NDArray[np.uint8]:
+    def _read_into(self, out: npt.NDArray[np.uint8], row: Row) -> None:
+        resample = self._index.resample
+        if not row["path"]:
+            reader = self._slide(row["slide_id"]).reader
+            reader.read_shrunk(_box(row), resample=resample, out=out)
+            return
         x, y, width, height = row["x"], row["y"], row["read_width"], row["read_height"]
-        if row["path"]:
-            region = self._decoded(row)[y : y + height, x : x + width]
-        else:
-            slide = self._slide(row["slide_id"])
-            region = slide.reader.read(x, y, level=row["level"], width=width, height=height)
+        region = self._decoded(row)[y : y + height, x : x + width]
         if region.shape[:2] != (height, width):
-            raise SlideError(SkipReason.UNREADABLE, f"{row['slide_id']}: smaller than when tiled")
-        return shrunk(region, self._index.patch_px, self._index.resample)
+            raise SlideError(SkipReason.UNREADABLE, f"{row['path']}: smaller than when tiled")
+        shrink_into(region, resample=resample, out=out)
 
     def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
         return self._images.decode(storage_path(self._slides[row["slide_id"]]["url"]), row["path"])
