@@ -23,6 +23,8 @@ _MIN_WORDS = 16
 _BLOBS_PER_WORD = 12
 _BLOCK_BLOBS = 1024
 _BLOCK_PATCHES = 512
+_BLOCK_PRODUCTS = 2**23
+"""Similarities that are in memory at once (100 MB)."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,9 +52,10 @@ def candidate_pairs(
         return np.empty((0, 2), dtype=np.int64)
     rows = _weighted_rows(descriptors, _vocabulary(descriptors, max_words))
     columns = rows.T.tocsr()
+    block = max(1, _BLOCK_PRODUCTS // len(descriptors))
     found = [
-        _nearest(rows[start : start + _BLOCK_PATCHES] @ columns, start, neighbours)
-        for start in range(0, len(descriptors), _BLOCK_PATCHES)
+        _nearest(rows[start : start + block] @ columns, start, neighbours)
+        for start in range(0, len(descriptors), block)
     ]
     pairs = np.sort(np.concatenate(found), axis=1)
     return np.unique(pairs, axis=0).astype(np.int64)
@@ -125,12 +128,16 @@ def _nearest(products: Any, start: int, neighbours: int) -> npt.NDArray[np.int64
     for row in range(products.shape[0]):
         span = slice(products.indptr[row], products.indptr[row + 1])
         others, alike = products.indices[span], products.data[span]
-        other = others != start + row
-        others, alike = others[other], alike[other]
+        worth = (others != start + row) & (alike >= _least_of_best(alike, neighbours + 1))
+        others, alike = others[worth], alike[worth]
         # numbers break ties, so that the order inside a sparse row does not matter
         best = np.lexsort((others, -alike))[:neighbours]
         pairs.append(np.stack([np.full(len(best), start + row), others[best]], axis=1))
     return np.concatenate(pairs)
+
+
+def _least_of_best(values: Floats, count: int) -> float:
+    return float(np.partition(values, -count)[-count]) if len(values) > count else 0.0
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Floats:

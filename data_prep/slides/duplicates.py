@@ -20,7 +20,7 @@ from histodiff.config import Config
 from histodiff.data_prep.slides.candidates import candidate_pairs
 from histodiff.data_prep.slides.descriptors import Bytes, unpacked
 from histodiff.data_prep.slides.grouping import chained, connected_groups, links_of_equals
-from histodiff.data_prep.slides.keypoints import smooth_density, working_picture
+from histodiff.data_prep.slides.keypoints import density_detail, working_picture
 from histodiff.data_prep.slides.registration import overlap, registered
 from histodiff.telemetry import progress
 
@@ -47,10 +47,11 @@ ReadPixels = Callable[[int], npt.NDArray[np.uint8]]
 class DuplicateConfig(Config):
     """What counts as a near duplicate, and how hard to look."""
 
-    min_score: float = Field(default=0.6, gt=0, le=1)
-    """Least correlation of optical density where two patches overlap; strangers stay below 0.4."""
-    min_overlap: float = Field(default=0.25, gt=0, le=1)
-    """Least shared part of the patch that shows less tissue."""
+    min_score: float = Field(default=0.4, gt=0, le=1)
+    """Least correlation of detail where two patches overlap: real pairs have 0.6 and more, others
+    less than 0.25, in every stain."""
+    min_overlap: float = Field(default=0.5, gt=0, le=1)
+    """Least shared part of the patch that shows less tissue. Below 0.2 little is found."""
     min_inliers: int = Field(default=4, ge=3)
     """Least number of blobs that agree on how one patch lies in the other, to compare pixels."""
     neighbours: int = Field(default=20, ge=1)
@@ -142,8 +143,8 @@ class _Comparison:
     def __init__(self, descriptors: Bytes, config: DuplicateConfig, read: ReadPixels) -> None:
         self._config = config
         self._blobs = lru_cache(_CACHED_PATCHES)(lambda number: unpacked(descriptors[number]))
-        self._density = lru_cache(_CACHED_PATCHES)(
-            lambda number: smooth_density(working_picture(read(number)))
+        self._detail = lru_cache(_CACHED_PATCHES)(
+            lambda number: density_detail(working_picture(read(number)))
         )
 
     def __call__(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -160,7 +161,7 @@ class _Comparison:
         by = registered(self._blobs(first), self._blobs(second))
         if by is None or by.num_inliers < self._config.min_inliers:
             return None
-        shared = overlap(self._density(first), self._density(second), by)
+        shared = overlap(self._detail(first), self._detail(second), by)
         if (
             shared.correlation < self._config.min_score
             or shared.fraction < self._config.min_overlap

@@ -27,7 +27,9 @@ _NUM_OCTAVES = 3
 _MIN_CONTRAST = 0.008
 """Weakest blob in optical density; JPEG noise on glass stays below."""
 _BORDER_PX = 3
-_SMOOTH_PX = 1.0
+_FINE_PX, _COARSE_PX = 1.0, 6.0
+_HALF_CONTRAST = 0.05
+"""Contrast in optical density that is compressed to a half."""
 _RINGS = np.array([1.0, 2.0, 3.2, 4.6, 6.0])
 _NUM_ANGLES = 16
 _ORDERS = (4, 2, 2)
@@ -76,9 +78,15 @@ def density_channels(pixels: npt.NDArray[np.uint8]) -> Floats:
     return np.stack([density.mean(axis=-1), red - blue, green - (red + blue) / 2])
 
 
-def smooth_density(picture: npt.NDArray[np.uint8]) -> Floats:
-    """Optical density of a `working_picture` without its finest detail, ``(H, W)``."""
-    return np.asarray(_blurred(density_channels(picture)[:1], _SMOOTH_PX)[0])
+def density_detail(picture: npt.NDArray[np.uint8]) -> Floats:
+    """Nuclei and fibres of a `working_picture`, ``(H, W)``, about -1 to 1.
+
+    Finest detail and whatever is larger than a few cells are taken away, and strong contrasts are
+    compressed: the border between tissue and glass, which any two patches can share, counts little.
+    """
+    density = density_channels(picture)[:1]
+    detail = _blurred(density, _FINE_PX)[0] - _blurred(density, _COARSE_PX)[0]
+    return np.asarray(detail / (np.abs(detail) + _HALF_CONTRAST))
 
 
 def keypoints(picture: npt.NDArray[np.uint8], *, limit: int) -> Keypoints:

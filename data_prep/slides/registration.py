@@ -22,7 +22,8 @@ _SIZE_TOLERANCE = np.log(1.65)
 _MIN_APART_PX = 10.0
 _MAX_ZOOM = 2.5
 _MAX_STRETCH = 2.0
-_REFINEMENTS = 6
+_LOOSENESS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.2, 1.0, 1.0, 1.0)
+"""Tolerances of the affine fits: wide at first, as a similarity fits a stretched picture badly."""
 _MIN_AFFINE_PAIRS = 5
 _STEP_PX = 2
 _MIN_SHARED_PLACES = 64
@@ -63,7 +64,7 @@ class Overlap:
     """How well two pictures agree where they show the same place."""
 
     correlation: float
-    """Normalised cross-correlation of optical density, -1 to 1."""
+    """Normalised cross-correlation of what was compared, -1 to 1."""
     fraction: float
     """Shared part of the picture that shows less tissue, 0 to 1."""
 
@@ -79,7 +80,7 @@ def registered(first: Keypoints, second: Keypoints) -> Registration | None:
 
 
 def overlap(first: Floats, second: Floats, by: Registration) -> Overlap:
-    """Lays ``second`` over ``first`` (densities of working pictures) and compares both."""
+    """Lays ``second`` over ``first`` (details of working pictures) and compares both."""
     height, width = first.shape
     y, x = np.mgrid[0:height:_STEP_PX, 0:width:_STEP_PX]
     target = by((x + 1j * y).ravel())
@@ -149,17 +150,17 @@ def _hypotheses(
 
 def _refined(start: Registration, places: Places, targets: Places) -> Registration:
     """Fits an affine map to the pairs that agree, and again to those that agree with that."""
-    best = start
-    current = start
-    for _ in range(_REFINEMENTS):
-        limit = _TOLERANCE_PX * max(1.0, current.zoom)
+    best = current = start
+    for looseness in _LOOSENESS:
+        limit = looseness * _TOLERANCE_PX * max(1.0, current.zoom)
         agree = np.abs(current(places) - targets) < limit
-        if agree.sum() < max(_MIN_AFFINE_PAIRS, best.num_inliers):
+        if agree.sum() < _MIN_AFFINE_PAIRS:
             break
         current = _least_squares(places[agree], targets[agree])
         if current.stretch > _MAX_STRETCH:
             break
-        best = current
+        if looseness == 1 and current.num_inliers >= best.num_inliers:
+            best = current
     return best
 
 

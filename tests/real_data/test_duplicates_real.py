@@ -32,7 +32,7 @@ pytestmark = pytest.mark.real_data
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FIRST_HALF = 124
 """Fields of each class below this number were used to choose thresholds."""
-SEEDS = range(5)
+SEEDS = range(20)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def test_a_random_split_promises_what_a_split_by_slide_does_not_keep() -> None:
     at_random = np.mean([accuracy(features, labels, alone, seed) for seed in SEEDS])
     by_slide = np.mean([accuracy(features, labels, slides, seed) for seed in SEEDS])
     print(f"prostate, balanced accuracy: {at_random:.3f} at random, {by_slide:.3f} by slide")
-    assert at_random - by_slide > 0.1
-    assert at_random > 0.7
+    assert at_random - by_slide > 0.15
+    assert at_random > 0.6
+    assert by_slide < 0.5
 
 
 def rows_of(name: str) -> list[dict[str, str]]:

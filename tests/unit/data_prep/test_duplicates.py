@@ -31,8 +31,8 @@ from histodiff.data_prep.slides.generated.labelled import render_patches
 from histodiff.data_prep.slides.generated.stain import drawn_stain
 from histodiff.data_prep.slides.keypoints import (
     WORK_PX,
+    density_detail,
     keypoints,
-    smooth_density,
     working_picture,
 )
 from histodiff.data_prep.slides.registration import overlap, registered
@@ -151,7 +151,7 @@ def test_neighbours_of_one_slide_are_duplicates_only_where_they_overlap() -> Non
     tissue = slide[300:700, 300:900]
     overlapping = [tissue[:256, :256], tissue[:256, 128:384]]
     apart = [tissue[:256, 256:512]]
-    pairs = pairs_among([*overlapping, *apart])
+    pairs = pairs_among([*overlapping, *apart], min_overlap=0.3)
     assert ends(pairs) == {(0, 1), (1, 2)}
     assert pairs["overlap"].to_pylist() == pytest.approx([0.5, 0.5], abs=0.05)
     assert ends(pairs_among([*overlapping, *apart], min_overlap=0.6)) == set()
@@ -239,7 +239,7 @@ def test_registration_finds_the_map_between_two_views(
     assert np.abs(found - expected).max() < 2
     assert by.zoom == pytest.approx(abs(np.linalg.det(matrix)) ** -0.5, rel=0.03)
     shared = overlap(
-        smooth_density(working_picture(first)), smooth_density(working_picture(second)), by
+        density_detail(working_picture(first)), density_detail(working_picture(second)), by
     )
     assert shared.correlation > 0.9
 
