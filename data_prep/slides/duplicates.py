@@ -50,8 +50,9 @@ class DuplicateConfig(Config):
     min_score: float = Field(default=0.4, gt=0, le=1)
     """Least correlation of detail where two patches overlap: real pairs have 0.6 and more, others
     less than 0.25, in every stain."""
-    min_overlap: float = Field(default=0.5, gt=0, le=1)
-    """Least shared part of the patch that shows less tissue. Below 0.2 little is found."""
+    min_overlap: float = Field(default=0.4, gt=0, le=1)
+    """Least shared part of the patch that shows less tissue. The default takes in patches that were
+    cut at half steps; below 0.2 few blobs are shared and pairs are missed."""
     min_inliers: int = Field(default=4, ge=3)
     """Least number of blobs that agree on how one patch lies in the other, to compare pixels."""
     neighbours: int = Field(default=20, ge=1)
