@@ -121,7 +121,7 @@ def pairs_with_equal(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def scores(
     links: npt.NDArray[np.int64], field_of: npt.NDArray[np.str_], part: npt.NDArray[np.bool_]
 ) -> Scores:
-    """Over pairs inside ``part``; fields are in one part entirely, overlaps of fields may not be."""
+    """Over pairs inside ``part``; a field is in one part entirely."""
     links = links[part[links].all(axis=1)]
     true = field_of[links[:, 0]] == field_of[links[:, 1]]
     sizes = np.unique(field_of[part], return_counts=True)[1]
