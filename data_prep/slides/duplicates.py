@@ -63,6 +63,10 @@ class DuplicateConfig(Config):
     """How often partners of partners are compared too."""
 
 
+THUMBNAILS = DuplicateConfig(min_score=0.85)
+"""For thumbnails of slides: serial sections of one block look alike as a whole (up to 0.8)."""
+
+
 def near_duplicate_pairs(
     descriptors: Bytes, *, config: DuplicateConfig, read_pixels: ReadPixels
 ) -> Any:
