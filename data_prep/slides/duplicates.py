@@ -48,8 +48,8 @@ class DuplicateConfig(Config):
     """What counts as a near duplicate, and how hard to look."""
 
     min_score: float = Field(default=0.4, gt=0, le=1)
-    """Least correlation of detail where two patches overlap: real pairs have 0.6 and more, others
-    less than 0.25, in every stain."""
+    """Least correlation of detail where two patches overlap: nearly all real pairs have more than
+    0.6, registered strangers less than 0.25."""
     min_overlap: float = Field(default=0.4, gt=0, le=1)
     """Least shared part of the patch that shows less tissue. The default takes in patches that were
     cut at half steps; below 0.2 few blobs are shared and pairs are missed."""
