@@ -1,7 +1,7 @@
 """Near duplicates among real patches whose augmentation is known, and the cost of overlooking them.
 
-The least score was chosen on the first half of the lung fields. The least overlap was not: fields of
-this set overlap each other, and it was set where patches cut at half steps are surely taken in.
+The least score was chosen on the first half of the lung fields. The least overlap was not: fields
+of this set overlap each other, and it was set so that patches cut at half steps are taken in.
 """
 
 import csv
