@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from histodiff.config import Config
+from histodiff.data_prep.slides.grouping import connected_groups, links_of_equals
 from histodiff.errors import ConfigError
 from histodiff.runtime import derived_seed, generator_for
 
@@ -80,7 +81,11 @@ LabelBudget = Annotated[
 
 
 def assign_splits(
-    slides: Any, config: SplitConfig, *, labels: Mapping[str, str] | None = None
+    slides: Any,
+    config: SplitConfig,
+    *,
+    labels: Mapping[str, str] | None = None,
+    same: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The split of every slide.
 
@@ -88,6 +93,8 @@ def assign_splits(
         slides: Table with slide_id, patient_id and site.
         config: Fractions, grouping and seed.
         labels: Class of each labelled slide, for stratification.
+        same: Slides that belong together for another reason, such as shared tissue: those with
+            equal values, and all groups that such slides are in, go to one split.
 
     Returns:
         ``slide_id -> "train" | "val" | "test"``. Of a class with at least three groups, every split
@@ -102,6 +109,7 @@ def assign_splits(
             f"split.group_by is {config.group_by}, but not all slides have a {column}; give them"
         )
     group_of = dict(zip(slides["slide_id"].to_pylist(), slides[column].to_pylist(), strict=True))
+    group_of = _united(group_of, same or {})
     classes: defaultdict[str, list[str]] = defaultdict(list)
     for group, label in _group_labels(group_of, labels if config.stratify and labels else {}):
         classes[label].append(group)
@@ -179,6 +187,18 @@ def assert_disjoint(rows: Any, first: str, second: str) -> None:
 def majority_label(counts: Mapping[str, int]) -> str:
     """The most frequent label, the first in the alphabet among equals."""
     return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _united(group_of: Mapping[str, str], same: Mapping[str, str]) -> dict[str, str]:
+    """Groups joined wherever slides that are the ``same`` are in both; named for the first."""
+    slides = list(group_of)
+    links = links_of_equals([group_of[slide] for slide in slides])
+    links += links_of_equals([(slide in same, same.get(slide, slide)) for slide in slides])
+    joined = connected_groups(len(slides), links).tolist()
+    name_of: dict[int, str] = {}
+    for slide, number in zip(slides, joined, strict=True):
+        name_of[number] = min(name_of.get(number, group_of[slide]), group_of[slide])
+    return {slide: name_of[number] for slide, number in zip(slides, joined, strict=True)}
 
 
 def _group_labels(group_of: Mapping[str, str], labels: Mapping[str, str]) -> list[tuple[str, str]]:

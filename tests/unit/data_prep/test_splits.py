@@ -75,6 +75,41 @@ def test_assign_splits_always_leaves_a_group_for_training(count: int, seed: int)
     assert "train" in split_of.values()
 
 
+@given(
+    st.dictionaries(st.integers(0, 23), st.sampled_from("abcd")),
+    st.integers(0, 100),
+    st.sampled_from([1, 3]),
+)
+def test_assign_splits_never_parts_slides_that_are_the_same(
+    same: dict[int, str], seed: int, slides_per_patient: int
+) -> None:
+    slides = slides_table(24, slides_per_patient=slides_per_patient)
+    named = {f"slide-{number}": value for number, value in same.items()}
+    split_of = assign_splits(slides, config(seed=seed), same=named)
+    for value in set(named.values()):
+        assert len({split_of[slide] for slide in named if named[slide] == value}) == 1
+    for patient in range(24 // slides_per_patient):
+        numbers = range(patient * slides_per_patient, (patient + 1) * slides_per_patient)
+        assert len({split_of[f"slide-{number}"] for number in numbers}) == 1
+
+
+def test_assign_splits_joins_patients_over_a_chain_of_same_slides() -> None:
+    slides = slides_table(30, slides_per_patient=2)
+    same = {f"slide-{n}": f"pair-{(n - 1) // 2}" for n in range(1, 19)}  # patients 0 to 9
+    splits = [assign_splits(slides, config(seed=seed), same=same) for seed in range(20)]
+    for split_of in splits:
+        assert len({split_of[f"slide-{n}"] for n in range(20)}) == 1
+    assert {split_of["slide-0"] for split_of in splits} == {"train", "val", "test"}
+
+
+def test_assign_splits_where_no_two_slides_are_the_same_is_the_plain_split() -> None:
+    slides = slides_table(40, slides_per_patient=2)
+    plain = assign_splits(slides, config())
+    assert assign_splits(slides, config(), same={}) == plain
+    assert assign_splits(slides, config(), same={"slide-3": "x", "slide-8": "y"}) == plain
+    assert assign_splits(slides, config(), same={"slide-2": "x", "slide-3": "x"}) == plain
+
+
 def test_assign_splits_by_site_without_sites_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="site"):
         assign_splits(slides_table(4), config(group_by="site"))
