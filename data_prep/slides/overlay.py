@@ -52,9 +52,9 @@ def overlay_png(
     return _png(image)
 
 
-def plain_png(picture: Thumbnail) -> bytes:
-    """The slide as it is; PNG."""
-    return _png(Image.fromarray(picture.pixels))
+def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A picture as it is; PNG."""
+    return _png(Image.fromarray(pixels))
 
 
 def contact_sheet(images: Sequence[npt.NDArray[np.uint8]]) -> bytes:

@@ -30,7 +30,7 @@ from histodiff.data_prep.slides.geometry import (
 from histodiff.data_prep.slides.inputs import SlideInput
 from histodiff.data_prep.slides.masks import Mask
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
-from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, plain_png
+from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, png_bytes
 from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
 from histodiff.data_prep.slides.pixels import shrunk
 from histodiff.data_prep.slides.quality import (
@@ -39,7 +39,7 @@ from histodiff.data_prep.slides.quality import (
     patch_scores,
     sharpness,
 )
-from histodiff.data_prep.slides.readers import Box, SlideReader
+from histodiff.data_prep.slides.readers import Box, Pixels, SlideReader
 from histodiff.data_prep.slides.thumbnails import Thumbnail, best_level, thumbnail
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.data_prep.slides.tissue import (
@@ -78,6 +78,9 @@ class TileRules:
     quality: QualityConfig
     geojson: tuple[GeoJsonKind, ...]
     """What is written for QuPath."""
+    describe_images: bool
+    describe_slides: bool
+    """Whether images and slides are described, so that duplicates can be found."""
     allow_unknown_mpp: bool
     """Whether patches of unknown or other scale may stay."""
 
@@ -91,6 +94,8 @@ class SlideFindings:
     patches: Any = None
     """Table of patches, `REJECTED_SCHEMA`; ``rejected`` is null for those that stay."""
     index: TiffIndex | None = None
+    picture: Pixels | None = None
+    """The slide at low resolution."""
     geojson: Mapping[str, bytes] = field(default_factory=dict)
     """Files for QuPath by the folder that they belong to."""
 
@@ -118,7 +123,7 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
             slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
             plan, grid = _planned(unit, opened.reader, slide_mpp, rules)
         except SlideError:
-            findings.overlay = plain_png(_plain_picture(opened.reader))
+            findings.overlay = png_bytes(_plain_picture(opened.reader).pixels)
             raise
         findings.row["phase"] = grid.phase
         view = _view(unit, opened.reader, slide_mpp, rules)
@@ -129,6 +134,7 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
         findings.index = opened.index
         found = _patches(unit, opened.reader, plan, grid, view, rules)
     findings.patches = found
+    findings.picture = view.picture.pixels
     findings.row |= _rejected_columns(found)
     findings.overlay = _overlay(view, found, plan)
     findings.geojson = _geojson(view, found, plan, rules)

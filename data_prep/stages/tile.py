@@ -19,10 +19,16 @@ import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.slides.cohort import overlay_thumbnail
+from histodiff.data_prep.slides.descriptors import DESCRIPTOR_BYTES, describe
 from histodiff.data_prep.slides.geometry import Region, image_regions, same_scale
 from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
-from histodiff.data_prep.slides.overlay import SHEET_COLUMNS, SHEET_ROWS, contact_sheet
+from histodiff.data_prep.slides.overlay import (
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    contact_sheet,
+    png_bytes,
+)
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     REJECTED_SCHEMA,
@@ -41,6 +47,8 @@ from histodiff.storage import StoragePath, storage_path, write_bytes
 TileUnit = SlideInput | ImageSet
 _SMALL_PX = 32
 _SLIDE = "slide-"
+DESCRIPTORS_SCHEMA = pa.schema([("path", pa.string()), ("descriptor", pa.binary(DESCRIPTOR_BYTES))])
+"""What images, or a slide (with an empty path), are recognised by."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +149,24 @@ class TileWorker:
         name = file_name_of(unit.slide_id)
         if findings.overlay is not None:
             self._write_picture(unit_name(unit), name, findings.overlay)
+        if self.rules.describe_slides:
+            self._describe_slide(unit_name(unit), findings.picture)
         for folder, data in findings.geojson.items():
             write_bytes(self.path / "geojson" / folder / f"{name}.geojson", data)
         if findings.index is not None and findings.row["num_patches"]:
             write_bytes(self.path / "tiles" / f"{name}.parquet", findings.index.to_bytes())
+
+    def _describe_slide(self, unit: str, picture: npt.NDArray[np.uint8] | None) -> None:
+        """What the slide is recognised by, and the picture that is compared; if it has one."""
+        described = {} if picture is None else {"": describe(picture)}
+        self._write_descriptors(unit, described)
+        if picture is not None:
+            write_bytes(self.path / "ledger" / f"{unit}.png", png_bytes(picture))
+
+    def _write_descriptors(self, unit: str, described: dict[str, npt.NDArray[np.uint8]]) -> None:
+        rows = [{"path": path, "descriptor": found.tobytes()} for path, found in described.items()]
+        table = table_from_rows(rows, DESCRIPTORS_SCHEMA)
+        write_bytes(self.path / "ledger" / f"{unit}.descriptors.parquet", table_bytes(table))
 
     def _write_picture(self, unit: str, name: str, png: bytes) -> None:
         """The picture, and a small one for the cohort page."""
@@ -156,6 +178,7 @@ class TileWorker:
         failures: dict[str, SlideError] = {}
         num_patches: defaultdict[str, int] = defaultdict(int)
         shown: list[npt.NDArray[np.uint8]] = []
+        described: dict[str, npt.NDArray[np.uint8]] = {}
         for image in unit.images:
             try:
                 pixels = self.images.decode(storage_path(unit.url), image.path)
@@ -165,9 +188,13 @@ class TileWorker:
                 continue
             patches += found
             num_patches[image.path] = len(found)
+            if self.rules.describe_images:
+                described[image.path] = describe(pixels)
             if len(shown) < SHEET_COLUMNS * SHEET_ROWS:
                 shown.append(pixels)
         self._write_picture(unit.name, unit.name, contact_sheet(shown))
+        if self.rules.describe_images:
+            self._write_descriptors(unit.name, described)
         record = TileRecord(
             slides=tuple(set_rows(unit, num_patches, failures)),
             num_patches=len(patches),

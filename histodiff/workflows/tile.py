@@ -6,6 +6,7 @@ was stopped. Splits are assigned when all units are known, over all sources toge
 then written piece by piece, so that memory does not grow with the number of patches.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from histodiff.cluster.pool import run_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.cohort import cohort_facts
+from histodiff.data_prep.slides.cohort import DuplicateGroup, cohort_facts
 from histodiff.data_prep.slides.geometry import Phase
 from histodiff.data_prep.slides.hashing import inventory, with_hashes
 from histodiff.data_prep.slides.inputs import Inputs, find_inputs
@@ -33,13 +34,14 @@ from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,
-    Resample,
     WrittenIndex,
     patch_tables,
     stream_patch_index,
+    table_bytes,
     table_from_rows,
 )
 from histodiff.data_prep.slides.quality import QualityConfig
+from histodiff.data_prep.slides.readers import Resample
 from histodiff.data_prep.slides.sources import DeclaredMpp, SlidesSource, Source, unknown_scales
 from histodiff.data_prep.slides.splits import (
     SPLITS,
@@ -49,6 +51,11 @@ from histodiff.data_prep.slides.splits import (
     majority_label,
 )
 from histodiff.data_prep.slides.tissue import TissueConfig
+from histodiff.data_prep.stages.duplicate_search import (
+    DuplicateFindings,
+    DuplicateSearch,
+    find_duplicates,
+)
 from histodiff.data_prep.stages.slide_tiling import GeoJsonKind, TileRules
 from histodiff.data_prep.stages.tile import (
     TileRecord,
@@ -107,6 +114,8 @@ class TileConfig(CommandConfig):
     geojson: tuple[GeoJsonKind, ...] = ("masks",)
     """What is written for QuPath into `geojson/`: `masks` of the tissue, and `patches` with their
     scores (large: 400 bytes for each)."""
+    duplicates: DuplicateSearch = DuplicateSearch()
+    """Which duplicates are looked for."""
     split: SplitConfig
     """Train, validation and test."""
 
@@ -145,6 +154,8 @@ class TileConfig(CommandConfig):
             tissue=self.tissue,
             quality=self.quality,
             geojson=self.geojson,
+            describe_images=self.duplicates.patches is not None,
+            describe_slides=self.duplicates.slides is not None,
             allow_unknown_mpp=self.allow_unknown_mpp,
         )
 
@@ -179,7 +190,7 @@ def tile(config: TileConfig, site: Site, *, run_units: RunUnits | None = None) -
         return draft.finished
     units = _units(found)
     _run(units, draft, TileWorker(draft.path, config.rules), run_units or partial(_run_on, site))
-    return _finish(draft, config, [unit_name(unit) for unit in units])
+    return _finish(draft, config, found)
 
 
 def _units(found: Inputs) -> list[TileUnit]:
@@ -215,12 +226,15 @@ def _run_on(
         yield from run_pool(make_worker, units, num_workers=site.reader_workers, resources=each)
 
 
-def _finish(draft: Draft, config: TileConfig, names: Sequence[str]) -> Artifact:
+def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:
     ledger = draft.path / "ledger"
+    names = [unit_name(unit) for unit in _units(found)]
     with ThreadPoolExecutor(_LEDGER_READS) as threads:
         records = dict(zip(names, threads.map(partial(read_record, ledger), names), strict=True))
-    slides = _slides_table(records.values())
-    split_of = _splits(records.values(), slides, config.split)
+    duplicates = find_duplicates(found, ledger, config.duplicates)
+    slides = _slides_table(records.values(), duplicates.same)
+    same = duplicates.same if config.duplicates.keep_together else {}
+    split_of = _splits(records.values(), slides, config.split, same)
     labels = sum((_label_counts(record) for record in records.values()), Counter[str]())
     scales_agree = all(record.at_scale for record in records.values())
     facts = IndexFacts(
@@ -233,6 +247,7 @@ def _finish(draft: Draft, config: TileConfig, names: Sequence[str]) -> Artifact:
     written = stream_patch_index(
         draft.path, facts, slides=slides, patches=pieces(None), rejected=pieces("rejected")
     )
+    _write_duplicates(draft.path, duplicates)
     page = _cohort_page(draft, config, slides, names)
     write_bytes(draft.path / "cohort.html", page.encode())
     issues = [issue for record in records.values() for issue in record.issues]
@@ -254,23 +269,42 @@ def _cohort_page(draft: Draft, config: TileConfig, slides: Any, units: Sequence[
     facts = cohort_facts(
         slides, patch_tables(draft.path),
         name=str(config.output), mpp=config.wanted_mpp, patch_px=config.patch_px,
+        duplicates=_duplicate_groups(slides),
     )  # fmt: skip
     return cohort_page(facts, thumbnails)
 
 
-def _slides_table(records: Iterable[TileRecord]) -> Any:
+def _duplicate_groups(slides: Any) -> list[DuplicateGroup]:
+    """Slides that share tissue, by group."""
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for row in slides.select(["slide_id", "duplicate_group"]).to_pylist():
+        if row["duplicate_group"] is not None:
+            members[row["duplicate_group"]].append(row["slide_id"])
+    return [DuplicateGroup(tuple(found), "show the same tissue") for found in members.values()]
+
+
+def _write_duplicates(path: StoragePath, found: DuplicateFindings) -> None:
+    write_bytes(path / "duplicates.parquet", table_bytes(found.pairs))
+    text = json.dumps(found.counts, indent=2, sort_keys=True) + "\n"
+    write_bytes(path / "duplicates.json", text.encode())
+
+
+def _slides_table(records: Iterable[TileRecord], same: Mapping[str, str]) -> Any:
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     for record in records:
         for row in record.slides:
             rows[row["slide_id"]].append(row)
-    return table_from_rows([merged(rows[key]) for key in sorted(rows)], SLIDES_SCHEMA)
+    found = [merged(rows[key]) | {"duplicate_group": same.get(key)} for key in sorted(rows)]
+    return table_from_rows(found, SLIDES_SCHEMA)
 
 
 def _label_counts(record: TileRecord) -> Counter[str]:
     return sum((Counter(found) for found in record.labels.values()), Counter[str]())
 
 
-def _splits(records: Iterable[TileRecord], slides: Any, config: SplitConfig) -> dict[str, str]:
+def _splits(
+    records: Iterable[TileRecord], slides: Any, config: SplitConfig, same: Mapping[str, str]
+) -> dict[str, str]:
     """The split of every slide that has patches; those that the data set states are kept."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     given: dict[str, str] = {}
@@ -281,7 +315,7 @@ def _splits(records: Iterable[TileRecord], slides: Any, config: SplitConfig) -> 
     labels = {slide_id: majority_label(found) for slide_id, found in counts.items()}
     used = slides.filter(pc.greater(slides["num_patches"], 0))
     free = used.filter(pc.invert(pc.is_in(used["slide_id"], pa.array(list(given), pa.string()))))
-    split_of = given | assign_splits(free, config, labels=labels)
+    split_of = given | assign_splits(free, config, labels=labels, same=same)
     column = pa.array(
         [split_of[slide_id] for slide_id in used["slide_id"].to_pylist()], pa.string()
     )
