@@ -21,7 +21,8 @@ def tile_prefix(tables: bytes, *, ycbcr: bool) -> bytes:
 
     Args:
         tables: The ``JPEGTables`` of the TIFF page, or nothing.
-        ycbcr: Whether the data are YCbCr (else RGB), as the page says; the tiles often do not.
+        ycbcr: Whether the data are YCbCr (else RGB), as the page says; tiles often do not say it,
+            and where one does (see `is_jfif`), that counts.
     """
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([1 if ycbcr else 0])
     return _START + adobe + tables.removeprefix(_START).removesuffix(_END)
@@ -35,14 +36,16 @@ def decode_tile(data: bytes, prefix: bytes, *, width: int, height: int) -> npt.N
     """
     if not data.startswith(_START):
         raise ValueError(f"not a JPEG: starts with {data[:2].hex(' ')}")
-    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + _body(data), "RGB")
+    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + data[2:], "RGB")
     if pixels.shape != (height, width, 3):
         raise ValueError(f"tile of {pixels.shape[1]}x{pixels.shape[0]} px, not {width}x{height}")
     return pixels
 
 
-def _body(data: bytes) -> bytes:
-    """The tile behind its start, and behind a JFIF header, which would overrule the prefix."""
-    if data[2:4] != _JFIF:
-        return data[2:]
-    return data[4 + int.from_bytes(data[4:6], "big") :]
+def is_jfif(data: bytes) -> bool:
+    """Whether a tile begins with a JFIF header: then its data are YCbCr, whatever the page says.
+
+    libjpeg goes by that header before all else, and so does tifffile. OpenSlide believes the page,
+    and gives false colours where some other software (Bio-Formats among it) wrote RGB there.
+    """
+    return data[2:4] == _JFIF and data[6:10] == b"JFIF"

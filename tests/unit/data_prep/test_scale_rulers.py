@@ -121,7 +121,7 @@ def assert_true_length(found: Iterable[Measured]) -> None:
             f"  ruler {each.um[:, 0].mean():.3f} x {each.um[:, 1].mean():.3f} um"
             f"  worst of {len(wrong)} patches {wrong.max():.2%}"
         )
-        print(line)  # noqa: T201 - the table of measurements, shown with -s
+        print(line)
         assert wrong.max() <= 0.01, line
         stated = each.um / WANTED * np.array(each.effective)
         assert np.abs(stated / PERIOD_UM - 1).max() <= 0.003, line
