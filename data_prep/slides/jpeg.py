@@ -2,7 +2,8 @@
 
 simplejpeg (libjpeg-turbo) decodes here: to the same pixels as OpenSlide, faster than imagecodecs
 (1.5 times as many tiles per second of CPU), and strict: what libjpeg only warns of, such as a bit
-stream that ends early, is an error and not half a tile of grey. OpenSlide is as strict.
+stream that ends early or has bytes left over, is an error and not half a tile of grey. OpenSlide
+is less strict: of tiles with zeros in their middle it gives most as if nothing were wrong.
 """
 
 import numpy as np

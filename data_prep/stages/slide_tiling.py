@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histodiff.data_prep.slides.damage import found_damage, without_holes
 from histodiff.data_prep.slides.geometry import Grid, Phase, ReadPlan, read_plan, slide_grid
 from histodiff.data_prep.slides.inputs import SlideInput
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
@@ -33,7 +34,6 @@ from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.data_prep.slides.tissue import (
     SlideMask,
     TissueConfig,
-    rectangle_fractions,
     slide_mask,
 )
 from histodiff.data_prep.stages.tile_rows import (
@@ -82,6 +82,8 @@ class _View:
     """A slide's picture with its masks."""
 
     picture: Thumbnail
+    filled: Thumbnail
+    """The picture without holes where the slide is damaged."""
     mask: SlideMask
 
 
@@ -103,13 +105,15 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
             findings.overlay = plain_png(_plain_picture(opened.reader))
             raise
         findings.row["phase"] = grid.phase
-        view = _view(opened.reader, slide_mpp, rules)
-        findings.row |= _tissue_columns(view, slide_mpp)
+        picture = thumbnail(opened.reader, downsample=rules.tissue.mask_mpp / min(slide_mpp))
         if not opened.reader.exact_at(plan.level):
             opened = _opened(unit, stack, tile_by_tile=False)
             findings.row |= info_columns(opened.reader.info)
         findings.index = opened.index
-        found = _patches(unit, opened.reader, plan, grid, view, rules)
+        damage = found_damage(opened.reader, plan, grid.corners, picture)
+        view = _view(damage.picture, slide_mpp, rules)
+        findings.row |= _tissue_columns(view, slide_mpp)
+        found = _patches(unit, opened.reader, plan, grid.corners, damage.patches, view, rules)
     findings.patches = found
     findings.row |= _rejected_columns(found)
     findings.overlay = _overlay(view, found, plan)
@@ -141,59 +145,29 @@ def _plain_picture(reader: SlideReader) -> Thumbnail:
     return thumbnail(reader, downsample=longest / OVERLAY_SIDE_PX)
 
 
-def _view(reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules) -> _View:
-    finest = min(slide_mpp)
-    picture = thumbnail(reader, downsample=rules.tissue.mask_mpp / finest)
-    mask = slide_mask(picture.pixels, mpp=finest * picture.downsample, config=rules.tissue)
-    return _View(picture, mask)
+def _view(picture: Thumbnail, slide_mpp: tuple[float, float], rules: TileRules) -> _View:
+    filled = without_holes(picture)
+    mpp = min(slide_mpp) * picture.downsample
+    return _View(picture, filled, slide_mask(filled.pixels, mpp=mpp, config=rules.tissue))
 
 
 def _patches(
     unit: SlideInput,
     reader: SlideReader,
     plan: ReadPlan,
-    grid: Grid,
+    corners: Corners,
+    damaged: npt.NDArray[np.bool_],
     view: _View,
     rules: TileRules,
 ) -> Any:
     """Patches with enough tissue, and for those that break a rule which one."""
-    scores = patch_scores(
-        view.picture, view.mask, grid.corners, side_w=plan.width, side_h=plan.height
-    )
-    damaged = _damaged(reader, plan, grid.corners, view.picture)
+    scores = patch_scores(view.filled, view.mask, corners, side_w=plan.width, side_h=plan.height)
     chosen = (scores.tissue >= rules.tissue.min_fraction) | damaged
-    corners, scores, damaged = grid.corners[chosen], scores.take(chosen), damaged[chosen]
+    corners, scores, damaged = corners[chosen], scores.take(chosen), damaged[chosen]
     sharp = _sharpness(reader, corners, plan, rules, damaged)
     table = slide_patches(unit, corners, plan, scores, sharp)
     reasons = broken_rules(scores, sharp, damaged, config=rules.quality)
     return table.append_column(REJECTED_SCHEMA.field("rejected"), pa.array(reasons, pa.string()))
-
-
-def _damaged(
-    reader: SlideReader,
-    plan: ReadPlan,
-    corners: Corners,
-    picture: Thumbnail,
-) -> npt.NDArray[np.bool_]:
-    """Which patches cannot be decoded: those near damage in the picture are tried."""
-    damaged = np.zeros(len(corners), dtype=np.bool_)
-    if not picture.unreadable.any():
-        return damaged
-    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
-    width, height = (1 + round(side / picture.downsample) for side in (plan.width, plan.height))
-    near = rectangle_fractions(picture.unreadable, squares, side_w=width, side_h=height) > 0
-    damaged[near] = [not _readable(reader, plan, corner) for corner in corners[near]]
-    return damaged
-
-
-def _readable(reader: SlideReader, plan: ReadPlan, corner: Corners) -> bool:
-    box = Box(int(corner[0]), int(corner[1]), plan.level, plan.read_width, plan.read_height)
-    try:
-        reader.prepare([box])
-        reader.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
-    except SlideError:
-        return False
-    return True
 
 
 def _tissue_columns(view: _View, slide_mpp: tuple[float, float]) -> Row:

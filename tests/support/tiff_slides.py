@@ -92,3 +92,13 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as stream:
         stream.seek(offset)
         stream.write(data)
+
+
+def tissue_pixels(side_px: int, *, seed: int = 0) -> Pixels:
+    """Tissue-coloured texture without glass, different everywhere."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 30, (side_px // 8, side_px // 8, 1)).astype(np.float32)
+    smooth = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)[..., np.newaxis]
+    noise = rng.normal(0, 8, (side_px, side_px, 3))
+    pixels = np.array([190.0, 120.0, 165.0]) + smooth + noise
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
