@@ -44,7 +44,7 @@ from histodiff.data_prep.stages.tile_rows import (
     scale_warning,
     slide_patches,
 )
-from histodiff.errors import SkipReason, SlideError
+from histodiff.errors import ConfigError, SkipReason, SlideError
 from histodiff.storage import storage_path
 
 Corners = npt.NDArray[np.int64]
@@ -104,6 +104,8 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
         except SlideError:
             findings.overlay = plain_png(_plain_picture(opened.reader))
             raise
+        except ConfigError as error:
+            raise ConfigError(f"slide {unit.slide_id}: {error}") from error
         findings.row["phase"] = grid.phase
         picture = thumbnail(opened.reader, downsample=rules.tissue.mask_mpp / min(slide_mpp))
         if not opened.reader.exact_at(plan.level):
@@ -117,6 +119,10 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
     findings.patches = found
     findings.row |= _rejected_columns(found)
     findings.overlay = _overlay(view, found, plan)
+    if picture.unreadable.all() and damage.patches.all():
+        raise SlideError(
+            SkipReason.UNREADABLE, f"none of {len(damage.patches)} patches can be decoded"
+        )
     if not findings.row["num_patches"]:
         raise SlideError(SkipReason.NO_TISSUE, _nothing_left(findings.row, rules))
 

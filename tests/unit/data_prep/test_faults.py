@@ -3,12 +3,18 @@
 The oracle is the undamaged slide: what is not touched by damage must equal it to the byte.
 """
 
+import shutil
+import time
+import tracemalloc
 from collections.abc import Callable, Iterable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from histodiff.artifacts import Artifact
@@ -16,6 +22,8 @@ from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.errors import ConfigError
+from histodiff.runtime import run_in_process
 from histodiff.workflows.tile import TileConfig, tile
 from tests.support.tiff_slides import (
     TILE_PX,
@@ -295,11 +303,136 @@ def test_a_slide_that_vanishes_between_listing_and_tiling_is_unreadable(
         single_jpeg(tmp_path / f"{name}.svs")
 
     def loses_one(make_worker: Any, units: Any) -> Any:
-        from histodiff.runtime import run_in_process
-
         (tmp_path / "a.svs").unlink()
         yield from run_in_process(make_worker, units)
 
     artifact = tiled(tmp_path, site, run_units=loses_one)
     assert status_of(artifact) == {"a": "UNREADABLE", "b": "ok"}
     assert "a.svs" in artifact.manifest.failed[0].detail
+
+
+def test_a_slide_of_which_no_tile_can_be_decoded_is_unreadable(tmp_path: Path, site: Site) -> None:
+    path = single_jpeg(tmp_path / "a.svs")
+    for found in tiles_of(path, level=0):
+        overwrite(path, found.offset, bytes(found.size))
+    artifact = tiled(tmp_path, site)
+    assert status_of(artifact) == {"a": "UNREADABLE"}
+    assert not artifact.manifest.skipped
+    assert [issue.unit for issue in artifact.manifest.failed] == ["a"]
+
+
+def wide_slide(path: Path, *, width: int, height: int, tile_px: int) -> Path:
+    """A slide of one level whose tiles are all the same few bytes of a small file."""
+    write_svs(path, [tissue_pixels(2 * tile_px)], mpp=MPP, tile_px=tile_px)
+    found = tiles_of(path, level=0)
+    across, down = -(-width // tile_px), -(-height // tile_px)
+    order = [found[(row % 2) * 2 + column % 2] for row in range(down) for column in range(across)]
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tags = tiff.pages.first.tags
+        tags["ImageWidth"].overwrite(width)
+        tags["ImageLength"].overwrite(height)
+        tags["TileOffsets"].overwrite([each.offset for each in order])
+        tags["TileByteCounts"].overwrite([each.size for each in order])
+    return path
+
+
+def test_a_slide_of_100_000_pixels_is_tiled_in_bounded_memory(tmp_path: Path, site: Site) -> None:
+    path = wide_slide(tmp_path / "a.svs", width=100_000, height=2500, tile_px=512)
+    assert path.stat().st_size < 2_000_000
+    tracemalloc.start()
+    artifact = tiled(tmp_path, site, patch_px=256, stride_px=256)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 250 * 2**20  # level 0 whole is 750 MB
+    index = PatchIndex.open(artifact.path)
+    assert index.patches.num_rows == (100_000 // 256) * (2500 // 256)
+    reader = PatchReader(index)
+    block = reader.read([0, index.patches.num_rows - 1])
+    reader.close()
+    assert block.failures == {}
+    x, y = corners(index)[-1]
+    expected = np.tile(tissue_pixels(1024), (2, 2, 1))[y % 1024 :, x % 1024 :][:256, :256]
+    assert np.abs(block.pixels[1].astype(np.int64) - expected).mean() < 12  # JPEG
+
+
+def test_a_stride_that_gives_absurdly_many_patches_is_refused_in_one_line(
+    tmp_path: Path, site: Site
+) -> None:
+    wide_slide(tmp_path / "a.svs", width=100_000, height=2500, tile_px=512)
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"a: stride_px 1 .*patches.*raise stride_px") as caught:
+        tiled(tmp_path, site, stride_px=1)
+    assert time.monotonic() - started < 20
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stride_px", [1, 96, 97, 1000])
+def test_strides_below_and_beyond_the_patch_give_the_patches_of_the_formula(
+    stride_px: int, tmp_path: Path, site: Site
+) -> None:
+    write_svs(tmp_path / "a.svs", [tissue_pixels(256)], mpp=MPP)
+    index = PatchIndex.open(tiled(tmp_path, site, stride_px=stride_px, phase="origin").path)
+    starts = range(0, 256 - PATCH + 1, stride_px)
+    assert sorted(corners(index)) == [(x, y) for x in starts for y in starts]
+
+
+def test_one_file_name_in_two_folders_is_an_error_that_names_both(
+    tmp_path: Path, site: Site
+) -> None:
+    single_jpeg(tmp_path / "one/same.svs")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(ConfigError, match=r"'same' means both .*one/same.svs and .*two/same.svs"):
+        tiled(tmp_path, site, source={"recursive": True})
+
+
+NAMES = (
+    "plain", "two words", "Gew\u00e4lbe \u7d44\u7e54", "50% off", "%2F", "a#b?c&d", "semi;colon'",
+    'quote"d', "plus+and=", "a::b", "back\\slash", "[x]*", "~home", "-dash", "<b>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "site/A 1/", "100%/", "\u00e9t\u00e9 "])
+def test_odd_names_reach_pictures_tiles_ledger_and_page(
+    prefix: str, tmp_path: Path, site: Site
+) -> None:
+    for name in NAMES:
+        write_svs(tmp_path / f"data/{name}.svs", [tissue_pixels(256)], mpp=MPP)
+    artifact = tiled(tmp_path / "data", site, source={"prefix": prefix})
+    assert status_of(artifact) == {prefix + name: "ok" for name in NAMES}
+    index = PatchIndex.open(artifact.path)
+    pixels, failures = all_pixels(index)
+    assert failures == {}
+    assert pixels.std(axis=(1, 2, 3)).min() > 5
+    folder = Path(str(artifact.path))
+    page = _Page()
+    page.feed((folder / "cohort.html").read_text())
+    linked = {folder / unquote(urlsplit(link).path) for link in page.links}
+    assert linked == set((folder / "overlays").iterdir())
+    for kind in ("overlays", "tiles"):
+        assert len(list((folder / kind).iterdir())) == len(NAMES)
+    again = tiled(tmp_path / "data", site, source={"prefix": prefix})
+    assert again.manifest.content_sha256 == artifact.manifest.content_sha256
+
+
+class _Page(HTMLParser):
+    """Links of a page to pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs).get("href") or ""
+        if tag == "a" and not found.startswith("#"):
+            self.links.append(found)
+
+
+@pytest.mark.parametrize("letter", ["a", "\u7d44"])
+def test_a_name_that_no_file_system_takes_is_an_error_before_anything_is_read(
+    letter: str, tmp_path: Path, site: Site
+) -> None:
+    name = letter * (240 // len(letter.encode()))
+    write_svs(tmp_path / f"{name}.svs", [tissue_pixels(256)], mpp=MPP)
+    with pytest.raises(ConfigError, match=r"slide id .* is too long") as caught:
+        tiled(tmp_path, site)
+    assert "\n" not in str(caught.value)
