@@ -13,14 +13,14 @@ import numpy.typing as npt
 from histodiff.data_prep.slides.coordinates import ImportedGrid
 from histodiff.data_prep.slides.readers import SlideInfo
 from histodiff.data_prep.slides.thumbnails import best_level
-from histodiff.errors import SkipReason, SlideError
+from histodiff.errors import ConfigError, SkipReason, SlideError
 
 MPP_TOLERANCE = 0.01
 """Largest relative difference between wanted and effective mpp."""
+MAX_PATCHES = 5_000_000
+"""Most patches of one slide: more is a mistake in ``stride_px``, and would not fit into memory."""
 
 Fit = Literal["crop", "resize"]
-
-
 Phase = Literal["aligned", "origin"]
 
 
@@ -111,6 +111,7 @@ def slide_grid(
 
     Raises:
         SlideError: TOO_SMALL: not one patch fits.
+        ConfigError: There are more than `MAX_PATCHES`.
     """
     own = info.level_downsamples[plan.level]
     tile = info.level_tiles[plan.level]
@@ -126,6 +127,12 @@ def slide_grid(
             SkipReason.TOO_SMALL,
             f"{info.bounds_width}x{info.bounds_height} px hold no patch of"
             f" {plan.width}x{plan.height} px; lower patch_px or mpp",
+        )
+    if len(xs) * len(ys) > MAX_PATCHES:
+        raise ConfigError(
+            f"stride_px {stride_px} gives {len(xs) * len(ys):,} patches on one slide of"
+            f" {info.bounds_width}x{info.bounds_height} px, and at most {MAX_PATCHES:,} are taken;"
+            " raise stride_px or mpp"
         )
     grid_y, grid_x = np.meshgrid(ys, xs, indexing="ij")
     level_corners = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)

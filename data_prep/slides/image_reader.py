@@ -13,6 +13,8 @@ from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode
 from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 
 class ImageReader:
     """One image as a slide; a level stays in memory once it was read.
@@ -65,7 +67,13 @@ class ImageReader:
         self._levels.clear()
 
     def _plain_info(self) -> SlideInfo:
-        self._levels[0] = decode_bytes(self._bytes(), name=self._path.name)
+        data = self._bytes()
+        if data.startswith(_TIFF_STARTS):
+            raise SlideError(
+                SkipReason.UNREADABLE,
+                f"{self._path.name}: is a TIFF by its content; rename it to end in .svs or .tif",
+            )
+        self._levels[0] = decode_bytes(data, name=self._path.name)
         height, width = self._levels[0].shape[:2]
         return _slide_info(
             width, height, downsamples=(1.0,), scale=None, reader="pillow", version=PIL.__version__

@@ -26,6 +26,7 @@ from histodiff.data_prep.slides.identifiers import (
     parse_identifier,
 )
 from histodiff.data_prep.slides.opening import SLIDE_SUFFIXES
+from histodiff.data_prep.slides.patch_index import file_name_of
 from histodiff.data_prep.slides.pixels import IMAGE_SUFFIXES
 from histodiff.data_prep.slides.sources import (
     CsvSource,
@@ -37,6 +38,7 @@ from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, file_sizes, storage_path
 
 IMAGES_PER_UNIT = 512
+MAX_NAME_BYTES = 200
 _EVERY_OTHER = "*"
 
 
@@ -121,6 +123,7 @@ def find_inputs(data: str, sources: Sequence[SlidesSource | PatchSetSource]) -> 
         where = f"sources.{number}"
         if isinstance(source, SlidesSource):
             found = _slides(source, data, where)
+            _check_names(found)
             _claim(owners, ((slide.slide_id, slide.url) for slide in found))
             slides += found
         else:
@@ -148,6 +151,17 @@ def _claim(owners: dict[str, str], claims: Iterable[tuple[str, str]]) -> None:
                 " or give one source a `prefix`"
             )
         owners[slide_id] = owner
+
+
+def _check_names(slides: Iterable[SlideInput]) -> None:
+    """Files are named after slides; file systems take 255 bytes, endings included."""
+    for slide in slides:
+        length = len(file_name_of(slide.slide_id).encode())
+        if length > MAX_NAME_BYTES:
+            raise ConfigError(
+                f"{slide.url}: slide id '{slide.slide_id}' is too long for file names"
+                f" ({length} bytes, at most {MAX_NAME_BYTES}); rename the file, or shorten `prefix`"
+            )
 
 
 def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:

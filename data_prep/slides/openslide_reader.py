@@ -35,9 +35,10 @@ class OpenSlideReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._slide = self._opened()
-        self._info = _info(self._slide)
-        colour = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self._slide: openslide.OpenSlide | None = None
+        slide = self._opened()
+        self._info = _info(slide)
+        colour = slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(bytes.fromhex(colour))
 
     @staticmethod
@@ -70,11 +71,9 @@ class OpenSlideReader:
 
     def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
         try:
-            region = self._slide.read_region((x, y), level, (width, height))
+            region = self._opened().read_region((x, y), level, (width, height))
         except openslide.OpenSlideError as error:
-            # after one damaged tile OpenSlide refuses everything: the others need a new handle
-            self._slide.close()
-            self._slide = self._opened()
+            self.close()  # after one damaged tile OpenSlide refuses all: the others need it anew
             raise SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {_line(error)}") from error
         rgba = np.asarray(region)
         if (rgba[..., 3] == 255).all():
@@ -87,13 +86,19 @@ class OpenSlideReader:
         shrink_into(region, resample=resample, out=out)
 
     def close(self) -> None:
-        self._slide.close()
+        if self._slide is not None:
+            self._slide.close()
+        self._slide = None
 
     def _opened(self) -> openslide.OpenSlide:
-        try:
-            return openslide.OpenSlide(str(self._path))
-        except openslide.OpenSlideError as error:
-            raise SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {_line(error)}") from error
+        """The slide, opened again if it was closed."""
+        if self._slide is None:
+            try:
+                self._slide = openslide.OpenSlide(str(self._path))
+            except openslide.OpenSlideError as error:
+                detail = f"{self._path.name}: {_line(error)}"
+                raise SlideError(SkipReason.UNREADABLE, detail) from error
+        return self._slide
 
 
 def _info(slide: openslide.OpenSlide) -> SlideInfo:

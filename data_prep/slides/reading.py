@@ -64,6 +64,7 @@ class PatchReader:
                 try:
                     self._read_into(pixels[position], rows[position])
                 except SlideError as error:
+                    pixels[position] = 0  # tiles before the damaged one were read already
                     failures[position] = str(error)
         return PixelBlock(np.arange(len(rows), dtype=np.int64), pixels, failures)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from histodiff.config import Config
@@ -167,20 +168,27 @@ def labelled_subset(rows: Any, *, budget: LabelBudget, seed: int) -> npt.NDArray
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def assert_disjoint(rows: Any, first: str, second: str) -> None:
-    """Checks that two splits share neither a slide nor a patient.
+def assert_disjoint(rows: Any) -> None:
+    """Checks that no two splits share a slide or a patient.
+
+    Args:
+        rows: Table with slide_id, patient_id and split; rows without a split do not count.
 
     Raises:
-        ConfigError: They do; names the first few.
+        ConfigError: They do; names the splits and the first few.
     """
-    splits = np.asarray(rows["split"].to_pylist(), dtype=object)
     for column in ("slide_id", "patient_id"):
-        values = np.asarray(rows[column].to_pylist(), dtype=object)
-        shared = sorted(set(values[splits == first]) & set(values[splits == second]))
+        divided = rows.select([column, "split"]).filter(pc.is_valid(rows["split"]))
+        found = divided.group_by([column, "split"]).aggregate([])
+        splits_of: defaultdict[str, set[str]] = defaultdict(set)
+        for row in found.to_pylist():
+            splits_of[str(row[column])].add(row["split"])
+        shared = sorted(name for name, splits in splits_of.items() if len(splits) > 1)
         if shared:
+            between = " and ".join(sorted(splits_of[shared[0]], key=SPLITS.index))
             raise ConfigError(
-                f"splits {first} and {second} share {len(shared)} {column}s"
-                f" ({', '.join(map(str, shared[:3]))}); split by patient"
+                f"splits {between} share {len(shared)} {column}s ({', '.join(shared[:3])}); split"
+                " by patient"
             )
 
 

@@ -15,6 +15,8 @@ from histodiff.errors import SlideError
 
 MAX_SIDE_PX = 4096
 _BLOCK_PX = 512
+_MAX_READ_PX = 4096
+"""Longest side that is read at once, 48 MiB."""
 _SMALL_BLOCK_PX = 16
 
 
@@ -50,9 +52,15 @@ def thumbnail(
         downsample,
         np.zeros((height, width), dtype=np.bool_),
     )
-    for top, left in _corners(0, 0, height, width, _BLOCK_PX):
-        _fill(picture, reader, level, top, left, _BLOCK_PX)
+    side = _block_px(downsample / info.level_downsamples[level])
+    for top, left in _corners(0, 0, height, width, side):
+        _fill(picture, reader, level, top, left, side)
     return picture
+
+
+def _block_px(shrinkage: float) -> int:
+    """Side of a block, so that what is read for it stays small however large the slide is."""
+    return max(_SMALL_BLOCK_PX, min(_BLOCK_PX, int(_MAX_READ_PX / shrinkage)))
 
 
 def _fill(

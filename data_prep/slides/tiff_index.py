@@ -153,6 +153,8 @@ def _index(tiff: tifffile.TiffFile) -> TiffIndex | None:
     if not all(_readable(page) for page in pages):
         return None
     levels = tuple(_level(page) for page in pages)
+    for level in levels:
+        _check_tiles(level)
     if any((level.sizes == 0).any() for level in levels):
         return None  # tiles that are not there: OpenSlide has rules of its own for each vendor
     first = pages[0]
@@ -201,6 +203,15 @@ def _level(page: Any) -> TiffLevel:
         sizes=np.asarray(page.databytecounts, np.int64),
         page=int(page.index) if isinstance(page.index, int) else -1,
     )
+
+
+def _check_tiles(level: TiffLevel) -> None:
+    wanted = level.tiles_across * -(-level.height // level.tile_height)
+    if len(level.offsets) != wanted or len(level.sizes) != wanted:
+        raise ValueError(
+            f"{len(level.offsets)} offsets and {len(level.sizes)} sizes of {wanted} tiles; the file"
+            " is truncated"
+        )
 
 
 def _aperio(description: str) -> dict[str, float]:

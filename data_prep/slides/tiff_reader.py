@@ -3,6 +3,7 @@
 Tiles are fetched by their offsets, decoded once and kept for a while, so that neighbouring patches
 share them. Regions at whole pixels of a level equal OpenSlide's exactly; where a level's downsample
 is not a whole number OpenSlide blends pixels: there ``exact_at`` says no, and OpenSlide reads.
+Where tiles are YCbCr on a page that says RGB the colours are right here, and false in OpenSlide.
 What cannot be read this way at all (JPEG 2000, missing tiles, other vendors) is not taken.
 """
 
@@ -16,7 +17,7 @@ import openslide
 import tifffile
 
 from histodiff.data_prep.slides.byte_source import ByteRange, ByteSource, byte_source
-from histodiff.data_prep.slides.jpeg import VERSION, decode_tile, tile_prefix
+from histodiff.data_prep.slides.jpeg import VERSION, decode_tile, is_jfif, tile_prefix
 from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.slides.tiff_index import TiffIndex, TiffLevel, read_tiff_index
@@ -28,6 +29,7 @@ TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
 _HEADER_BLOCK_BYTES = 256 * 2**10
 _DECODED_BYTES = 16 * 2**20
 """Most memory for decoded tiles of one slide."""
+_JFIF_BYTES = 16
 _OPENSLIDE_VENDORS = ("aperio", "generic-tiff")
 
 
@@ -187,7 +189,8 @@ class TiffReader:
 
     def exact_at(self, level: int) -> bool:
         downsample = self._info.level_downsamples[level]
-        return self._index.vendor == "ome-tiff" or downsample == round(downsample)
+        whole = downsample == round(downsample)
+        return self._index.vendor == "ome-tiff" or whole or self._false_in_openslide(level)
 
     def prepare(self, boxes: Sequence[Box]) -> None:
         """Fetches the tiles of remote regions together; what was fetched before is dropped."""
@@ -229,6 +232,14 @@ class TiffReader:
         self._decoded.clear()
         self._fetched.clear()
         self._source.close()
+
+    def _false_in_openslide(self, level: int) -> bool:
+        """Whether OpenSlide would give the colours of a level wrongly."""
+        stored = self._index.levels[level]
+        if stored.is_ycbcr:
+            return False
+        start = ByteRange(int(stored.offsets[0]), min(int(stored.sizes[0]), _JFIF_BYTES))
+        return is_jfif(self._source.read([start])[0])
 
     def _area(self, box: Box) -> _Rectangle:
         downsample = self._info.level_downsamples[box.level]

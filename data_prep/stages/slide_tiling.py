@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from histodiff.data_prep.slides.annotations import patch_labels, rasterize
 from histodiff.data_prep.slides.companions import Companion, CompanionKind
 from histodiff.data_prep.slides.coordinates import read_coordinates
+from histodiff.data_prep.slides.damage import found_damage, without_holes
 from histodiff.data_prep.slides.geojson import mask_geojson, patches_geojson, read_annotations
 from histodiff.data_prep.slides.geometry import (
     Grid,
@@ -45,7 +46,6 @@ from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.data_prep.slides.tissue import (
     SlideMask,
     TissueConfig,
-    rectangle_fractions,
     slide_mask,
 )
 from histodiff.data_prep.stages.tile_rows import (
@@ -56,7 +56,7 @@ from histodiff.data_prep.stages.tile_rows import (
     scale_warning,
     slide_patches,
 )
-from histodiff.errors import SkipReason, SlideError
+from histodiff.errors import ConfigError, SkipReason, SlideError
 from histodiff.storage import storage_path
 
 GeoJsonKind = Literal["masks", "patches"]
@@ -105,6 +105,8 @@ class _View:
     """A slide's picture with its masks."""
 
     picture: Thumbnail
+    filled: Thumbnail
+    """The picture without holes where the slide is damaged."""
     mask: SlideMask
 
 
@@ -125,19 +127,27 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
         except SlideError:
             findings.overlay = png_bytes(_plain_picture(opened.reader).pixels)
             raise
+        except ConfigError as error:
+            raise ConfigError(f"slide {unit.slide_id}: {error}") from error
         findings.row["phase"] = grid.phase
-        view = _view(unit, opened.reader, slide_mpp, rules)
-        findings.row |= _tissue_columns(view, slide_mpp)
+        picture = thumbnail(opened.reader, downsample=rules.tissue.mask_mpp / min(slide_mpp))
         if not opened.reader.exact_at(plan.level):
             opened = _opened(unit, stack, tile_by_tile=False)
             findings.row |= info_columns(opened.reader.info)
         findings.index = opened.index
-        found = _patches(unit, opened.reader, plan, grid, view, rules)
+        damage = found_damage(opened.reader, plan, grid.corners, picture)
+        view = _view(unit, damage.picture, slide_mpp, rules)
+        findings.row |= _tissue_columns(view, slide_mpp)
+        found = _patches(unit, opened.reader, plan, grid.corners, damage.patches, view, rules)
     findings.patches = found
     findings.picture = view.picture.pixels
     findings.row |= _rejected_columns(found)
     findings.overlay = _overlay(view, found, plan)
     findings.geojson = _geojson(view, found, plan, rules)
+    if picture.unreadable.all() and damage.patches.all():
+        raise SlideError(
+            SkipReason.UNREADABLE, f"none of {len(damage.patches)} patches can be decoded"
+        )
     if not findings.row["num_patches"]:
         raise SlideError(SkipReason.NO_TISSUE, _nothing_left(findings.row, rules))
 
@@ -173,15 +183,15 @@ def _plain_picture(reader: SlideReader) -> Thumbnail:
 
 
 def _view(
-    unit: SlideInput, reader: SlideReader, slide_mpp: tuple[float, float], rules: TileRules
+    unit: SlideInput, picture: Thumbnail, slide_mpp: tuple[float, float], rules: TileRules
 ) -> _View:
-    finest = min(slide_mpp)
-    picture = thumbnail(reader, downsample=rules.tissue.mask_mpp / finest)
-    mask = slide_mask(picture.pixels, mpp=finest * picture.downsample, config=rules.tissue)
+    filled = without_holes(picture)
+    mpp = min(slide_mpp) * picture.downsample
+    mask = slide_mask(filled.pixels, mpp=mpp, config=rules.tissue)
     drawn = unit.companions.get(CompanionKind.MASK)
     if drawn is not None:
         mask = replace(mask, tissue=_drawn_mask(drawn, picture))
-    return _View(picture, mask)
+    return _View(picture, filled, mask)
 
 
 def _drawn_mask(drawn: Companion, picture: Thumbnail) -> Mask:
@@ -199,17 +209,15 @@ def _patches(
     unit: SlideInput,
     reader: SlideReader,
     plan: ReadPlan,
-    grid: Grid,
+    corners: Corners,
+    damaged: npt.NDArray[np.bool_],
     view: _View,
     rules: TileRules,
 ) -> Any:
     """Patches with enough tissue, and for those that break a rule which one."""
-    scores = patch_scores(
-        view.picture, view.mask, grid.corners, side_w=plan.width, side_h=plan.height
-    )
-    damaged = _damaged(reader, plan, grid.corners, view.picture)
+    scores = patch_scores(view.filled, view.mask, corners, side_w=plan.width, side_h=plan.height)
     chosen = (scores.tissue >= rules.tissue.min_fraction) | damaged
-    corners, scores, damaged = grid.corners[chosen], scores.take(chosen), damaged[chosen]
+    corners, scores, damaged = corners[chosen], scores.take(chosen), damaged[chosen]
     sharp = _sharpness(reader, corners, plan, rules, damaged)
     labels = _labels(unit, corners, plan)
     table = slide_patches(unit, corners, plan, scores, sharpness=sharp, labels=labels)
@@ -226,33 +234,6 @@ def _labels(unit: SlideInput, corners: Corners, plan: ReadPlan) -> list[str | No
         read_annotations(storage_path(drawn.url)), corners,
         side_w=plan.width, side_h=plan.height, min_coverage=unit.min_coverage,
     )  # fmt: skip
-
-
-def _damaged(
-    reader: SlideReader,
-    plan: ReadPlan,
-    corners: Corners,
-    picture: Thumbnail,
-) -> npt.NDArray[np.bool_]:
-    """Which patches cannot be decoded: those near damage in the picture are tried."""
-    damaged = np.zeros(len(corners), dtype=np.bool_)
-    if not picture.unreadable.any():
-        return damaged
-    squares = np.round((corners - [picture.x, picture.y]) / picture.downsample).astype(np.int64)
-    width, height = (1 + round(side / picture.downsample) for side in (plan.width, plan.height))
-    near = rectangle_fractions(picture.unreadable, squares, side_w=width, side_h=height) > 0
-    damaged[near] = [not _readable(reader, plan, corner) for corner in corners[near]]
-    return damaged
-
-
-def _readable(reader: SlideReader, plan: ReadPlan, corner: Corners) -> bool:
-    box = Box(int(corner[0]), int(corner[1]), plan.level, plan.read_width, plan.read_height)
-    try:
-        reader.prepare([box])
-        reader.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
-    except SlideError:
-        return False
-    return True
 
 
 def _tissue_columns(view: _View, slide_mpp: tuple[float, float]) -> Row:

@@ -247,7 +247,7 @@ def _label_counts(patches: list[Row]) -> dict[str, dict[str, int]]:
 
 def _damage(row: Row) -> list[UnitIssue]:
     """Patches of a slide that cannot be decoded, as one issue; the others are used."""
-    if not row["num_unreadable"]:
+    if not row["num_unreadable"] or row["status"] == SkipReason.UNREADABLE:
         return []
     detail = f"{row['num_unreadable']} patches cannot be decoded; the others are used"
     reason = str(SkipReason.UNREADABLE)

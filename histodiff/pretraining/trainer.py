@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.diffusion import Preconditioning
 from histodiff.errors import TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
@@ -53,6 +54,8 @@ class TrainingData:
     def open(cls, spec: PretrainSpec) -> "TrainingData":
         """The mixture that ``spec`` describes; every rank opens it for itself."""
         stores = tuple(LatentStore.open(storage_path(share.url)) for share in spec.stores)
+        for store in stores:
+            assert_disjoint(store.rows)
         weights = [share.weight for share in spec.stores]
         mixture = LatentMixture(
             stores,

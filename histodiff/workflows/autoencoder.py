@@ -28,6 +28,7 @@ from histodiff.artifacts import (
 from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.evaluation.reconstruction import comparison_picture, reconstruction_quality
 from histodiff.models.autoencoder import (
     Autoencoder,
@@ -113,6 +114,8 @@ def autoencoder(config: AutoencoderConfig, site: Site) -> Artifact:
         return draft.finished
     torch.set_num_threads(config.threads)
     indexes = [PatchIndex.open(artifact.path) for artifact in inputs.values()]
+    for index in indexes:
+        assert_disjoint(index.patches)
     held_out = _held_out(config, indexes)  # that there are none should not show after the training
     made = _made(config, indexes, draft.path, site.device)
     save_autoencoder(draft.path, made.network)

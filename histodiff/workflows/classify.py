@@ -194,7 +194,7 @@ def _checked_labels(
         )
     if not len(test_patches(index)):
         raise ConfigError(f"patches {config.patches}: no labelled test patch; set split.test")
-    assert_disjoint(index.patches, "train", "test")
+    assert_disjoint(index.patches)
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     if "selection" in inputs:
         selection, samples = inputs["selection"], inputs["samples"]

@@ -29,6 +29,7 @@ from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.data_prep.stages.encode import EncodedShard, EncodeSettings, ShardEncoder
 from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.errors import ConfigError
@@ -108,6 +109,7 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     if draft.finished:
         return draft.finished
     index = PatchIndex.open(inputs["patches"].path)
+    assert_disjoint(index.patches)
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
     plan = _plan(config, index)
     writer.write_metadata()

@@ -129,8 +129,7 @@ def labels_of_store(store: LatentStore, config: GuideConfig) -> LabelledRows:
             f"latents {config.latents}: a guide needs two classes, found {list(store.classes)};"
             " encode a labelled PatchIndex"
         )
-    for other in ("val", "test"):
-        assert_disjoint(store.rows, "train", other)
+    assert_disjoint(store.rows)
     patches = np.asarray(store.rows["patch"], np.int64)
     labels = labelled_rows(store.rows, budget=config.budget, seed=config.seed, patches=patches)
     missing = sorted(set(store.classes) - set(labels.counts))

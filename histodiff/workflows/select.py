@@ -22,7 +22,7 @@ from histodiff.classification.training import initial_classifier
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.splits import LabelBudget
+from histodiff.data_prep.slides.splits import LabelBudget, assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.features.extractor import image_features
 from histodiff.features.neighbours import nearest_similarity
@@ -120,6 +120,7 @@ def estimate(config: SelectConfig, site: Site) -> dict[str, float | int | str]:
 
 def _subset(config: SelectConfig, inputs: dict[str, Artifact]) -> Subset:
     index = PatchIndex.open(inputs["patches"].path)
+    assert_disjoint(index.patches)
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     return Subset(index, labels.rows, labels.sha256)
 

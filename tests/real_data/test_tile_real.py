@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import tifffile
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -17,6 +18,7 @@ from histodiff.artifacts import Artifact
 from histodiff.cluster.site import NoRay, Site
 from histodiff.config import find_config, load_config
 from histodiff.data_prep.slides.artefacts import artefact_mask
+from histodiff.data_prep.slides.opening import open_slide_at
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.pixels import decode_image
 from histodiff.data_prep.slides.reading import PatchReader
@@ -147,3 +149,14 @@ def _accuracy(
     )
     classifier.fit(features[~test], labels[~test])
     return float(balanced_accuracy_score(labels[test], classifier.predict(features[test])))
+
+
+@pytest.mark.parametrize("name", ["OS-1-detail", "OS-2-ndpi", "OS-2-vsi"])
+def test_ome_slides_have_the_colours_that_tifffile_gives(name: str) -> None:
+    path = DATA / "slides" / f"{name}.ome.tif"
+    expected = tifffile.imread(path).astype(np.int64)
+    opened = open_slide_at(storage_path(path))
+    height, width = expected.shape[:2]
+    found = opened.reader.read(0, 0, level=0, width=width, height=height)
+    opened.close()
+    assert np.abs(found - expected).mean() < 1

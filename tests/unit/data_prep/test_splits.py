@@ -169,7 +169,7 @@ def test_labelled_subset_beyond_what_there_is_names_the_class(budget: SlidesPerC
 
 def test_assert_disjoint_finds_a_shared_patient() -> None:
     rows = patch_rows()
-    assert_disjoint(rows, "train", "test")
+    assert_disjoint(rows)
     shared = rows.set_column(1, "patient_id", pa.array(["p"] * rows.num_rows))
     with pytest.raises(ConfigError, match="patient"):
-        assert_disjoint(shared, "train", "test")
+        assert_disjoint(shared)
