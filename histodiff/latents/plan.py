@@ -28,6 +28,8 @@ class ShardUnit:
     """Row number in the patch table of every row of the shard, in row order."""
     reading_order: Int64s
     """Rows of the shard in the order in which they are cheap to read: by slide and supertile."""
+    supertile_ends: Int64s
+    """Where supertiles end in the reading order."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class ShardPlan:
         for shard in range(self.num_shards):
             start = shard * self.rows_per_shard
             patches = self.patch_of_row[start : start + self.rows_per_shard]
-            order = np.lexsort((patches, self.block_of_patch[patches])).astype(np.int64)
-            yield ShardUnit(shard, patches, order)
+            blocks = self.block_of_patch[patches]
+            order = np.lexsort((patches, blocks)).astype(np.int64)
+            last = np.append(np.diff(blocks[order]) > 0, True)
+            yield ShardUnit(shard, patches, order, np.flatnonzero(last) + 1)
 
 
 def plan_shards(
