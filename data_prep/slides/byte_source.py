@@ -19,8 +19,9 @@ from histodiff.telemetry.metrics import (
     TILE_RANGE_REQUESTS,
 )
 
-AMPLIFICATION = 1.25
-"""Most bytes fetched per byte needed."""
+AMPLIFICATION = 1.15
+"""Most bytes fetched per byte needed; neighbouring supertiles fetch tiles on their border anew,
+so that over a whole store it is more."""
 MAX_REQUEST_BYTES = 16 * 2**20
 
 

@@ -5,6 +5,7 @@ request is logged with the bytes of its answer. Faults can be switched on: conne
 the middle of an answer, a server that is overloaded, or that does not know ``Range``.
 """
 
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 Fault = Literal["none", "breaks", "busy", "whole"]
@@ -102,47 +103,40 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.folder / unquote(urlsplit(self.path).path).lstrip("/")
         if path.is_dir():
-            self._send(_page(path), "text/html; charset=utf-8", body=body)
+            page = _page(path)
+            self._send(io.BytesIO(page), len(page), "text/html; charset=utf-8", body=body)
         elif path.is_file():
-            self._send(path.read_bytes(), "application/octet-stream", body=body)
+            with path.open("rb") as stream:
+                self._send(stream, path.stat().st_size, "application/octet-stream", body=body)
         else:
             self._log(0, None)
             self.send_error(404)
 
-    def _send(self, content: bytes, kind: str, *, body: bool) -> None:
+    def _send(self, stream: BinaryIO, size: int, kind: str, *, body: bool) -> None:
         fault = self.served.next_fault() if body and "text" not in kind else "none"
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted and fault != "whole" else None
-        if fault == "busy":
+        if fault == "whole":
+            wanted = None
+        start = int(wanted[1]) if wanted else 0
+        end = min(int(wanted[2]) + 1, size) if wanted and wanted[2] else size
+        if fault == "busy" or (wanted and start >= size):
             self._log(0, start)
-            self.send_error(503)
+            self.send_error(503 if fault == "busy" else 416)
             return
-        if start is not None and start >= len(content):
-            self._log(0, start)
-            self.send_error(416)
-            return
-        self._headers(content, kind, start, wanted[2] if wanted else "")
-        data = self._cut(content, start, wanted[2] if wanted else "")
-        self._log(len(data) if body else 0, start)
-        if fault == "breaks":
-            self.wfile.write(data[: len(data) // 2])
-            self.close_connection = True
-        elif body:
-            self.wfile.write(data)
-
-    def _headers(self, content: bytes, kind: str, start: int | None, last: str) -> None:
-        data = self._cut(content, start, last)
-        self.send_response(200 if start is None else 206)
+        self.send_response(206 if wanted else 200)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(end - start))
         self.send_header("Accept-Ranges", "bytes")
-        if start is not None:
-            end = start + len(data) - 1
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
-
-    def _cut(self, content: bytes, start: int | None, last: str) -> bytes:
-        return content if start is None else content[start : int(last) + 1 if last else None]
+        self._log(end - start if body else 0, start if wanted else None)
+        if fault == "breaks":
+            end = start + (end - start) // 2
+            self.close_connection = True
+        stream.seek(start)
+        if body:
+            self.wfile.write(stream.read(end - start))
 
     def _log(self, num_bytes: int, start: int | None) -> None:
         path = unquote(urlsplit(self.path).path)
