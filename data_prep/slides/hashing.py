@@ -13,7 +13,14 @@ from histodiff.artifacts import canonical_json
 from histodiff.data_prep.slides.containers import member_of
 from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, Inputs
 from histodiff.errors import ConfigError
-from histodiff.storage import StoragePath, sha256_of, storage_path
+from histodiff.storage import (
+    StoragePath,
+    file_size,
+    read_ranges,
+    sha256_of,
+    storage_path,
+    told_apart,
+)
 from histodiff.telemetry import progress
 
 WHOLE_BYTES = 64 * 2**20
@@ -27,10 +34,11 @@ def content_hash(path: StoragePath, *, size_bytes: int) -> str:
     if size_bytes <= WHOLE_BYTES:
         return f"sha256:{sha256_of(path)}"
     digest = hashlib.sha256(str(size_bytes).encode())
-    with path.open("rb") as stream:
-        for block in range(_NUM_BLOCKS):
-            stream.seek((size_bytes - _BLOCK_BYTES) * block // (_NUM_BLOCKS - 1))
-            digest.update(stream.read(_BLOCK_BYTES))
+    starts = [
+        (size_bytes - _BLOCK_BYTES) * block // (_NUM_BLOCKS - 1) for block in range(_NUM_BLOCKS)
+    ]
+    for block in read_ranges(path, [(start, _BLOCK_BYTES) for start in starts]):
+        digest.update(block)
     return f"sampled-sha256:{digest.hexdigest()}"
 
 
@@ -111,7 +119,8 @@ def _digests(files: Sequence[tuple[str, int | None]]) -> list[str]:
 def _digest(url: str, size_bytes: int | None) -> str:
     path = storage_path(url)
     try:
-        whole = int(path.fs.size(path.path)) if size_bytes is None else size_bytes
-        return content_hash(path, size_bytes=whole)
+        whole = file_size(path) if size_bytes is None else size_bytes
+        with told_apart(path):
+            return content_hash(path, size_bytes=whole)
     except OSError as error:
         raise ConfigError(f"{url}: cannot be read ({error}); check its permissions") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
 from histodiff.config.loader import shipped_configs
 from histodiff.data_prep.slides.array_sets import ArraySource, array_patches
@@ -34,8 +35,8 @@ from histodiff.data_prep.slides.sources import (
     PatchSetSource,
     SlidesSource,
 )
-from histodiff.errors import ConfigError
-from histodiff.storage import StoragePath, file_sizes, storage_path
+from histodiff.errors import ConfigError, TransientError
+from histodiff.storage import StoragePath, file_size, file_sizes, is_http, storage_path
 
 IMAGES_PER_UNIT = 512
 MAX_NAME_BYTES = 200
@@ -166,7 +167,7 @@ def _check_names(slides: Iterable[SlideInput]) -> None:
 
 def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
     root = joined(data, source.path)
-    files = _files(root, SLIDE_SUFFIXES, where, "slides")
+    files = _files(root, SLIDE_SUFFIXES, where, "slides", recursive=source.recursive)
     files = {
         name: size
         for name, size in files.items()
@@ -182,7 +183,7 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
     scales = dict(source.scale) | listed
     about = _about_slides(source, data, where)
     companions = _companions(source, data, [slide_stem(name) for name in files], where)
-    single = _is_file(root)
+    single = _is_file(root, SLIDE_SUFFIXES)
     found = []
     for name, size in files.items():
         stem = slide_stem(name)
@@ -199,7 +200,7 @@ def _slides(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
                 patient_id=row.get("patient_id") or (parsed.patient_id if parsed else slide_id),
                 site=row.get("site") or (parsed.site if parsed else None),
                 label=row.get("label") or None,
-                url=str(root if single else root / name),
+                url=str(root) if single else _below(root, name),
                 size_bytes=size,
                 given_mpp=_pair(given if given is not None else default),
                 mpp_is_default=given is None,
@@ -423,22 +424,38 @@ def _own_id(path: str) -> str:
     return path.removesuffix(PurePosixPath(path).suffix)
 
 
-def _is_file(path: StoragePath) -> bool:
+def _is_file(path: StoragePath, suffixes: tuple[str, ...]) -> bool:
+    """Whether the path is one file; of a web address its ending decides."""
+    if is_http(path):
+        return path.name.lower().endswith(suffixes)
     return bool(path.fs.isfile(path.path))
 
 
-def _files(root: StoragePath, suffixes: tuple[str, ...], where: str, what: str) -> dict[str, int]:
+def _below(root: StoragePath, name: str) -> str:
+    """URL of a file below ``root``."""
+    return str(root / (quote(name) if is_http(root) else name))
+
+
+def _files(
+    root: StoragePath, suffixes: tuple[str, ...], where: str, what: str, *, recursive: bool = True
+) -> dict[str, int]:
     """Sizes of the files with these endings below ``root``, by relative path, sorted."""
-    if _is_file(root):
-        return {root.name: int(root.fs.size(root.path))}
-    if not root.fs.exists(root.path):
+    try:
+        if _is_file(root, suffixes):
+            return {unquote(root.name) if is_http(root) else root.name: file_size(root)}
+        if not is_http(root) and not root.fs.exists(root.path):
+            raise FileNotFoundError(root)
+        sizes = file_sizes(root, suffixes=suffixes, recursive=recursive)
+    except FileNotFoundError as error:
         raise ConfigError(
             f"{where}.path: {root} does not exist; set `data` or `path` to the {what}"
-        )
+        ) from error
+    except (PermissionError, TransientError) as error:
+        raise ConfigError(
+            f"{where}.path: {root} cannot be listed ({error}); check its address and permissions"
+        ) from error
     found = {
-        name: size
-        for name, size in file_sizes(root).items()
-        if name.lower().endswith(suffixes) and not PurePosixPath(name).name.startswith(".")
+        name: size for name, size in sizes.items() if not PurePosixPath(name).name.startswith(".")
     }
     if not found:
         raise ConfigError(

@@ -1,8 +1,8 @@
 """Pixels of patches: a ``Reader`` over a PatchIndex, for slides and patch sets alike.
 
 Slides are opened when first needed, by the reader that tiled them, and a few stay open. Rows are
-read slide by slide, whatever order they are asked for in, and the bytes of neighbours are fetched
-together. What was read is shrunk once to ``patch_px`` with the index's filter. A row that cannot be
+read slide by slide, and the bytes of many patches of a slide are fetched together; who asks for
+neighbours one after the other spares decoding the tiles that they share. What was read is shrunk once to ``patch_px`` with the index's filter. A row that cannot be
 read becomes a failure in the block, never a blank patch.
 """
 
@@ -22,11 +22,11 @@ from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import SkipReason, SlideError
 from histodiff.runtime import PixelBlock
-from histodiff.storage import StoragePath, storage_path
+from histodiff.storage import StoragePath, file_size, storage_path
 
 MAX_OPEN_SLIDES = 8
 MAX_RESIDENT_BYTES = 2**30
-MAX_TOGETHER = 64
+MAX_TOGETHER = 256
 """Patches of a slide whose bytes are fetched together."""
 
 Row = dict[str, Any]
@@ -134,7 +134,7 @@ class PatchReader:
 
 
 def _together(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Positions of rows in reading order, cut into groups of one slide."""
+    """Positions of rows slide by slide, otherwise in the order asked for, cut into groups."""
     order = sorted(range(len(rows)), key=lambda position: _read_order(rows[position]))
     for _, same in groupby(order, key=lambda position: rows[position]["slide_id"]):
         positions = list(same)
@@ -155,7 +155,7 @@ def _check_unchanged(path: StoragePath, size_bytes: int | None) -> None:
     if size_bytes is None:
         return
     try:
-        found = path.stat().st_size
+        found = file_size(path)
     except (FileNotFoundError, PermissionError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
     if found != size_bytes:
@@ -165,5 +165,5 @@ def _check_unchanged(path: StoragePath, size_bytes: int | None) -> None:
         )
 
 
-def _read_order(row: Row) -> tuple[str, str, int, int, int]:
-    return (row["slide_id"], row["path"], row["level"], row["y"], row["x"])
+def _read_order(row: Row) -> tuple[str, str]:
+    return (row["slide_id"], row["path"])

@@ -149,7 +149,7 @@ def read_tiff_index(stream: BinaryIO, *, name: str) -> TiffIndex | None:
 def _index(tiff: tifffile.TiffFile) -> TiffIndex | None:
     if any(getattr(tiff, flag) for flag in _OTHER_VENDORS) or not tiff.series:
         return None
-    pages = [level.keyframe for level in tiff.series[0].levels]
+    pages = _level_pages(tiff)
     if not all(_readable(page) for page in pages):
         return None
     levels = tuple(_level(page) for page in pages)
@@ -166,6 +166,20 @@ def _index(tiff: tifffile.TiffFile) -> TiffIndex | None:
         mpp, power = found.get("MPP"), found.get("AppMag")
         return _about("aperio", (mpp, mpp) if mpp else None, "aperio.MPP", power, levels)
     return _about("generic-tiff", _resolution(first), "tiff.XResolution", None, levels)
+
+
+def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
+    """The pages that are levels, as OpenSlide finds them; those of OME-TIFF are sub-pages.
+
+    A remote slide must have the levels of a local one, and there OpenSlide has its say.
+    """
+    if tiff.is_ome:
+        return [level.keyframe for level in tiff.series[0].levels]
+    pages = [tiff.pages.get(number) for number in range(len(tiff.pages))]
+    if tiff.is_svs:
+        return [page for page in pages if page.is_tiled] if pages[0].is_tiled else pages[:1]
+    smaller = [page for page in pages[1:] if page.is_tiled and page.subfiletype & 1]
+    return [pages[0], *sorted(smaller, key=lambda page: -page.imagewidth)]
 
 
 def _about(

@@ -22,7 +22,7 @@ from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.slides.tiff_index import TiffIndex, TiffLevel, read_tiff_index
 from histodiff.errors import SkipReason, SlideError
-from histodiff.storage import StoragePath, is_local
+from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
 
 NAME = "tiff"
 TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
@@ -38,17 +38,16 @@ def tiff_index_of(path: StoragePath) -> TiffIndex | None:
 
     Raises:
         SlideError: UNREADABLE: a remote file that is missing, or has a broken header.
+        TransientError: The connection broke.
     """
     if not path.name.lower().endswith(TIFF_SUFFIXES):
         return None
     if is_local(path):
         return _local_index(path)
     try:
-        with path.fs.open(
-            _address(path), "rb", block_size=_HEADER_BLOCK_BYTES, cache_type="blockcache"
-        ) as stream:
+        size = file_size(path)
+        with open_blockwise(path, block_bytes=_HEADER_BLOCK_BYTES, size_bytes=size) as stream:
             index = read_tiff_index(stream, name=path.name)
-            size = stream.size
     except (FileNotFoundError, PermissionError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
     return _complete(index, size, path.name) if index and index.is_jpeg else None
@@ -94,17 +93,15 @@ def _openslide_vendor(path: str) -> str | None:
 
 
 def _agrees(index: TiffIndex, path: str) -> bool:
-    """Whether OpenSlide sees the same levels."""
+    """Whether OpenSlide sees the same slide."""
     try:
         with openslide.OpenSlide(path) as slide:
             sizes = tuple((level.width, level.height) for level in index.levels)
+            if index.vendor == "ome-tiff":  # OpenSlide does not look into sub-pages
+                return bool(sizes[0] == slide.dimensions)
             return bool(sizes == slide.level_dimensions)
     except openslide.OpenSlideError:
         return False
-
-
-def _address(path: StoragePath) -> str:
-    return str(path) if path.protocol in ("http", "https") else str(path.path)
 
 
 @dataclass(frozen=True)
@@ -171,6 +168,7 @@ class TiffReader:
         self._decoded: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._fetched: dict[tuple[int, int], bytes] = {}
         self._scratch = np.empty((0, 0, 3), np.uint8)
+        self._pinned: dict[tuple[int, int], Pixels] = {}
         self._info = _info(index)
 
     @property
@@ -193,14 +191,15 @@ class TiffReader:
         return self._index.vendor == "ome-tiff" or whole or self._false_in_openslide(level)
 
     def prepare(self, boxes: Sequence[Box]) -> None:
-        """Fetches the tiles of remote regions together; what was fetched before is dropped."""
-        self._fetched.clear()
+        """Fetches the tiles of remote regions together; those of other regions are dropped."""
         if not self._remote:
             return
-        wanted = {(box.level, piece.tile) for box in boxes for piece in self._pieces(box)}
-        keys = sorted(wanted - set(self._decoded))
-        found = self._source.read([self._range(*key) for key in keys])
-        self._fetched.update(zip(keys, found, strict=True))
+        wanted = sorted({(box.level, piece.tile) for box in boxes for piece in self._pieces(box)})
+        self._pinned = {key: self._decoded[key] for key in wanted if key in self._decoded}
+        self._fetched = {key: self._fetched[key] for key in wanted if key in self._fetched}
+        missing = [key for key in wanted if key not in self._fetched and key not in self._pinned]
+        found = self._source.read([self._range(*key) for key in missing])
+        self._fetched.update(zip(missing, found, strict=True))
 
     def read(self, x: int, y: int, *, level: int, width: int, height: int) -> Pixels:
         pieces = self._pieces(Box(x, y, level, width, height))
@@ -231,6 +230,7 @@ class TiffReader:
     def close(self) -> None:
         self._decoded.clear()
         self._fetched.clear()
+        self._pinned.clear()
         self._source.close()
 
     def _false_in_openslide(self, level: int) -> bool:
@@ -268,8 +268,9 @@ class TiffReader:
 
         What was just used is still in the processor's cache, which saves a fifth of the time.
         """
-        if (level, number) in self._decoded:
-            return self._decoded[level, number]
+        for kept in (self._decoded, self._pinned):
+            if (level, number) in kept:
+                return kept[level, number]
         stored = self._index.levels[level]
         shape = (stored.tile_height, stored.tile_width, 3)
         if self._scratch.shape != shape:
@@ -283,6 +284,8 @@ class TiffReader:
         if key in self._decoded:
             self._decoded.move_to_end(key)
             return self._decoded[key]
+        if key in self._pinned:
+            return self._pinned[key]
         stored = self._index.levels[level]
         tile = np.empty((stored.tile_height, stored.tile_width, 3), np.uint8)
         self._decode(level, number, tile)

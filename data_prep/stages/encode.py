@@ -1,11 +1,12 @@
 """The Encoder of the encode stage: blocks of pixels in, one committed shard out.
 
-One part is one forward pass of ``batch`` patches, the last one filled up with zeros: which worker
-does it, and beside how many others, changes no byte.
+Blocks come as they were cheap to read; their rows are cut anew, in order, into forward passes of
+``batch`` patches, the last one filled up with zeros. How rows were read, which worker encodes them,
+and beside how many others, changes no byte.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -77,7 +78,7 @@ class ShardEncoder:
         seen = np.zeros(len(unit.patches), bool)
         failures: dict[int, str] = {}
         with _torch_threads(self._settings.threads):
-            for block in blocks:
+            for block in _batches(blocks, self._settings.batch):
                 moments[block.positions] = self._moments(block.pixels)
                 seen[block.positions] = True
                 failures |= block.failures
@@ -98,6 +99,37 @@ class ShardEncoder:
         both = torch.cat([mean, std], dim=1)[:rows].to(torch.float16)
         moments: npt.NDArray[np.float16] = both.cpu().numpy()
         return moments
+
+
+def _batches(blocks: Iterable[PixelBlock], batch: int) -> Iterator[PixelBlock]:
+    """The rows of ``blocks`` in order, ``batch`` at a time; the last time what is left."""
+    waiting: list[PixelBlock] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(len(each.positions) for each in waiting) < batch:
+            continue
+        joined = _joined(waiting)
+        whole = len(joined.positions) // batch * batch
+        for start in range(0, whole, batch):
+            yield _rows(joined, slice(start, start + batch))
+        waiting = [_rows(joined, slice(whole, None))]
+    if sum(len(each.positions) for each in waiting):
+        yield _joined(waiting)
+
+
+def _joined(blocks: Sequence[PixelBlock]) -> PixelBlock:
+    return PixelBlock(
+        np.concatenate([block.positions for block in blocks]),
+        np.concatenate([block.pixels for block in blocks]),
+        {position: reason for block in blocks for position, reason in block.failures.items()},
+    )
+
+
+def _rows(block: PixelBlock, rows: slice) -> PixelBlock:
+    positions = block.positions[rows]
+    kept = set(positions.tolist())
+    failures = {place: reason for place, reason in block.failures.items() if place in kept}
+    return PixelBlock(positions, block.pixels[rows], failures)
 
 
 @contextmanager

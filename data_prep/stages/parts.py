@@ -1,11 +1,13 @@
 """The Reader of the encode stage, and the parts of a unit that it reads.
 
-Parts are batches of patches along supertiles, so that neighbours are read together.
+A part is some whole supertiles, so that the bytes of neighbours are fetched together and once. The
+encoder cuts what it gets into batches anew: how a unit is cut into parts changes no byte.
 No torch here: there may be many readers, and their processes stay small.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,11 @@ from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath
+
+MIN_PART_ROWS = 64
+"""Patches of a part with which enough requests run at the same time."""
+MAX_PART_ROWS = 256
+"""Most patches of a part; a larger supertile is cut."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,32 @@ class EncodePart:
 
 
 def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
-    """Parts of a unit, in reading order; pools take it as ``partial(parts_of, batch=...)``."""
-    order = unit.reading_order
-    pieces = (order[start : start + batch] for start in range(0, len(order), batch))
+    """Parts of a unit, in reading order; pools take it as ``partial(parts_of, batch=...)``.
+
+    Args:
+        unit: The unit.
+        batch: Rows of the encoder's forward pass; a part has as many, within limits, or a few
+            more, so that it ends where a supertile does.
+    """
+    rows = min(max(batch, MIN_PART_ROWS), MAX_PART_ROWS)
+    cuts = [0, *_cuts(unit.supertile_ends, rows)]
+    pieces = [unit.reading_order[start:end] for start, end in pairwise(cuts)]
     return [EncodePart(positions, unit.patches[positions]) for positions in pieces]
+
+
+def _cuts(ends: npt.NDArray[np.int64], rows: int) -> list[int]:
+    """Where parts end: where supertiles do, as soon as a part has ``rows`` rows."""
+    cuts: list[int] = []
+    start = 0
+    for number, end in enumerate(int(end) for end in ends):
+        while end - start > MAX_PART_ROWS:
+            previous = int(ends[number - 1]) if number else 0
+            start = previous if previous > start else start + MAX_PART_ROWS
+            cuts.append(start)
+        if end - start >= rows or number == len(ends) - 1:
+            cuts.append(end)
+            start = end
+    return cuts
 
 
 class EncodeReader:

@@ -1,7 +1,7 @@
 """The shard plan: which patch every row of a store is. A pure function of patches, config and seed.
 
 Reading likes neighbours, training likes mixtures. A *supertile* is a block of neighbouring patches
-of one slide, cheap to read. Slides are dealt into random groups of ``mixing`` slides; the
+of one slide, wide and low, cheap to read. Slides are dealt into random groups of ``mixing`` slides; the
 supertiles of a group are shuffled and laid end to end; shards are cut from that line, and the rows
 of each shard are permuted. In a patch set, an image file is a supertile.
 """
@@ -28,6 +28,8 @@ class ShardUnit:
     """Row number in the patch table of every row of the shard, in row order."""
     reading_order: Int64s
     """Rows of the shard in the order in which they are cheap to read: by slide and supertile."""
+    supertile_ends: Int64s
+    """Where supertiles end in the reading order."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class ShardPlan:
         for shard in range(self.num_shards):
             start = shard * self.rows_per_shard
             patches = self.patch_of_row[start : start + self.rows_per_shard]
-            order = np.lexsort((patches, self.block_of_patch[patches])).astype(np.int64)
-            yield ShardUnit(shard, patches, order)
+            blocks = self.block_of_patch[patches]
+            order = np.lexsort((patches, blocks)).astype(np.int64)
+            last = np.append(np.diff(blocks[order]) > 0, True)
+            yield ShardUnit(shard, patches, order, np.flatnonzero(last) + 1)
 
 
 def plan_shards(
@@ -87,12 +91,17 @@ def _slide_groups(num_slides: int, mixing: int, seed: int) -> Int64s:
 
 
 def _supertiles(patches: pa.Table, slide: Int64s, side: int) -> Int64s:
-    """Number of the supertile of every patch, dense from zero."""
+    """Number of the supertile of every patch, dense from zero, row by row in a slide.
+
+    ``side`` squared patches are a block twice as wide as a square and half as high: tiles of a row
+    lie one after the other in the file, so that it takes few requests.
+    """
     x = patches["x"].to_numpy().astype(np.int64)
     y = patches["y"].to_numpy().astype(np.int64)
     path = patches["path"]
-    pitch = side * _pitch(slide, x, y)[slide]
-    keys = np.stack([slide, x // pitch, y // pitch, _codes(path)])
+    pitch = _pitch(slide, x, y)[slide]
+    width, height = (2 * side, side // 2) if side > 1 else (1, 1)
+    keys = np.stack([slide, y // (height * pitch), x // (width * pitch), _codes(path)])
     keys[1:3, pc.not_equal(path, "").to_numpy()] = 0
     _, block = np.unique(keys, axis=1, return_inverse=True)
     return block.reshape(-1).astype(np.int64)

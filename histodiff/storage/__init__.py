@@ -15,19 +15,25 @@ from histodiff.storage.paths import (
     upload_tree,
     write_bytes,
 )
+from histodiff.storage.remote import file_size, is_http, open_blockwise, read_ranges, told_apart
 
 __all__ = [
     "StoragePath",
     "async_filesystem",
     "check_writable",
     "create_bytes",
+    "file_size",
     "file_sizes",
+    "is_http",
     "is_local",
     "list_names",
     "local_copy",
+    "open_blockwise",
+    "read_ranges",
     "remove_tree",
     "sha256_of",
     "storage_path",
+    "told_apart",
     "upload_tree",
     "write_bytes",
 ]

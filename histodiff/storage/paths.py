@@ -21,6 +21,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from upath import UPath
 
 from histodiff.errors import ConfigError
+from histodiff.storage.remote import http_file_sizes, is_http, told_apart
 
 StoragePath: TypeAlias = UPath
 """A path or URL; see universal-pathlib."""
@@ -124,8 +125,18 @@ def list_names(folder: StoragePath) -> list[str]:
     return sorted(name for name in names if not name.endswith(".part"))
 
 
-def file_sizes(folder: StoragePath) -> dict[str, int]:
-    """Size in bytes of every file below ``folder``, by its relative path, sorted."""
+def file_sizes(
+    folder: StoragePath, *, suffixes: tuple[str, ...] = ("",), recursive: bool = True
+) -> dict[str, int]:
+    """Size in bytes of every file below ``folder``, by its relative path, sorted.
+
+    Args:
+        folder: Where to look.
+        suffixes: Endings of the names that count, in lower case; over HTTP others cost nothing.
+        recursive: Whether web pages below it are followed; other folders are listed whole anyway.
+    """
+    if is_http(folder):
+        return http_file_sizes(folder, suffixes=suffixes, recursive=recursive)
     base = folder.path.rstrip("/")
     try:
         found = folder.fs.find(base, detail=True)
@@ -134,7 +145,7 @@ def file_sizes(folder: StoragePath) -> dict[str, int]:
     sizes = {
         name[len(base) :].lstrip("/"): int(details["size"])
         for name, details in found.items()
-        if not name.endswith(".part")
+        if not name.endswith(".part") and name.lower().endswith(suffixes)
     }
     return dict(sorted(sizes.items()))
 
@@ -162,7 +173,9 @@ def local_copy(path: StoragePath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="histodiff-") as scratch:
         local = Path(scratch) / path.name
-        path.fs.get(path.path, str(local), recursive=path.fs.isdir(path.path))
+        with told_apart(path):
+            folder = not is_http(path) and path.fs.isdir(path.path)
+            path.fs.get(path.path, str(local), recursive=folder)
         yield local
 
 

@@ -71,7 +71,8 @@ class EncodeConfig(CommandConfig):
     store: LatentStoreConfig
     """How rows are cut into shards and inner chunks."""
     supertile: int = Field(ge=1)
-    """Side, in patches, of the blocks of neighbours that stay together in a shard."""
+    """Size of the blocks of neighbours that stay together in a shard: `supertile` squared patches,
+    twice as many across and half as many down. Larger ones take fewer requests, and mix less."""
     mixing: int = Field(ge=1)
     """Slides that a shard mixes: more mix better, and open more slides per shard."""
     batch: int = Field(ge=1)

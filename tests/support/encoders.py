@@ -47,8 +47,6 @@ class DyingEncoder(ShardEncoder):
         return super().run(unit, self._deadly(blocks))
 
     def _deadly(self, blocks: Iterable[PixelBlock]) -> Iterable[PixelBlock]:
-        for number, block in enumerate(blocks):
-            if number == 1:
-                self._marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield block
+        yield from blocks
+        self._marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

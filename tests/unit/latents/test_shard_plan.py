@@ -26,7 +26,7 @@ def test_plan_is_a_pure_function_of_table_config_and_seed():
 def test_plan_shard_is_made_of_whole_supertiles_of_few_slides():
     slides = np.array(PATCHES["slide_id"].to_pylist())
     block = np.array(
-        [f"{row['slide_id']} {row['x'] // 896} {row['y'] // 896}" for row in PATCHES.to_pylist()]
+        [f"{row['slide_id']} {row['x'] // 1792} {row['y'] // 448}" for row in PATCHES.to_pylist()]
     )
     for unit in plan().units():
         assert 1 <= len(set(slides[unit.patches])) <= 4
@@ -42,6 +42,20 @@ def test_plan_mixing_sets_how_many_slides_meet():
 
     assert mean_slides(1) == 1
     assert mean_slides(12) > 11
+
+
+def test_plan_reading_order_goes_through_supertiles_one_by_one():
+    rows = PATCHES.to_pylist()
+    for unit in plan().units():
+        assert sorted(unit.reading_order) == list(range(64))
+        read = [rows[number] for number in unit.patches[unit.reading_order]]
+        ends = list(unit.supertile_ends)
+        assert ends == [16, 32, 48, 64]
+        for start, end in zip([0, *ends], ends, strict=False):
+            block = [
+                (row["slide_id"], row["x"] // 1792, row["y"] // 448) for row in read[start:end]
+            ]
+            assert len(set(block)) == 1
 
 
 def test_plan_rows_inside_a_shard_are_permuted():

@@ -1,0 +1,158 @@
+"""Sizes, ranges and copies of files that may be remote, with failures told apart.
+
+What is not there is a FileNotFoundError, what may not be read a PermissionError; a connection that
+breaks, a server that is overloaded or gone is a TransientError. File systems mix these up: over
+HTTP everything that fails is "not found", and of several ranges failures come as results. s3fs
+repeats what fails; over HTTP it is repeated here.
+"""
+
+import errno
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import BinaryIO, cast
+from urllib.parse import unquote
+
+import aiohttp
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.exceptions import HTTPClientError
+from upath import UPath
+
+from histodiff.errors import TransientError
+
+_BROKEN = (aiohttp.ClientError, OSError, HTTPClientError, BotoConnectionError)
+_MISSING_STATUS = (404, 410)
+_REFUSED_STATUS = (401, 403)
+_BEYOND_END_STATUS = 416
+_BUSY_STATUS = 429
+_PAUSES = (0.2, 0.6)
+"""Seconds before the second and third try over HTTP."""
+_AT_ONCE = 16
+
+
+def is_http(path: UPath) -> bool:
+    """Whether the path is a web address; its server knows no folders, only pages with links."""
+    return path.protocol in ("http", "https")
+
+
+@contextmanager
+def told_apart(path: UPath) -> Iterator[None]:
+    """Gives failures of the block to read ``path`` their own exceptions.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        PermissionError: It may not be read.
+        TransientError: The connection broke.
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        raise _meaning(path, error) from error
+
+
+def file_size(path: UPath) -> int:
+    """Bytes of a file; errors as of `told_apart`."""
+    with told_apart(path):
+        size = path.fs.info(path.path)["size"]
+    if size is None:
+        raise PermissionError(f"{path}: the server does not say how large it is")
+    return int(size)
+
+
+def read_ranges(path: UPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes at every ``(offset, size)``; shorter where the file ends. Requests run together.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        PermissionError: It may not be read, or the server gives whole files alone.
+        TransientError: The connection broke.
+    """
+    found: dict[int, bytes] = {}
+    for pause in (*_PAUSES, None) if is_http(path) else (None,):
+        missing = [number for number in range(len(ranges)) if number not in found]
+        try:
+            found |= _fetched(path, {number: ranges[number] for number in missing})
+        except TransientError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            break
+    for number, (_, size) in enumerate(ranges):
+        if len(found[number]) > size:
+            raise PermissionError(
+                f"{path}: the server gives whole files instead of ranges; use one that knows"
+                " `Range` (nginx, Apache, S3), or copy the files"
+            )
+    return [found[number] for number in range(len(ranges))]
+
+
+def _fetched(path: UPath, ranges: dict[int, tuple[int, int]]) -> dict[int, bytes]:
+    results = path.fs.cat_ranges(
+        [path.path] * len(ranges),
+        [offset for offset, _ in ranges.values()],
+        [offset + size for offset, size in ranges.values()],
+        on_error="return",
+    )
+    found = {}
+    for number, result in zip(ranges, results, strict=True):
+        if isinstance(result, Exception) and not _is_beyond_end(result):
+            with told_apart(path):
+                raise result
+        found[number] = b"" if isinstance(result, Exception) else bytes(result)
+    return found
+
+
+@contextmanager
+def open_blockwise(path: UPath, *, block_bytes: int, size_bytes: int) -> Iterator[BinaryIO]:
+    """A remote file for reading here and there: whole blocks are fetched, each once.
+
+    Errors of opening and reading are those of `told_apart`.
+    """
+    with (
+        told_apart(path),
+        path.fs.open(
+            path.path, "rb", size=size_bytes, block_size=block_bytes, cache_type="blockcache"
+        ) as stream,
+    ):
+        yield cast(BinaryIO, stream)
+
+
+def http_file_sizes(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool) -> dict[str, int]:
+    """Size of every file that the pages below ``folder`` link to, by relative path, sorted."""
+    base = str(folder).rstrip("/")
+    with told_apart(folder):
+        found = folder.fs.ls(f"{base}/", detail=False)
+        if recursive:
+            found = folder.fs.find(f"{base}/")
+    links = {unquote(link.removeprefix(base).lstrip("/")): link for link in found}
+    names = sorted(name for name in links if name.lower().endswith(suffixes))
+    urls = [UPath(links[name]) for name in names]
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return dict(zip(names, threads.map(partial(file_size), urls), strict=True))
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    """Whether a range was refused because the file ends before it."""
+    status = getattr(error, "status", None)
+    return status == _BEYOND_END_STATUS or getattr(error, "errno", None) == errno.EINVAL
+
+
+def _meaning(path: UPath, error: Exception) -> Exception:
+    """The exception that says what has happened."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN):
+        return _meaning(path, cause)  # fsspec: whatever fails over HTTP is "not found"
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+    if status in _MISSING_STATUS:
+        return FileNotFoundError(f"{path}: {reason}")
+    if status in _REFUSED_STATUS:
+        return PermissionError(f"{path}: {reason}")
+    if status is not None and status < 500 and status != _BUSY_STATUS:
+        return PermissionError(f"{path}: {reason}")
+    return TransientError(f"{path}: {reason}")
