@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 
-.PHONY: help install system demo test test-real test-ceph test-browser test-slow test-e2e check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-browser test-slow test-e2e check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -22,6 +22,9 @@ demo: install   # the whole chain on generated slides; prints where report.html 
 
 test: install   # tests that pass anywhere: unit and integration
 	$(PYTEST)
+
+test-integration: install   # the part of `make test` that is not in `make check`
+	$(PYTEST) tests --ignore tests/unit
 
 test-real: install   # tests on real slides in ../shared/data; fail without them
 	$(PYTEST) -m real_data

@@ -158,7 +158,7 @@ def test_page_with_hostile_names_shows_them_as_text():
     assert page.values()["columns"]["slide_id"].count(evil) == 1
     assert page.tags["img"] == 1
     assert [target for target in page.targets if target.startswith(("overlays/", "x"))] == [
-        "overlays/%3C_script%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%26%27%22.png"
+        "overlays/%3C%252Fscript%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%26%27%22.png"
     ]
 
 
