@@ -14,6 +14,7 @@ from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PLAIN_STARTS = {"PNG": (b"\x89PNG", ".png"), "JPEG": (b"\xff\xd8\xff", ".jpg")}
 
 
 class ImageReader:
@@ -92,6 +93,8 @@ class ImageReader:
                 _check_complete(self._path, levels)
         except SlideError:
             raise
+        except tifffile.TiffFileError as error:
+            raise self._misnamed(error) from error
         except Exception as error:  # tifffile raises what it likes on broken files
             raise self._unreadable(error) from error
         return _slide_info(
@@ -113,6 +116,18 @@ class ImageReader:
             return self._path.read_bytes()
         except OSError as error:
             raise self._unreadable(error) from error
+
+    def _misnamed(self, error: Exception) -> SlideError:
+        """What is wrong with a file that is no TIFF: perhaps only its name."""
+        with self._path.open("rb") as stream:
+            start = stream.read(4)
+        for kind, (known, suffix) in _PLAIN_STARTS.items():
+            if start.startswith(known):
+                return SlideError(
+                    SkipReason.UNREADABLE,
+                    f"{self._path.name}: is a {kind} by its content; rename it to end in {suffix}",
+                )
+        return self._unreadable(error)
 
     def _unreadable(self, error: Exception) -> SlideError:
         detail = " ".join(str(error).split()) or type(error).__name__

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at, was_tile_by_tile
@@ -20,7 +21,7 @@ from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
 from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
-from histodiff.errors import SkipReason, SlideError
+from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath, file_size, storage_path
 
@@ -49,6 +50,9 @@ class PatchReader:
 
         Returns:
             A block with ``positions`` 0..n-1 and pixels uint8 ``(n, patch_px, patch_px, 3)``.
+
+        Raises:
+            ArtifactCorrupt: A file of the index itself is missing or broken.
         """
         rows = self._index.patches.take(np.asarray(indices, dtype=np.int64)).to_pylist()
         side = self._index.patch_px
@@ -127,7 +131,11 @@ class PatchReader:
         if self._index.folder is None:
             return None
         path = self._index.folder / "tiles" / f"{file_name_of(slide_id)}.parquet"
-        return TiffIndex.from_bytes(path.read_bytes())
+        try:
+            return TiffIndex.from_bytes(path.read_bytes())
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            detail = " ".join(str(error).split())
+            raise ArtifactCorrupt(f"{path}: no index of tiles: {detail}; tile again") from error
 
     def _resident_bytes(self) -> int:
         return sum(slide.reader.resident_bytes for slide in self._open.values())
