@@ -27,7 +27,7 @@ test-integration: install   # the part of `make test` that is not in `make check
 	$(PYTEST) tests --ignore tests/unit
 
 test-real: install   # tests on real slides in ../shared/data; fail without them
-	$(PYTEST) -m real_data
+	$(PYTEST) -m "real_data and not slow"
 
 test-ceph: install   # tests against a real S3 server, Ceph's gateway
 	$(PYTEST) -m ceph

@@ -47,6 +47,7 @@ def _data_is_there() -> None:
     assert (DATA / "README.md").is_file(), f"real data is missing: {DATA}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_near_duplicates_of_lung_are_the_fields_they_were_made_from() -> None:
     rows = rows_of("pool/lung/patches.csv")
@@ -65,6 +66,7 @@ def test_near_duplicates_of_lung_are_the_fields_they_were_made_from() -> None:
     print(f"lung: {len(set(group_of.tolist()))} groups of {len(set(field_of))} fields")
 
 
+@pytest.mark.slow
 def test_prostate_patches_share_tissue_only_with_neighbours_on_their_slide() -> None:
     rows = rows_of("prostate/patches.csv")[:700]
     paths = [DATA / "prostate" / row["path"] for row in rows]
