@@ -411,9 +411,7 @@ def _files(
             f"{where}.path: {root} cannot be listed ({error}); check its address and permissions"
         ) from error
     found = {
-        name: size
-        for name, size in sizes.items()
-        if not PurePosixPath(name).name.startswith(".")
+        name: size for name, size in sizes.items() if not PurePosixPath(name).name.startswith(".")
     }
     if not found:
         raise ConfigError(

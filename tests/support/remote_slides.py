@@ -18,7 +18,9 @@ from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.workflows.tile import TileConfig, tile
 
 
-def tile_config(data: str, *, path: str = ".", pattern: str = "*.svs", **changes: Any) -> TileConfig:
+def tile_config(
+    data: str, *, path: str = ".", pattern: str = "*.svs", **changes: Any
+) -> TileConfig:
     """Slides below ``data``; patches of 64 px at 1 um/px unless changed."""
     source = {"type": "slides", "path": path, "pattern": pattern}
     values = {

@@ -52,7 +52,9 @@ def test_plan_reading_order_goes_through_supertiles_one_by_one():
         ends = list(unit.supertile_ends)
         assert ends == [16, 32, 48, 64]
         for start, end in zip([0, *ends], ends, strict=False):
-            block = [(row["slide_id"], row["x"] // 1792, row["y"] // 448) for row in read[start:end]]
+            block = [
+                (row["slide_id"], row["x"] // 1792, row["y"] // 448) for row in read[start:end]
+            ]
             assert len(set(block)) == 1
 
 
