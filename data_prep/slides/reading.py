@@ -2,8 +2,9 @@
 
 Slides are opened when first needed, by the reader that tiled them, and a few stay open. Rows are
 read slide by slide, and the bytes of many patches of a slide are fetched together; who asks for
-neighbours one after the other spares decoding the tiles that they share. What was read is shrunk once to ``patch_px`` with the index's filter. A row that cannot be
-read becomes a failure in the block, never a blank patch.
+neighbours one after the other spares decoding the tiles that they share. What was read is shrunk
+once to ``patch_px`` with the index's filter. A row that cannot be read becomes a failure in the
+block, never a blank patch; a connection that breaks is a TransientError, and fails no row.
 """
 
 from collections import OrderedDict

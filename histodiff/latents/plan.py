@@ -1,9 +1,9 @@
 """The shard plan: which patch every row of a store is. A pure function of patches, config and seed.
 
 Reading likes neighbours, training likes mixtures. A *supertile* is a block of neighbouring patches
-of one slide, wide and low, cheap to read. Slides are dealt into random groups of ``mixing`` slides; the
-supertiles of a group are shuffled and laid end to end; shards are cut from that line, and the rows
-of each shard are permuted. In a patch set, an image file is a supertile.
+of one slide, wide and low, cheap to read. Slides are dealt into random groups of ``mixing`` slides;
+the supertiles of a group are shuffled and laid end to end; shards are cut from that line, and the
+rows of each shard are permuted. In a patch set, an image file is a supertile.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def plan_shards(
 
     Args:
         patches: Table of a PatchIndex; columns slide_id, path, x, y.
-        supertile: Side of a supertile in patches.
+        supertile: Size of a supertile: its square is the number of patches.
         mixing: Slides whose supertiles are mixed. More mix better, and open more slides per shard.
         rows_per_shard: Rows of one shard.
         seed: Seed of every permutation.

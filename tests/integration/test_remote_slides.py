@@ -8,8 +8,9 @@ import tifffile
 
 from histodiff.data_prep.slides.generated import render_slide, write_generated_slides
 from histodiff.data_prep.slides.hashing import WHOLE_BYTES, content_hash
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
 from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import storage_path, upload_tree
 from tests.support.range_server import RangeServer, range_server
@@ -92,10 +93,8 @@ def test_reading_a_tiled_slide_fetches_tiles_and_no_header(server: RangeServer, 
 
 
 def _offsets(folder, slide_id):
-    from histodiff.data_prep.slides.tiff_index import TiffIndex
-
-    name = slide_id.replace("%", "%25")
-    index = TiffIndex.from_bytes((folder / "tiles" / f"{name}.parquet").read_bytes())
+    path = folder / "tiles" / f"{file_name_of(slide_id)}.parquet"
+    index = TiffIndex.from_bytes(path.read_bytes())
     return np.concatenate([level.offsets for level in index.levels])
 
 
@@ -166,7 +165,8 @@ def test_slides_that_are_not_read_by_tiles_are_copied_over_http(tmp_path):
     pixels = render_slide(0, 0, size_px=512)
     with tifffile.TiffWriter(folder / "jpeg2000.svs") as tiff:
         tiff.write(
-            pixels, tile=(256, 256), photometric="rgb", compression="aperio_jp2000_rgb", metadata=None,
+            pixels, tile=(256, 256), photometric="rgb", compression="aperio_jp2000_rgb",
+            metadata=None,
             description="Aperio Image Library\r\n512x512 [0,0 512x512] (256x256) J2K|MPP = 0.5",
         )  # fmt: skip
     tifffile.imwrite(
@@ -178,6 +178,33 @@ def test_slides_that_are_not_read_by_tiles_are_copied_over_http(tmp_path):
     assert set(PatchIndex.open(local.path).slides["status"].to_pylist()) == {"ok"}
     with range_server(folder) as served:
         remote = tiled(tile_config(served.url, **changes), tmp_path / "http")
+        assert_same_patches(remote, local)
+
+
+def test_pyramids_of_other_kinds_have_the_same_levels_over_http(tmp_path):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    fine = render_slide(0, 0, size_px=1024)
+    half, quarter = fine[::2, ::2], fine[::4, ::4]
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg"}
+    scale = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(folder / "plain.tif") as tiff:
+        tiff.write(fine, **options, **scale, metadata=None)
+        tiff.write(half[:512, :512] // 2, **options, metadata=None)  # a picture that is no level
+        tiff.write(quarter, **options, subfiletype=1, metadata=None)
+        tiff.write(half, **options, subfiletype=1, metadata=None)
+    about = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(folder / "sub.ome.tif", ome=True) as tiff:
+        tiff.write(fine, **options, subifds=2, metadata=about)
+        tiff.write(half, **options, subfiletype=1)
+        tiff.write(quarter, **options, subfiletype=1)
+    config = {"pattern": "*", "tissue": {"min_fraction": 0.0}}
+    local = tiled(tile_config(str(folder), **config), tmp_path / "local")
+    slides = PatchIndex.open(local.path).slides
+    assert slides["level_downsamples"].to_pylist() == [[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]
+    assert set(slides["reader"].to_pylist()) == {"tiff"}
+    with range_server(folder) as served:
+        remote = tiled(tile_config(served.url, **config), tmp_path / "http")
         assert_same_patches(remote, local)
 
 
