@@ -1,5 +1,6 @@
 """Small latent stores, written through the public writer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,10 @@ def write_store(
     *,
     quarantined: dict[int, str] | None = None,
     seed: int = 0,
+    order: np.ndarray | None = None,
     **changes: object,
 ) -> StoreDigests:
-    """A finished store; ``quarantined`` is by patch number."""
+    """A finished store; ``quarantined`` is by patch number, ``order`` are patches in row order."""
     place = storage_path(path)
     layout = store_layout(patches.num_rows, **changes)
     writer = ShardWriter(place, layout)
@@ -74,6 +76,8 @@ def write_store(
     plan = plan_shards(
         patches, supertile=2, mixing=4, rows_per_shard=layout.rows_per_shard, seed=seed
     )
+    if order is not None:
+        plan = replace(plan, patch_of_row=order)
     records = {}
     for unit in plan.units():
         reasons = {
