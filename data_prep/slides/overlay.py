@@ -11,6 +11,7 @@ from histodiff.data_prep.slides.thumbnails import Thumbnail
 from histodiff.data_prep.slides.tissue import SlideMask
 
 OVERLAY_SIDE_PX = 1024
+_LARGEST_ZOOM = 4
 SHEET_COLUMNS, SHEET_ROWS, SHEET_CELL_PX = 8, 4, 128
 _PATCH_RGB, _REJECTED_RGB = (20, 90, 200), (200, 40, 30)
 _TISSUE_RGB, _ARTEFACT_RGB, _UNREADABLE_RGB = (30, 150, 60), (240, 190, 0), (200, 40, 30)
@@ -42,11 +43,11 @@ def overlay_png(
     painted[_outline(mask.tissue)] = _TISSUE_RGB
     painted[picture.unreadable] = _UNREADABLE_RGB
     image = Image.fromarray(painted)
-    factor = min(1.0, OVERLAY_SIDE_PX / max(image.size))
+    factor = min(_LARGEST_ZOOM, OVERLAY_SIDE_PX / max(image.size))
     image = image.resize([max(1, round(length * factor)) for length in image.size])
     draw = ImageDraw.Draw(image)
     scale = factor / picture.downsample
-    for places, colour in ((rejected, _REJECTED_RGB), (corners, _PATCH_RGB)):
+    for places, colour in ((corners, _PATCH_RGB), (rejected, _REJECTED_RGB)):
         for x, y in (places - [picture.x, picture.y]) * scale:
             draw.rectangle((x, y, x + width * scale, y + height * scale), outline=colour)
     return _png(image)

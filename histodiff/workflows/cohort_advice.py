@@ -31,6 +31,8 @@ _STATUS_WORDS = {
     SkipReason.UNREADABLE: "unreadable",
 }
 _UM = "\u00b5m"
+_OVERVIEW = 4
+"""Times the wanted scale above which a picture is an overview."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ def _for_reason(
                 reason,
                 f"{count} scanned too coarsely",
                 f"They have fewer details than {wanted} needs, and nothing is ever enlarged.",
-                f"Leave them out, or set mpp to {_coarsest(members)} to take all of them; then all"
-                " slides are read at that scale.",
+                _about_coarse(members, mpp),
                 details,
             )
         case SkipReason.NO_TISSUE:
@@ -189,9 +190,14 @@ def _slides(members: Sequence[Slide]) -> str:
     return "1 slide" if len(members) == 1 else f"{len(members):,} slides"
 
 
-def _coarsest(members: Sequence[Slide]) -> str:
+def _about_coarse(members: Sequence[Slide], mpp: float | None) -> str:
     scales = [slide["mpp_x"] for slide in members if slide["mpp_x"] is not None]
-    return f"{max(scales):.4g}" if scales else "theirs"
+    if not scales or (mpp is not None and max(scales) > _OVERVIEW * mpp):
+        return "Leave them out; those of many um/px are overviews, not scans for diagnosis."
+    return (
+        f"Leave them out, or set mpp to {max(scales):.4g} to take all of them; then all slides are"
+        " read at that scale."
+    )
 
 
 def _power(slide: Slide) -> str:

@@ -57,7 +57,7 @@ def test_tile_slides_gives_patches_of_tissue_at_the_wanted_scale(
     assert order == sorted(order)
     for name in ("generated-000", "generated-001"):
         with Image.open(Path(str(artifact.path)) / "overlays" / f"{name}.png") as overlay:
-            assert overlay.size == (128, 128)
+            assert overlay.size == (512, 512)
 
 
 def test_tile_then_read_gives_the_pixels_of_openslide(slides_folder: Path, site: Site) -> None:
