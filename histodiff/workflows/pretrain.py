@@ -40,6 +40,13 @@ from histodiff.telemetry import Progress, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.workflows.networks import ENCODER_SHA256
 
+_ALIKE = {
+    ENCODER_SHA256: "encode with one encoder",
+    "patch_px": "a mixture needs one patch size",
+    "mpp": "a mixture needs one scale",
+}
+"""What all stores of a mixture must have in common, and what to do."""
+
 
 class MixturePart(Config):
     """One store of the pre-training mixture."""
@@ -97,7 +104,7 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
-    _require_one_encoder(inputs)
+    _require_stores_of_one_kind(inputs)
     _require_fitting_ranks(config, site.ranks)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
@@ -129,14 +136,15 @@ def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]
     }
 
 
-def _require_one_encoder(inputs: Mapping[str, Artifact]) -> None:
-    digests = {
-        str(artifact.reference): artifact.manifest.contents[ENCODER_SHA256]
-        for artifact in inputs.values()
-    }
-    if len(set(digests.values())) > 1:
-        listed = ", ".join(f"{name} has {digest[:12]}" for name, digest in digests.items())
-        raise ArtifactError(f"stores: made with different encoders ({listed}); encode with one")
+def _require_stores_of_one_kind(inputs: Mapping[str, Artifact]) -> None:
+    """Before the artifact is begun: what was begun could only be mended under another version."""
+    for key, fix in _ALIKE.items():
+        found = {
+            str(artifact.reference): artifact.manifest.contents[key] for artifact in inputs.values()
+        }
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"{name} has {str(value)[:12]}" for name, value in found.items())
+            raise ArtifactError(f"stores: of different {key} ({listed}); {fix}")
 
 
 def _require_fitting_ranks(config: PretrainConfig, ranks: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import Site
-from histodiff.errors import ConfigError, TrainingDiverged
+from histodiff.errors import ArtifactError, ConfigError, TrainingDiverged
 from histodiff.models.denoiser import load_denoiser
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import estimate, pretrain
@@ -78,6 +78,14 @@ def test_pretrain_diverging_names_step_and_last_checkpoint(stored):
 def test_pretrain_unfit_ranks_are_refused_with_the_fix(stored, ranks, problem):
     with pytest.raises(ConfigError, match=problem):
         pretrain(tiny_config(), stored.model_copy(update={"ranks": ranks}))
+
+
+def test_pretrain_stores_of_two_scales_are_refused_before_anything_is_begun(stored):
+    finished_store(Path(stored.root), "coarse", mpp=1.0)
+    both = [{"latents": "tiny@1"}, {"latents": "coarse@1"}]
+    with pytest.raises(ArtifactError, match=r"tiny@1 has 0\.5.*coarse@1 has 1\.0.*one scale"):
+        pretrain(tiny_config(stores=both), stored)
+    assert pretrain(tiny_config(), stored).manifest.contents  # the same version, mended
 
 
 def test_estimate_counts_without_computing(stored):

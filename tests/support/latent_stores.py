@@ -25,7 +25,7 @@ def patch_table(*, slides: int, side: int, split: str | None = None) -> pa.Table
     rows = [
         {
             "slide_id": f"slide-{slide:03d}",
-            "patient_id": f"patient-{slide // 2:03d}",
+            "patient_id": f"patient-{slide:03d}",
             "path": "",
             "x": 224 * column,
             "y": 224 * row,

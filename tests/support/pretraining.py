@@ -19,13 +19,18 @@ from tests.support.latent_stores import patch_table, write_store
 LANES = 4
 
 
-def finished_store(root: Path | StoragePath, name: str = "tiny") -> None:
+def finished_store(
+    root: Path | StoragePath, name: str = "tiny", *, mpp: float | None = 0.5
+) -> None:
     """Writes a store of 8 slides as the artifact ``name@1`` below ``root``."""
     patches = patch_table(slides=8, side=4)
     path = storage_path(root) / "latents" / name / "1"
-    digests = write_store(path, patches, moment_shape=(4, 4, 4))
+    digests = write_store(path, patches, moment_shape=(4, 4, 4), mpp=mpp)
     store = LatentStore.open(path)
-    contents = {"rows": store.num_rows, "encoder_sha256": store.encoder_sha256}
+    contents = {
+        "rows": store.num_rows, "encoder_sha256": store.encoder_sha256,
+        "patch_px": store.patch_px, "mpp": store.mpp,
+    }  # fmt: skip
     manifest = Manifest(
         kind="latents", name=name, version="1", format=1, fingerprint=name, config={}, inputs={},
         provenance={}, contents=contents,
