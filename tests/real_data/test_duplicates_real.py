@@ -14,10 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from histodiff.data_prep.slides.descriptors import describe
 from histodiff.data_prep.slides.duplicates import (
@@ -26,7 +22,6 @@ from histodiff.data_prep.slides.duplicates import (
     exact_duplicates,
     near_duplicate_pairs,
 )
-from histodiff.data_prep.slides.splits import SplitConfig, assign_splits
 
 pytestmark = pytest.mark.real_data
 
@@ -82,21 +77,6 @@ def test_prostate_patches_share_tissue_only_with_neighbours_on_their_slide() -> 
     assert exact_duplicates([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]) == ()
 
 
-def test_a_random_split_promises_what_a_split_by_slide_does_not_keep() -> None:
-    """Three classes from the mean and deviation of red, green and blue alone."""
-    rows = rows_of("prostate/patches.csv")
-    features = np.stack([colour_statistics(DATA / "prostate" / row["path"]) for row in rows])
-    labels = np.array([row["label"] for row in rows])
-    slides = np.array([row["slide_id"] for row in rows])
-    alone = np.array([str(number) for number in range(len(rows))])
-    at_random = np.mean([accuracy(features, labels, alone, seed) for seed in SEEDS])
-    by_slide = np.mean([accuracy(features, labels, slides, seed) for seed in SEEDS])
-    print(f"prostate, balanced accuracy: {at_random:.3f} at random, {by_slide:.3f} by slide")
-    assert at_random - by_slide > 0.15
-    assert at_random > 0.6
-    assert by_slide < 0.5
-
-
 def rows_of(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((DATA / name).read_text().splitlines()))
 
@@ -132,29 +112,3 @@ def scores(
         recall=float(true.sum() / (sizes * (sizes - 1) // 2).sum()),
         precision=float(true.mean()),
     )
-
-
-def colour_statistics(path: Path) -> npt.NDArray[np.float64]:
-    pixels = read(path).reshape(-1, 3).astype(np.float64)
-    return np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)])
-
-
-def accuracy(
-    features: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.str_],
-    groups: npt.NDArray[np.str_],
-    seed: int,
-) -> float:
-    """Balanced accuracy on the test split, with ``groups`` as slides."""
-    label_of = dict(zip(groups.tolist(), labels.tolist(), strict=True))
-    ids = sorted(label_of)
-    table = pa.table(
-        {"slide_id": ids, "patient_id": ids, "site": pa.array([None] * len(ids), pa.string())}
-    )
-    split_of = assign_splits(table, SplitConfig(val=0, test=0.3, seed=seed), labels=label_of)
-    test = np.array([split_of[group] == "test" for group in groups.tolist()])
-    classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
-    )
-    classifier.fit(features[~test], labels[~test])
-    return float(balanced_accuracy_score(labels[test], classifier.predict(features[test])))
