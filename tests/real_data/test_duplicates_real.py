@@ -28,7 +28,6 @@ pytestmark = pytest.mark.real_data
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FIRST_HALF = 124
 """Fields of each class below this number were used to choose the least score."""
-SEEDS = range(20)
 
 
 @dataclass(frozen=True)
