@@ -5,6 +5,7 @@ JPEG tiles below a region with the fastest exact decoder known here, and does no
 reader can be faster on one core.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +75,14 @@ class TileDecoder:
         self._prefix = tile_prefix(self._level.jpeg_tables, ycbcr=self._level.is_ycbcr)
         self._source = LocalBytes(storage_path(path))
 
-    def read(self, x: int, y: int, side_px: int) -> list[npt.NDArray[np.uint8]]:
-        """The decoded tiles."""
+    def read(self, x: int, y: int, side_px: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """The decoded tiles, one at a time."""
         level = self._level
         columns = range(x // level.tile_width, -(-(x + side_px) // level.tile_width))
         rows = range(y // level.tile_height, -(-(y + side_px) // level.tile_height))
-        return [self._tile(row * level.tiles_across + column) for row in rows for column in columns]
+        for row in rows:
+            for column in columns:
+                yield self._tile(row * level.tiles_across + column)
 
     def close(self) -> None:
         """Closes the file."""

@@ -3,7 +3,8 @@
 Patches of 512 px are read from a generated slide of 20,480 px (JPEG tiles of 256 px), or from a
 slide that is given, and halved with one box filter, on one core. The ways take turns on the same
 patches, each round with freshly opened files (opening is not counted), so that noise of the machine
-falls on all alike; medians count. Decoding alone neither puts tiles together nor halves them.
+falls on all alike; medians count. Two limits: tiles decoded and halved one by one, which is all
+that the work consists of, and tiles decoded alone.
 """
 
 import os
@@ -81,16 +82,19 @@ def bench_tile(slide: str | None = None) -> dict[str, Any]:
         if slide is None:
             write_bench_slide(path, render_slide(0, 1, size_px=FIELD_PX), repeats=REPEATS)
         size, step = _size_and_tile(path)
-        aligned = _measured(path, _corners("aligned", size, step=step))
+        aligned = _measured(path, _corners("aligned", size, step=step), halve=step % 2 == 0)
         unaligned = _measured(path, _corners("unaligned", size, step=1))
-    others = [name for name in aligned if name not in ("ours", "decode")]
+    others = [name for name in aligned if name not in ("ours", "decode", "decode_and_halve")]
     return {
         "bench": "tile",
         "slide": slide or "generated",
         **{f"aligned_vs_{name}": _ratio(aligned, name) for name in others},
         **{f"unaligned_vs_{name}": _ratio(unaligned, name) for name in others},
-        "aligned_vs_decode_limit": _ratio(aligned, "decode"),
-        "unaligned_vs_decode_limit": _ratio(unaligned, "decode"),
+        "aligned_vs_decode_limit": _ratio(aligned, "decode_and_halve")
+        if "decode_and_halve" in aligned
+        else None,
+        "aligned_vs_decode_only": _ratio(aligned, "decode"),
+        "unaligned_vs_decode_only": _ratio(unaligned, "decode"),
         "pixels_identical": _identical(aligned, "openslide") and _identical(unaligned, "openslide"),
         "peer_pixels_identical": {
             name: _identical(aligned, name) and _identical(unaligned, name)
@@ -139,12 +143,14 @@ def _corners(purpose: str, size_px: tuple[int, int], *, step: int) -> Corners:
     return [(int(x), int(y)) for x, y in drawn]
 
 
-def _measured(slide: Path, corners: Corners) -> dict[str, list[_Timing]]:
+def _measured(slide: Path, corners: Corners, *, halve: bool = False) -> dict[str, list[_Timing]]:
     ways: dict[str, Callable[[], _Timing]] = {
         "ours": lambda: _ours(slide, corners),
         "openslide": lambda: _baseline(BareOpenSlide, slide, corners),
         "decode": lambda: _decoded(slide, corners),
     }
+    if halve:  # whole tiles of even size
+        ways["decode_and_halve"] = lambda: _decoded(slide, corners, halve=True)
     for name, peer in installed_peers().items():
         ways[name] = partial(_baseline, peer, slide, corners)
     runs: dict[str, list[_Timing]] = {name: [] for name in ways}
@@ -156,11 +162,14 @@ def _measured(slide: Path, corners: Corners) -> dict[str, list[_Timing]]:
     return runs
 
 
-def _decoded(slide: Path, corners: Corners) -> _Timing:
+def _decoded(slide: Path, corners: Corners, *, halve: bool = False) -> _Timing:
     decoder = TileDecoder(slide)
     started = time.perf_counter()
     for x, y in corners:
-        decoder.read(x, y, READ_PX)
+        for tile in decoder.read(x, y, READ_PX):
+            if halve:
+                half = np.empty((tile.shape[0] // 2, tile.shape[1] // 2, 3), np.uint8)
+                shrink_into(tile, resample="box", out=half)
     seconds = time.perf_counter() - started
     decoder.close()
     return _Timing(seconds, np.empty(0, np.uint8))
