@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -150,15 +151,15 @@ def rgb_pixels(pixels: npt.NDArray[Any], *, name: str) -> npt.NDArray[np.uint8]:
     return np.repeat(whole, 3, axis=2) if whole.shape[2] == 1 else whole
 
 
-class _Container:
+class _Container(ABC):
     """What all containers share: bounds, conversion, errors and temporary files."""
 
     def __init__(self, path: Path, resources: contextlib.ExitStack) -> None:
         self.name = path.name
         self.resources = resources
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
         if not 0 <= index < len(self):
@@ -172,8 +173,8 @@ class _Container:
     def close(self) -> None:
         self.resources.close()
 
-    def _pixels(self, index: int) -> npt.NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _pixels(self, index: int) -> npt.NDArray[Any]: ...
 
 
 class _Hdf5Container(_Container):

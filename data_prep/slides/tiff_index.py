@@ -230,16 +230,10 @@ def _check_tiles(level: TiffLevel) -> None:
 
 def _aperio(description: str) -> dict[str, float]:
     """Numbers of an Aperio description: ``... |AppMag = 20|MPP = 0.4990|...``."""
-    found = re.findall(r"\|\s*(MPP|AppMag)\s*=\s*([0-9.eE+-]+)", description)
-    numbers = {}
-    for key, text in found:
-        try:
-            value = float(text)
-        except ValueError:
-            continue
-        if value > 0:
-            numbers[key] = value
-    return numbers
+    number = r"([0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?)"  # a comma in some locales
+    found = re.findall(rf"\|\s*(MPP|AppMag)\s*=\s*{number}", description)
+    numbers = {key: float(text.replace(",", ".")) for key, text in found}
+    return {key: value for key, value in numbers.items() if value > 0}
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
