@@ -52,7 +52,7 @@ def found_damage(
     return Damage(damaged, mended)
 
 
-def without_holes(picture: Thumbnail) -> Thumbnail:
+def damage_filled(picture: Thumbnail) -> Thumbnail:
     """The picture with the nearest readable colour in every hole."""
     if not picture.unreadable.any() or picture.unreadable.all():
         return picture

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from histodiff.data_prep.slides.annotations import patch_labels, rasterize
 from histodiff.data_prep.slides.companions import Companion, CompanionKind
 from histodiff.data_prep.slides.coordinates import read_coordinates
-from histodiff.data_prep.slides.damage import found_damage, without_holes
+from histodiff.data_prep.slides.damage import damage_filled, found_damage
 from histodiff.data_prep.slides.geojson import mask_geojson, patches_geojson, read_annotations
 from histodiff.data_prep.slides.geometry import (
     Grid,
@@ -185,7 +185,7 @@ def _plain_picture(reader: SlideReader) -> Thumbnail:
 def _view(
     unit: SlideInput, picture: Thumbnail, slide_mpp: tuple[float, float], rules: TileRules
 ) -> _View:
-    filled = without_holes(picture)
+    filled = damage_filled(picture)
     mpp = min(slide_mpp) * picture.downsample
     mask = slide_mask(filled.pixels, mpp=mpp, config=rules.tissue)
     drawn = unit.companions.get(CompanionKind.MASK)
