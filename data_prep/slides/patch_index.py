@@ -146,8 +146,14 @@ class PatchIndex:
         return self.facts.classes
 
     @classmethod
-    def open(cls, path: StoragePath) -> "PatchIndex":
+    def open(cls, path: StoragePath, *, columns: Sequence[str] | None = None) -> "PatchIndex":
         """The index in the folder ``path``.
+
+        Args:
+            path: Folder of the index.
+            columns: Only these columns of the patches, compact, for very many patches: texts as
+                dictionaries (4 bytes a row), coordinates as int32. All columns by default, in
+                `PATCHES_SCHEMA`.
 
         Raises:
             ArtifactCorrupt: A file is missing or is not what it should be.
@@ -157,10 +163,10 @@ class PatchIndex:
             upgrade = _UPGRADES[about["format"]]
             slides = _read_table(path / "slides.parquet", SLIDES_SCHEMA, upgrade)
             files = [path / "patches" / name for name in list_names(path / "patches")]
-            parts = [_read_table(file, PATCHES_SCHEMA, upgrade) for file in files]
+            parts = (_read_table(file, PATCHES_SCHEMA, upgrade) for file in files)
+            patches = _joined(parts) if columns is None else _compact(parts, columns)
         except (OSError, json.JSONDecodeError, pa.ArrowInvalid, KeyError) as error:
             raise ArtifactCorrupt(f"{path} is not a PatchIndex: {error}") from error
-        patches = pa.concat_tables(parts) if parts else PATCHES_SCHEMA.empty_table()
         if patches.num_rows != about["num_patches"]:
             raise ArtifactCorrupt(
                 f"{path}: {patches.num_rows} patches instead of {about['num_patches']};"
@@ -291,6 +297,30 @@ def _read_table(path: StoragePath, schema: Any, upgrade: Callable[[Any, Any], An
     if not table.schema.equals(schema):
         raise ArtifactCorrupt(f"{path}: columns are {table.schema.names}, not {schema.names}")
     return table
+
+
+def _joined(parts: Iterable[Any]) -> Any:
+    return pa.concat_tables([PATCHES_SCHEMA.empty_table(), *parts])
+
+
+def _compact(parts: Iterable[Any], columns: Sequence[str]) -> Any:
+    """Some columns of the parts as one table, each column in one piece, in few bytes a row."""
+    pieces: dict[str, list[Any]] = {name: [] for name in columns}
+    for part in parts:
+        for name in columns:
+            pieces[name].append(_compact_column(part[name]))
+    joined = {}
+    for name in columns:  # one column at a time: two copies of all would be the peak
+        empty = _compact_column(PATCHES_SCHEMA.empty_table()[name])
+        chunks = [chunk for piece in [empty, *pieces.pop(name)] for chunk in piece.chunks]
+        joined[name] = pa.chunked_array(chunks, empty.type).unify_dictionaries().combine_chunks()
+    return pa.table(joined)
+
+
+def _compact_column(column: Any) -> Any:
+    if pa.types.is_string(column.type):
+        return column.dictionary_encode()
+    return column.cast(pa.int32()) if pa.types.is_int64(column.type) else column
 
 
 def _from_format_1(table: Any, schema: Any) -> Any:

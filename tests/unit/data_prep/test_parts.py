@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from histodiff.data_prep.stages.encode import EncodeSettings, ShardEncoder
 from histodiff.data_prep.stages.parts import MAX_PART_ROWS, MIN_PART_ROWS, parts_of
 from histodiff.latents import ShardUnit, ShardWriter
 from histodiff.latents.layout import shard_name
+from histodiff.latents.plan import READ_SCHEMA
 from histodiff.runtime import PixelBlock
 from histodiff.storage import storage_path
 from tests.support.encoders import load_convolution_encoder
@@ -21,7 +23,8 @@ def unit_of(supertiles: list[int]) -> ShardUnit:
     """A unit whose supertiles have so many rows, read in another order than they are stored."""
     rows = sum(supertiles)
     order = np.random.default_rng(0).permutation(rows)
-    return ShardUnit(0, np.arange(rows) + 1000, order, np.cumsum(supertiles))
+    read = pa.table([pa.nulls(rows, field.type) for field in READ_SCHEMA], schema=READ_SCHEMA)
+    return ShardUnit(0, np.arange(rows) + 1000, order, np.cumsum(supertiles), read)
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.integers(1, 600))

@@ -72,6 +72,9 @@ def test_plan_images_of_a_patch_set_stay_whole():
             "path": f"image-{k // 4}.png",
             "x": 64 * (k % 2),
             "y": 64 * (k // 2 % 2),
+            "level": 0,
+            "read_width": 64,
+            "read_height": 64,
         }
         for k in range(64)
     ]
