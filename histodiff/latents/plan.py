@@ -18,6 +18,19 @@ from histodiff.runtime import generator_for
 
 Int64s = npt.NDArray[np.int64]
 
+READ_SCHEMA = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("path", pa.string()),
+        ("x", pa.int64()),
+        ("y", pa.int64()),
+        ("level", pa.int32()),
+        ("read_width", pa.int32()),
+        ("read_height", pa.int32()),
+    ]
+)
+"""What a reader of pixels must know of a patch; columns of the table of patches."""
+
 
 @dataclass(frozen=True)
 class ShardUnit:
@@ -30,12 +43,16 @@ class ShardUnit:
     """Rows of the shard in the order in which they are cheap to read: by slide and supertile."""
     supertile_ends: Int64s
     """Where supertiles end in the reading order."""
+    rows: pa.Table
+    """What to read for every row of the shard, in row order: `READ_SCHEMA`."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """Patches in row order, and where shards are cut."""
 
+    patches: pa.Table
+    """The table of patches."""
     patch_of_row: Int64s
     rows_per_shard: int
     block_of_patch: Int64s
@@ -54,7 +71,9 @@ class ShardPlan:
             blocks = self.block_of_patch[patches]
             order = np.lexsort((patches, blocks)).astype(np.int64)
             last = np.append(np.diff(blocks[order]) > 0, True)
-            yield ShardUnit(shard, patches, order, np.flatnonzero(last) + 1)
+            known = [name for name in READ_SCHEMA.names if name in self.patches.column_names]
+            rows = self.patches.select(known).take(pa.array(patches))
+            yield ShardUnit(shard, patches, order, np.flatnonzero(last) + 1, rows)
 
 
 def plan_shards(
@@ -77,7 +96,7 @@ def plan_shards(
     for shard, start in enumerate(range(0, len(line), rows_per_shard)):
         rows = line[start : start + rows_per_shard]
         line[start : start + rows_per_shard] = generator_for(seed, "rows", shard).permutation(rows)
-    return ShardPlan(line, rows_per_shard, block)
+    return ShardPlan(patches, line, rows_per_shard, block)
 
 
 def _slide_groups(num_slides: int, mixing: int, seed: int) -> Int64s:
