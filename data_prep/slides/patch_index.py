@@ -96,6 +96,8 @@ PATCHES_SCHEMA = pa.schema(
 REJECTED_SCHEMA = PATCHES_SCHEMA.append(pa.field("rejected", pa.string()))
 """Patches that were left out, and the rule that they broke: pen, black, white, blurred."""
 
+_OPENING_COLUMNS = ["slide_id", "url", "size_bytes", "reader"]
+
 PATCH_ORDER = [(key, "ascending") for key in ("slide_id", "y", "x", "path")]
 
 
@@ -172,13 +174,46 @@ class PatchIndex:
                 f"{path}: {patches.num_rows} patches instead of {about['num_patches']};"
                 " a partition is missing"
             )
-        facts = IndexFacts(
-            patch_px=about["patch_px"],
-            mpp=about["mpp"],
-            resample=about["resample"],
-            classes=tuple(about["classes"]),
-        )
-        return cls(slides=slides, patches=patches, facts=facts, folder=path)
+        return cls(slides=slides, patches=patches, facts=_facts(about), folder=path)
+
+
+@dataclass(frozen=True)
+class IndexedSlides:
+    """Slides of a PatchIndex without its patches: what a reader of pixels holds."""
+
+    slides: Any
+    """Columns ``slide_id``, ``url``, ``size_bytes`` and ``reader`` of the table of slides."""
+    facts: IndexFacts
+    folder: StoragePath | None
+
+    @classmethod
+    def open(cls, path: StoragePath) -> "IndexedSlides":
+        """The slides of the index in the folder ``path``; few bytes, however many patches.
+
+        Raises:
+            ArtifactCorrupt: A file is missing or is not what it should be.
+        """
+        try:
+            about = json.loads((path / "index.json").read_bytes())
+            upgrade = _UPGRADES[about["format"]]
+            slides = _read_table(path / "slides.parquet", SLIDES_SCHEMA, upgrade)
+        except (OSError, json.JSONDecodeError, pa.ArrowInvalid, KeyError) as error:
+            raise ArtifactCorrupt(f"{path} is not a PatchIndex: {error}") from error
+        return cls(slides.select(_OPENING_COLUMNS), _facts(about), path)
+
+    @classmethod
+    def of(cls, index: PatchIndex) -> "IndexedSlides":
+        """The slides of an opened index."""
+        return cls(index.slides.select(_OPENING_COLUMNS), index.facts, index.folder)
+
+
+def _facts(about: dict[str, Any]) -> IndexFacts:
+    return IndexFacts(
+        patch_px=about["patch_px"],
+        mpp=about["mpp"],
+        resample=about["resample"],
+        classes=tuple(about["classes"]),
+    )
 
 
 def labels_of(patches: Any) -> tuple[str, ...]:
