@@ -60,7 +60,7 @@ from histodiff.telemetry.metrics import (
 )
 
 _NAMED_ISSUES = 100
-_COLUMNS = (*READ_SCHEMA.names, "patient_id", "label", "split")
+PLANNED_COLUMNS = (*READ_SCHEMA.names, "patient_id", "label", "split")
 """Columns of the patches that the driver holds: what is read, and what the row table says."""
 
 
@@ -114,7 +114,7 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     )
     if draft.finished:
         return draft.finished
-    index = PatchIndex.open(inputs["patches"].path, columns=_COLUMNS)
+    index = PatchIndex.open(inputs["patches"].path, columns=PLANNED_COLUMNS)
     assert_disjoint(index.patches)
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
     plan = _plan(config, index)
