@@ -35,8 +35,11 @@ def main() -> None:
         records = read_ledger(root, recorded)
         read = time.monotonic()
         assert len(records) == arguments.records
-        print(f"{len(records)} records in {root}: listed in {listed - started:.2f} s, read in"
-              f" {read - listed:.2f} s, {len(records) / (read - listed):,.0f} records/s")  # fmt: skip
+        rate = len(records) / (read - listed)
+        print(
+            f"{len(records)} records in {root}: listed in {listed - started:.2f} s, read in"
+            f" {read - listed:.2f} s, {rate:,.0f} records/s"
+        )
     finally:
         remove_tree(root)
 
