@@ -207,7 +207,9 @@ class _Pool(Generic[UnitT, RecordT]):
     ) -> None:
         self._start_actor = start_actor
         self._retries = retries
-        self._queue = deque(_Waiting(unit) for unit in units)
+        self._units = iter(units)  # units may be made lazily: only what runs is held
+        self._left = len(units)
+        self._again: deque[_Waiting[UnitT]] = deque()
         self._delayed: list[tuple[float, int, _Waiting[UnitT]]] = []
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
@@ -228,7 +230,7 @@ class _Pool(Generic[UnitT, RecordT]):
 
     def finished(self) -> Iterator[Finished[UnitT, RecordT]]:
         """Units with their records, as they finish."""
-        while self._queue or self._delayed or self._running:
+        while self._left or self._again or self._delayed or self._running:
             self._give_out()
             for reference in self._next_events():
                 if reference in self._starting:
@@ -242,10 +244,16 @@ class _Pool(Generic[UnitT, RecordT]):
 
     def _give_out(self) -> None:
         while self._delayed and self._delayed[0][0] <= time.monotonic():
-            self._queue.append(heapq.heappop(self._delayed)[2])
-        while self._queue and self._idle:
-            waiting, actor = self._queue.popleft(), self._idle.pop()
+            self._again.append(heapq.heappop(self._delayed)[2])
+        while (self._left or self._again) and self._idle:
+            waiting, actor = self._next(), self._idle.pop()
             self._running[actor.run.remote(waiting.unit)] = (actor, waiting)
+
+    def _next(self) -> _Waiting[UnitT]:
+        if self._again:
+            return self._again.popleft()
+        self._left -= 1
+        return _Waiting(next(self._units))
 
     def _next_events(self) -> list[Any]:
         pending = [*self._starting, *self._running]

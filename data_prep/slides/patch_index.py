@@ -96,6 +96,8 @@ PATCHES_SCHEMA = pa.schema(
 REJECTED_SCHEMA = PATCHES_SCHEMA.append(pa.field("rejected", pa.string()))
 """Patches that were left out, and the rule that they broke: pen, black, white, blurred."""
 
+_OPENING_COLUMNS = ["slide_id", "url", "size_bytes", "reader"]
+
 PATCH_ORDER = [(key, "ascending") for key in ("slide_id", "y", "x", "path")]
 
 
@@ -146,8 +148,14 @@ class PatchIndex:
         return self.facts.classes
 
     @classmethod
-    def open(cls, path: StoragePath) -> "PatchIndex":
+    def open(cls, path: StoragePath, *, columns: Sequence[str] | None = None) -> "PatchIndex":
         """The index in the folder ``path``.
+
+        Args:
+            path: Folder of the index.
+            columns: Only these columns of the patches, compact, for very many patches: texts as
+                dictionaries (4 bytes a row), coordinates as int32. All columns by default, in
+                `PATCHES_SCHEMA`.
 
         Raises:
             ArtifactCorrupt: A file is missing or is not what it should be.
@@ -157,22 +165,55 @@ class PatchIndex:
             upgrade = _UPGRADES[about["format"]]
             slides = _read_table(path / "slides.parquet", SLIDES_SCHEMA, upgrade)
             files = [path / "patches" / name for name in list_names(path / "patches")]
-            parts = [_read_table(file, PATCHES_SCHEMA, upgrade) for file in files]
+            parts = (_read_table(file, PATCHES_SCHEMA, upgrade) for file in files)
+            patches = _joined(parts) if columns is None else _compact(parts, columns)
         except (OSError, json.JSONDecodeError, pa.ArrowInvalid, KeyError) as error:
             raise ArtifactCorrupt(f"{path} is not a PatchIndex: {error}") from error
-        patches = pa.concat_tables(parts) if parts else PATCHES_SCHEMA.empty_table()
         if patches.num_rows != about["num_patches"]:
             raise ArtifactCorrupt(
                 f"{path}: {patches.num_rows} patches instead of {about['num_patches']};"
                 " a partition is missing"
             )
-        facts = IndexFacts(
-            patch_px=about["patch_px"],
-            mpp=about["mpp"],
-            resample=about["resample"],
-            classes=tuple(about["classes"]),
-        )
-        return cls(slides=slides, patches=patches, facts=facts, folder=path)
+        return cls(slides=slides, patches=patches, facts=_facts(about), folder=path)
+
+
+@dataclass(frozen=True)
+class IndexedSlides:
+    """Slides of a PatchIndex without its patches: what a reader of pixels holds."""
+
+    slides: Any
+    """Columns ``slide_id``, ``url``, ``size_bytes`` and ``reader`` of the table of slides."""
+    facts: IndexFacts
+    folder: StoragePath | None
+
+    @classmethod
+    def open(cls, path: StoragePath) -> "IndexedSlides":
+        """The slides of the index in the folder ``path``; few bytes, however many patches.
+
+        Raises:
+            ArtifactCorrupt: A file is missing or is not what it should be.
+        """
+        try:
+            about = json.loads((path / "index.json").read_bytes())
+            upgrade = _UPGRADES[about["format"]]
+            slides = _read_table(path / "slides.parquet", SLIDES_SCHEMA, upgrade)
+        except (OSError, json.JSONDecodeError, pa.ArrowInvalid, KeyError) as error:
+            raise ArtifactCorrupt(f"{path} is not a PatchIndex: {error}") from error
+        return cls(slides.select(_OPENING_COLUMNS), _facts(about), path)
+
+    @classmethod
+    def of(cls, index: PatchIndex) -> "IndexedSlides":
+        """The slides of an opened index."""
+        return cls(index.slides.select(_OPENING_COLUMNS), index.facts, index.folder)
+
+
+def _facts(about: dict[str, Any]) -> IndexFacts:
+    return IndexFacts(
+        patch_px=about["patch_px"],
+        mpp=about["mpp"],
+        resample=about["resample"],
+        classes=tuple(about["classes"]),
+    )
 
 
 def labels_of(patches: Any) -> tuple[str, ...]:
@@ -291,6 +332,30 @@ def _read_table(path: StoragePath, schema: Any, upgrade: Callable[[Any, Any], An
     if not table.schema.equals(schema):
         raise ArtifactCorrupt(f"{path}: columns are {table.schema.names}, not {schema.names}")
     return table
+
+
+def _joined(parts: Iterable[Any]) -> Any:
+    return pa.concat_tables([PATCHES_SCHEMA.empty_table(), *parts])
+
+
+def _compact(parts: Iterable[Any], columns: Sequence[str]) -> Any:
+    """Some columns of the parts as one table, each column in one piece, in few bytes a row."""
+    pieces: dict[str, list[Any]] = {name: [] for name in columns}
+    for part in parts:
+        for name in columns:
+            pieces[name].append(_compact_column(part[name]))
+    joined = {}
+    for name in columns:  # one column at a time: two copies of all would be the peak
+        empty = _compact_column(PATCHES_SCHEMA.empty_table()[name])
+        chunks = [chunk for piece in [empty, *pieces.pop(name)] for chunk in piece.chunks]
+        joined[name] = pa.chunked_array(chunks, empty.type).unify_dictionaries().combine_chunks()
+    return pa.table(joined)
+
+
+def _compact_column(column: Any) -> Any:
+    if pa.types.is_string(column.type):
+        return column.dictionary_encode()
+    return column.cast(pa.int32()) if pa.types.is_int64(column.type) else column
 
 
 def _from_format_1(table: Any, schema: Any) -> Any:

@@ -1,5 +1,7 @@
-"""Pixels of patches: a ``Reader`` over a PatchIndex, for slides and patch sets alike.
+"""Pixels of patches, for slides and patch sets alike.
 
+A ``RowReader`` is given rows of the table of patches and holds only the index's slides; a
+``PatchReader`` takes the rows from an index in memory by their numbers.
 Slides are opened when first needed, by the reader that tiled them, and a few stay open. Rows are
 read slide by slide, and the bytes of many patches of a slide are fetched together; who asks for
 neighbours one after the other spares decoding the tiles that they share. What was read is shrunk
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from histodiff.data_prep.slides.image_decoder import ImageDecoder
 from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at, was_tile_by_tile
-from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
+from histodiff.data_prep.slides.patch_index import IndexedSlides, PatchIndex, file_name_of
 from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
@@ -34,20 +37,20 @@ MAX_TOGETHER = 256
 Row = dict[str, Any]
 
 
-class PatchReader:
-    """Reads patches of ``index`` by their numbers. Picklable; open slides do not travel."""
+class RowReader:
+    """Reads patches of ``slides``. Picklable; open slides do not travel."""
 
-    def __init__(self, index: PatchIndex) -> None:
-        self._index = index
-        columns = ("url", "size_bytes", "reader")
-        self._slides = {
-            row["slide_id"]: row for row in index.slides.select(["slide_id", *columns]).to_pylist()
-        }
+    def __init__(self, slides: IndexedSlides) -> None:
+        self._index = slides
         self._open: OrderedDict[str, OpenedSlide] = OrderedDict()
         self._images = ImageDecoder()
 
-    def read(self, indices: Sequence[int]) -> PixelBlock:
-        """Pixels of the patches numbered ``indices``, in that order.
+    def read_rows(self, table: pa.Table) -> PixelBlock:
+        """Pixels of the patches in ``table``, in that order.
+
+        Args:
+            table: Columns ``slide_id``, ``path``, ``x``, ``y``, ``level``, ``read_width`` and
+                ``read_height`` of a table of patches.
 
         Returns:
             A block with ``positions`` 0..n-1 and pixels uint8 ``(n, patch_px, patch_px, 3)``.
@@ -55,8 +58,8 @@ class PatchReader:
         Raises:
             ArtifactCorrupt: A file of the index itself is missing or broken.
         """
-        rows = self._index.patches.take(np.asarray(indices, dtype=np.int64)).to_pylist()
-        side = self._index.patch_px
+        rows = table.to_pylist()
+        side = self._index.facts.patch_px
         pixels = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
         failures: dict[int, str] = {}
         for positions in _together(rows):
@@ -95,7 +98,7 @@ class PatchReader:
             self._slide(rows[0]["slide_id"]).reader.prepare([_box(row) for row in rows])
 
     def _read_into(self, out: npt.NDArray[np.uint8], row: Row) -> None:
-        resample = self._index.resample
+        resample = self._index.facts.resample
         if not row["path"]:
             reader = self._slide(row["slide_id"]).reader
             reader.read_shrunk(_box(row), resample=resample, out=out)
@@ -107,18 +110,25 @@ class PatchReader:
         shrink_into(region, resample=resample, out=out)
 
     def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
-        return self._images.decode(storage_path(self._slides[row["slide_id"]]["url"]), row["path"])
+        return self._images.decode(storage_path(self._facts_of(row["slide_id"])["url"]), row["path"])
 
     def _slide(self, slide_id: str) -> OpenedSlide:
         if slide_id in self._open:
             self._open.move_to_end(slide_id)
             return self._open[slide_id]
-        slide = self._open[slide_id] = self._opened(self._slides[slide_id])
+        slide = self._open[slide_id] = self._opened(self._facts_of(slide_id))
         while len(self._open) > 1 and (
             len(self._open) > MAX_OPEN_SLIDES or self._resident_bytes() > MAX_RESIDENT_BYTES
         ):
             self._open.popitem(last=False)[1].close()
         return slide
+
+    def _facts_of(self, slide_id: str) -> Row:
+        """The row of a slide; found anew each time, for a dictionary of very many is large."""
+        place = pc.index(self._index.slides["slide_id"], slide_id).as_py()
+        assert place >= 0, f"slide {slide_id} is not in the index of its patches"
+        row: Row = self._index.slides.slice(place, 1).to_pylist()[0]
+        return row
 
     def _opened(self, slide: Row) -> OpenedSlide:
         path = storage_path(slide["url"])
@@ -140,6 +150,18 @@ class PatchReader:
 
     def _resident_bytes(self) -> int:
         return sum(slide.reader.resident_bytes for slide in self._open.values())
+
+
+class PatchReader(RowReader):
+    """Reads patches of an index in memory by their numbers."""
+
+    def __init__(self, index: PatchIndex) -> None:
+        super().__init__(IndexedSlides.of(index))
+        self._patches = index.patches
+
+    def read(self, indices: Sequence[int]) -> PixelBlock:
+        """Pixels of the patches numbered ``indices``, in that order; see ``read_rows``."""
+        return self.read_rows(self._patches.take(np.asarray(indices, dtype=np.int64)))
 
 
 def _together(rows: Sequence[Row]) -> Iterator[list[int]]:

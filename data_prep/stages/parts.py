@@ -11,9 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.data_prep.slides.patch_index import IndexedSlides
+from histodiff.data_prep.slides.reading import RowReader
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath
@@ -26,10 +27,11 @@ MAX_PART_ROWS = 256
 
 @dataclass(frozen=True)
 class EncodePart:
-    """Some rows of a unit: their positions in it, and their patches."""
+    """Some rows of a unit: their positions in it, and what to read for each."""
 
     positions: npt.NDArray[np.int64]
-    patches: npt.NDArray[np.int64]
+    rows: pa.Table
+    """Columns of the table of patches that reading takes; no reader needs the whole table."""
 
 
 def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
@@ -43,7 +45,7 @@ def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
     rows = min(max(batch, MIN_PART_ROWS), MAX_PART_ROWS)
     cuts = [0, *_cuts(unit.supertile_ends, rows)]
     pieces = [unit.reading_order[start:end] for start, end in pairwise(cuts)]
-    return [EncodePart(positions, unit.patches[positions]) for positions in pieces]
+    return [EncodePart(positions, unit.rows.take(pa.array(positions))) for positions in pieces]
 
 
 def _cuts(ends: npt.NDArray[np.int64], rows: int) -> list[int]:
@@ -62,17 +64,17 @@ def _cuts(ends: npt.NDArray[np.int64], rows: int) -> list[int]:
 
 
 class EncodeReader:
-    """Reads the pixels of parts; opens the patch index in the process that reads.
+    """Reads the pixels of parts; opens the slides' table in the process that reads.
 
     Args:
         patches: Folder of the PatchIndex.
     """
 
     def __init__(self, patches: StoragePath) -> None:
-        self._reader = PatchReader(PatchIndex.open(patches))
+        self._reader = RowReader(IndexedSlides.open(patches))
 
     def read(self, part: EncodePart) -> PixelBlock:
         """Pixels of a part; ``positions`` and ``failures`` count in the unit."""
-        block = self._reader.read([int(patch) for patch in part.patches])
+        block = self._reader.read_rows(part.rows)
         failures = {int(part.positions[row]): reason for row, reason in block.failures.items()}
         return PixelBlock(part.positions, block.pixels, failures)

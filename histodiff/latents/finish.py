@@ -7,6 +7,8 @@ attributes. It is equal for a local folder and S3, and for any number of workers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from histodiff.artifacts import content_sha256, fingerprint
 from histodiff.errors import ArtifactCorrupt
 from histodiff.latents.codec import metadata_files
 from histodiff.latents.layout import SHARDS_FOLDER, SHARDS_TABLE, StoreLayout, shard_name
-from histodiff.latents.rows import parquet_bytes, row_files, rows_table, table_digest
+from histodiff.latents.rows import StoreRows, parquet_bytes
 from histodiff.latents.writer import ShardRecord
 from histodiff.storage import StoragePath, file_sizes, write_bytes
 
@@ -46,7 +48,7 @@ def finish_store(
     layout: StoreLayout,
     *,
     patches: pa.Table,
-    patch_of_row: npt.NDArray[np.int64],
+    patch_of_row: npt.NDArray[np.integer[Any]],
     records: Mapping[int, ShardRecord],
 ) -> StoreDigests:
     """Writes ``rows/`` and ``shards.parquet`` of a store whose shards are all recorded.
@@ -60,12 +62,12 @@ def finish_store(
         for record in ordered
         for position, reason in record.quarantined.items()
     }
-    rows = rows_table(patches, patch_of_row, quarantined)
-    small = {**row_files(rows), SHARDS_TABLE: parquet_bytes(_shards_table(ordered))}
-    for name, data in small.items():
+    rows = StoreRows(patches, patch_of_row, quarantined)
+    files = {name: sha256(data).hexdigest() for name, data in metadata_files(layout).items()}
+    table = (SHARDS_TABLE, parquet_bytes(_shards_table(ordered)))
+    for name, data in chain(rows.files(), [table]):
         write_bytes(path / name, data)
-    written = {**small, **metadata_files(layout)}
-    files = {name: sha256(data).hexdigest() for name, data in written.items()}
+        files[name] = sha256(data).hexdigest()
     files |= {shard_name(record.shard): record.sha256 for record in ordered}
     return StoreDigests(dict(sorted(files.items())), _content(layout, ordered, rows))
 
@@ -108,8 +110,8 @@ def _shards_table(records: list[ShardRecord]) -> pa.Table:
     )
 
 
-def _content(layout: StoreLayout, records: list[ShardRecord], rows: pa.Table) -> str:
+def _content(layout: StoreLayout, records: list[ShardRecord], rows: StoreRows) -> str:
     parts = {shard_name(record.shard): record.sha256 for record in records}
-    parts["rows"] = table_digest(rows)
+    parts["rows"] = rows.sha256()
     parts["attributes"] = fingerprint(layout.attributes.model_dump(mode="json"))
     return content_sha256(parts)

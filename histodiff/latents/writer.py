@@ -5,6 +5,7 @@ bytes lie there, and is written again. A second writer that would record other b
 shard is an error.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -94,14 +95,31 @@ class ShardWriter:
             )
 
 
-def read_ledger(path: StoragePath) -> dict[int, ShardRecord]:
-    """Records of the finished shards of the store at ``path``, by number."""
-    folder = path / LEDGER_FOLDER
-    places = [folder / name for name in list_names(folder) if name.endswith(".json")]
+def recorded_shards(path: StoragePath) -> set[int]:
+    """Numbers of the shards that have a ledger record: one listing, no record is read."""
+    names = list_names(path / LEDGER_FOLDER)
+    return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
+
+
+def read_ledger(path: StoragePath, shards: Iterable[int] | None = None) -> dict[int, ShardRecord]:
+    """Ledger records of the store at ``path`` by number, ascending; some requests at a time.
+
+    Args:
+        path: Folder of the store.
+        shards: Shards whose records are read; by default of all that are finished.
+
+    Raises:
+        ArtifactCorrupt: A record is none.
+        FileNotFoundError: A shard of ``shards`` has no record.
+    """
+    numbers = sorted(recorded_shards(path) if shards is None else shards)
     with ThreadPoolExecutor(_READ_THREADS) as threads:
-        contents = list(threads.map(lambda place: place.read_bytes(), places))
-    records = [_parse(place, data) for place, data in zip(places, contents, strict=True)]
-    return {record.shard: record for record in sorted(records, key=lambda item: item.shard)}
+        records = threads.map(lambda shard: _read_record(path / ledger_name(shard)), numbers)
+        return {record.shard: record for record in records}
+
+
+def _read_record(place: StoragePath) -> ShardRecord:
+    return _parse(place, place.read_bytes())
 
 
 def _parse(place: StoragePath, data: bytes) -> ShardRecord:

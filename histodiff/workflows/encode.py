@@ -45,8 +45,11 @@ from histodiff.latents import (
     plan_shards,
     read_ledger,
 )
+from histodiff.latents.codec import shard_size
 from histodiff.latents.finish import present_shards
+from histodiff.latents.plan import READ_SCHEMA
 from histodiff.latents.rows import reason_code
+from histodiff.latents.writer import recorded_shards
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
 from histodiff.telemetry import progress, serve_metrics
@@ -57,6 +60,8 @@ from histodiff.telemetry.metrics import (
 )
 
 _NAMED_ISSUES = 100
+PLANNED_COLUMNS = (*READ_SCHEMA.names, "patient_id", "label", "split")
+"""Columns of the patches that the driver holds: what is read, and what the row table says."""
 
 
 class EncodeConfig(CommandConfig):
@@ -109,7 +114,7 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     )
     if draft.finished:
         return draft.finished
-    index = PatchIndex.open(inputs["patches"].path)
+    index = PatchIndex.open(inputs["patches"].path, columns=PLANNED_COLUMNS)
     assert_disjoint(index.patches)
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
     plan = _plan(config, index)
@@ -185,25 +190,26 @@ def _encode_missing(
     inputs: Mapping[str, Artifact],
 ) -> dict[int, ShardRecord]:
     """Encodes the shards that are not in the ledger; the records of all."""
-    records = _done(writer)
-    units = [unit for unit in plan.units() if unit.shard not in records]
+    done = _done(writer)
+    units = plan.units_of([shard for shard in range(plan.num_shards) if shard not in done])
     rows = len(plan.patch_of_row)
-    already = rows - sum(len(unit.patches) for unit in units)
-    with progress("encode", total=rows, unit="patches", already=already) as bar:
+    records: dict[int, ShardRecord] = {}
+    failed = 0
+    with progress("encode", total=rows, unit="patches", already=rows - units.num_rows) as bar:
         for finished in _run(config, site, units, writer, inputs):
             record = finished.record.record
             records[record.shard] = record
             _count(finished.record)
-            failed = sum(len(item.quarantined) for item in records.values())
+            failed += len(record.quarantined)
             bar.advance(record.rows, quarantined=failed)
-    return records
+    return records | read_ledger(writer.path, done)
 
 
-def _done(writer: ShardWriter) -> dict[int, ShardRecord]:
-    """Records of shards whose object is there in full."""
+def _done(writer: ShardWriter) -> set[int]:
+    """Shards that are recorded and whose object is there in full; two listings, nothing is read."""
     present = present_shards(writer.path)
-    ledger = read_ledger(writer.path)
-    return {k: record for k, record in ledger.items() if present.get(k) == record.size_bytes}
+    recorded = recorded_shards(writer.path)
+    return {k for k in recorded if present.get(k) == shard_size(writer.layout, k)}
 
 
 def _run(

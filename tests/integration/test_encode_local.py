@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from histodiff.cluster.site import NoRay, Site
+from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.stages.parts import EncodePart, EncodeReader
 from histodiff.errors import ArtifactDrift, ConfigError
 from histodiff.latents import LatentStore
@@ -45,8 +46,9 @@ def test_encode_rows_are_the_moments_of_their_patches(inputs, tmp_path):
     autoencoder = load_autoencoder(inputs.storage_root / "autoencoders/kl/v1", device="cpu")
     assert store.encoder_sha256 == autoencoder.encoder_sha256
     patches = store.rows["patch"].to_numpy()
-    part = EncodePart(np.arange(ROWS), patches)
-    pixels = EncodeReader(inputs.storage_root / "patches/patches/v1").read(part).pixels
+    folder = inputs.storage_root / "patches/patches/v1"
+    rows = PatchIndex.open(folder).patches.take(patches)
+    pixels = EncodeReader(folder).read(EncodePart(np.arange(ROWS), rows)).pixels
     first = np.asarray(Image.open(tmp_path / "images" / f"{patches[0]:03d}.png"))
     assert np.array_equal(pixels[0], first)
     mean, std = autoencoder.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2))

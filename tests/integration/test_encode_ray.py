@@ -15,6 +15,7 @@ from histodiff.workflows import encode as workflow
 from tests.support.encode_inputs import encode_config, write_inputs
 from tests.support.encoders import DyingEncoder, load_convolution_encoder
 from tests.support.workers import (
+    CountedUnits,
     CountingReader,
     ListingEncoder,
     SquaringWorker,
@@ -50,6 +51,14 @@ def test_pool_does_every_unit_though_workers_are_killed_and_fail(tmp_path):
     assert found == {k: k * k for k in range(7)}
     assert len(list(tmp_path.iterdir())) == 7 + 2 + 1 + 2  # calls: one each, and the retries
     assert squares(tmp_path, []) == {}
+
+
+def test_pool_asks_for_a_unit_when_a_worker_is_free(tmp_path):
+    units = CountedUnits(30)
+    make = partial(SquaringWorker, tmp_path, deaths={3: 1}, failures={5: 1})
+    for number, _ in enumerate(run_pool(make, units, num_workers=2, retries=AT_ONCE)):
+        assert units.asked <= number + 1 + 2 + 2  # done, at work, and the two that failed
+    assert units.asked == 30
 
 
 def test_pool_unit_that_kills_every_worker_escalates(tmp_path):

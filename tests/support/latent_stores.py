@@ -29,6 +29,9 @@ def patch_table(*, slides: int, side: int, split: str | None = None) -> pa.Table
             "path": "",
             "x": 224 * column,
             "y": 224 * row,
+            "level": 0,
+            "read_width": 224,
+            "read_height": 224,
             "label": ("benign", "cancer", None)[slide % 3],
             "split": split or ("train", "train", "val", "test")[slide % 4],
         }

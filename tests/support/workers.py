@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,25 @@ class SquaringWorker:
         if unit < 0:
             raise ConfigError(f"unit {unit}: must not be negative")
         return unit * unit
+
+
+class CountedUnits(Sequence[int]):
+    """Numbers that are counted as they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> int:
+        return range(self._count)[number]
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self._count):
+            self.asked += 1
+            yield number
 
 
 def refuse_to_start() -> SquaringWorker:

@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,8 @@ def unit_of(supertiles: list[int]) -> ShardUnit:
     """A unit whose supertiles have so many rows, read in another order than they are stored."""
     rows = sum(supertiles)
     order = np.random.default_rng(0).permutation(rows)
-    return ShardUnit(0, np.arange(rows) + 1000, order, np.cumsum(supertiles))
+    known = pa.table({"x": np.arange(rows) + 1000})
+    return ShardUnit(0, np.arange(rows) + 1000, order, np.cumsum(supertiles), known)
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.integers(1, 600))
@@ -29,7 +31,7 @@ def test_parts_have_every_row_once_and_end_with_supertiles(supertiles, batch):
     unit = unit_of(supertiles)
     parts = parts_of(unit, batch=batch)
     assert np.array_equal(np.concatenate([part.positions for part in parts]), unit.reading_order)
-    assert all(np.array_equal(part.patches, part.positions + 1000) for part in parts)
+    assert all(np.array_equal(part.rows["x"], part.positions + 1000) for part in parts)
     assert all(1 <= len(part.positions) <= MAX_PART_ROWS for part in parts)
     ends = set(unit.supertile_ends.tolist())
     cuts = set(np.cumsum([len(part.positions) for part in parts]).tolist())
