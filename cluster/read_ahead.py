@@ -1,7 +1,7 @@
 """Blocks of pixels from reader actors, in order, while some of the readers come and go.
 
-It runs in the process of an encoder. A part goes to the reader with the least to do among those that
-have answered; a reader that is still waiting for a place, or is lost and restarted elsewhere, gets
+It runs in the process of an encoder. A part goes to the reader with the least to do among those
+that have answered; a reader that still waits for a place, or is lost and restarted elsewhere, gets
 none until it answers again, so that it keeps nobody waiting. Reading changes nothing: a part whose
 reader is lost is read again by another.
 """

@@ -1,7 +1,7 @@
 """Reading ahead: a thread takes items from an iterator while the caller works on earlier ones.
 
-At most ``ahead`` items wait, so memory is bounded; what the iterator raises is raised where its item
-would have come; leaving the block ends the thread, after the item that it is at.
+At most ``ahead`` items wait, so memory is bounded; what the iterator raises is raised where its
+item would have come; leaving the block ends the thread, after the item that it is at.
 """
 
 import threading
