@@ -160,7 +160,7 @@ class _ReaderHost(Generic[PartT]):
         self._make_reader = make_reader
         self._reader: Reader[PartT] | None = None
 
-    @ray.method(max_task_retries=-1)
+    @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
     def ready(self) -> None:
         """Answers as soon as there is a process, also after a restart."""
 

@@ -9,7 +9,6 @@ or commits.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +24,7 @@ from histodiff.data_prep.stages.forward import (
     PixelEncoder,
     Precision,
     batches_of,
+    torch_threads,
 )
 from histodiff.latents import ShardRecord, ShardUnit, ShardWriter
 from histodiff.latents.writer import CONSTANT, NON_FINITE, finite_rows
@@ -116,7 +116,7 @@ class ShardEncoder:
     ) -> None:
         if device == "cpu":
             keep_freed_memory()
-        with _torch_threads(settings.threads):
+        with torch_threads(settings.threads):
             autoencoder = load()
         self._passes = ForwardPasses(autoencoder, settings=settings, device=torch.device(device))
         self._writer = writer
@@ -128,7 +128,7 @@ class ShardEncoder:
 
         May be called by several threads: forward passes take turns, commits do not.
         """
-        with self._turn, _torch_threads(self._settings.threads):
+        with self._turn, torch_threads(self._settings.threads):
             started = time.monotonic()
             waiting = _Waiting(blocks)
             shard = self._encoded(unit, waiting)
@@ -178,14 +178,3 @@ def _constant(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Which pictures show one colour: no tissue does, a damaged or empty image does."""
     same: npt.NDArray[np.bool_] = (pixels == pixels[:, :1, :1]).all(axis=(1, 2, 3))
     return same
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    """Torch's threads for the time of the block; sums on the CPU depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

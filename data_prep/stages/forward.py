@@ -7,7 +7,7 @@ and the device always has work. A pass always has ``batch`` rows, the last fille
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -97,7 +97,7 @@ class ForwardPasses:
             return _Flying(block, both, None)
         host = torch.empty(both.shape, dtype=both.dtype, pin_memory=True)
         host.copy_(both, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         return _Flying(block, host, done)
 
@@ -142,3 +142,14 @@ def _rows(block: PixelBlock, rows: slice) -> PixelBlock:
     kept = set(positions.tolist()) if block.failures else set()
     failures = {place: reason for place, reason in block.failures.items() if place in kept}
     return PixelBlock(positions, block.pixels[rows], failures)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Torch's threads for the time of the block; sums on the CPU depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -120,8 +120,7 @@ class ShardWriter:
 
 def finite_rows(moments: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
     """Which rows of moments ``(rows, 2C, h, w)`` are finite in every value."""
-    finite: npt.NDArray[np.bool_] = np.isfinite(moments).all(axis=(1, 2, 3))
-    return finite
+    return np.asarray(np.isfinite(moments).all(axis=(1, 2, 3)))
 
 
 def read_ledger(path: StoragePath) -> dict[int, ShardRecord]:
