@@ -68,8 +68,8 @@ ROUNDS = 3
 ROWS_PER_SHARD, ROWS_PER_CHUNK = 512, 64
 SUPERTILE = 8
 SETTINGS = EncodeSettings(batch=32, threads=1, precision="fp32")
-BUSY_PATCHES = 512
-"""Patches with which is measured how much cores slow each other down."""
+BUSY_BATCHES = 16
+"""Batches with which is measured how much cores slow each other down."""
 
 T = TypeVar("T")
 
@@ -243,13 +243,13 @@ class _BesideWorker:
     def __init__(self, load: _Workload) -> None:
         keep_freed_memory()
         self._passes = load.passes()
-        self._list(1)
+        self._encode(1)
 
     def run(self, unit: int) -> float:
-        del unit
-        return _seconds(partial(self._list, BUSY_PATCHES // SETTINGS.batch)) / BUSY_PATCHES
+        """Seconds a patch, over ``unit`` batches."""
+        return _seconds(partial(self._encode, unit)) / (unit * SETTINGS.batch)
 
-    def _list(self, batches: int) -> None:
+    def _encode(self, batches: int) -> None:
         shape = (SETTINGS.batch, PATCH_PX, PATCH_PX, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         block = PixelBlock(np.arange(SETTINGS.batch), pixels, {})
@@ -261,7 +261,7 @@ class _BesideWorker:
 def _encode_beside_others(load: _Workload, meeting: Path) -> float:
     """Core seconds of all forward passes while every core does the same."""
     make = _ReadyTogether(partial(_BesideWorker, load), meeting, load.cores)
-    done = run_pool(make, range(load.cores), num_workers=load.cores)
+    done = run_pool(make, [BUSY_BATCHES] * load.cores, num_workers=load.cores)
     per_patch = median([finished.record for finished in done])
     return per_patch * load.layout.num_rows
 
