@@ -4,33 +4,40 @@ A unit is given to one actor at a time. If its actor dies (killed process, lost 
 actor is replaced and the unit given out again; a ``TransientError`` is retried with back-off; both
 are bounded, then they escalate. Any other exception is the worker's and is raised here as it was.
 
-Encoding has two kinds of actors. The encoder of a unit pulls blocks of pixels from the readers, in
-order, a few parts ahead and no further: that is the back-pressure. Pixels go from reader to encoder
-through Ray's object store, never through the driver.
+Encoding has two kinds of actors. The encoder of a unit gets blocks of pixels from the readers, in
+order, read ahead by a thread of its process (``read_ahead``): a few parts and no further, that is
+the back-pressure. It is given its next unit before it has committed the last one, so that reading
+goes on and a commit waits for nobody. Pixels go from reader to encoder through Ray's object store,
+never through the driver.
+
+Actors come as places for them come: those that wait for a node keep nobody waiting, and one that
+joins late gets its share. Units are made when they are given out, never all at once.
 """
 
 import heapq
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayTaskError
 
 from histodiff.cluster.capacity import ActorResources
+from histodiff.cluster.read_ahead import LOST, ReadAhead
 from histodiff.cluster.session import ray_session
 from histodiff.errors import TransientError
-from histodiff.runtime import Encoder, Finished, PixelBlock, Reader, Worker
+from histodiff.runtime import Encoder, Finished, PixelBlock, Prefetched, Reader, Worker
 
 __all__ = ["ActorResources", "Retries", "ray_session", "run_encode_pool", "run_pool"]
 
 _log = logging.getLogger(__name__)
 
-_LOST = (RayActorError, ObjectLostError, WorkerCrashedError)
 _STARVED_SECONDS = 60.0
+_BLOCKS_AHEAD = 1
+_UNITS_PER_ENCODER = 2
+"""One is encoded; the other is read ahead, or committed."""
 
 UnitT = TypeVar("UnitT")
 PartT = TypeVar("PartT")
@@ -62,7 +69,7 @@ def run_pool(
 
     Args:
         make_worker: Makes the worker, in the actor's process.
-        units: The work.
+        units: The work; a unit is asked for when it is given out.
         num_workers: Actors, at most one per unit.
         resources: What each actor reserves.
         retries: What is done about lost actors and transient errors.
@@ -109,19 +116,20 @@ def run_encode_pool(
         TransientError: A unit lost an actor, or failed transiently, too often.
     """
     retries = retries or Retries()
-    # reading changes nothing, so Ray itself restarts readers and repeats their reads
-    survives = {"max_restarts": -1, "max_task_retries": retries.count}
-    reader_class = ray.remote(_ReaderHost).options(**_options(reader_resources), **survives)
+    survives = {**_options(reader_resources), "max_restarts": -1}
+    reader_class = ray.remote(_ReaderHost).options(**survives)
     readers = [reader_class.remote(make_reader) for _ in range(num_readers)] if units else []
-    encoder_options = _options(encoder_resources)
+    encoder_options = {**_options(encoder_resources), "max_concurrency": _UNITS_PER_ENCODER}
     window = max(2, -(-2 * num_readers // num_encoders))
 
     def start_actor() -> Any:
         host = ray.remote(_EncoderHost).options(**encoder_options)
-        return host.remote(make_encoder, readers, parts_of, window)
+        return host.remote(make_encoder, readers, parts_of, _Reading(window, retries.count))
 
     try:
-        pool: _Pool[UnitT, RecordT] = _Pool(start_actor, units, num_encoders, retries)
+        pool: _Pool[UnitT, RecordT] = _Pool(
+            start_actor, units, num_encoders, retries, units_each=_UNITS_PER_ENCODER
+        )
         with pool:
             yield from pool.finished()
     finally:
@@ -143,11 +151,18 @@ class _WorkerHost(Generic[UnitT, RecordT]):
 
 
 class _ReaderHost(Generic[PartT]):
-    """The actor around a reader; the reader is made at the first read, also after a restart."""
+    """The actor around a reader; the reader is made at the first read, also after a restart.
+
+    A restart repeats no read by itself: the encoder gives it to a reader that is there.
+    """
 
     def __init__(self, make_reader: Callable[[], Reader[PartT]]) -> None:
         self._make_reader = make_reader
         self._reader: Reader[PartT] | None = None
+
+    @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
+    def ready(self) -> None:
+        """Answers as soon as there is a process, also after a restart."""
 
     def read(self, part: PartT) -> PixelBlock:
         if self._reader is None:
@@ -155,36 +170,41 @@ class _ReaderHost(Generic[PartT]):
         return self._reader.read(part)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """How an encoder reads ahead."""
+
+    window: int
+    losses: int
+
+
 class _EncoderHost(Generic[UnitT, PartT, RecordT]):
-    """The actor around an encoder."""
+    """The actor around an encoder; Ray calls ``run`` in as many threads as it may have units."""
 
     def __init__(
         self,
         make_encoder: Callable[[], Encoder[UnitT, RecordT]],
         readers: Sequence[Any],
         parts_of: Callable[[UnitT], Sequence[PartT]],
-        window: int,
+        reading: _Reading,
     ) -> None:
         self._make_encoder = make_encoder
         self._readers = readers
         self._parts_of = parts_of
-        self._window = window
+        self._reading = reading
 
     def start(self) -> None:
         self._encoder = self._make_encoder()
 
     def run(self, unit: UnitT) -> RecordT:
-        return self._encoder.run(unit, self._blocks(self._parts_of(unit)))
-
-    def _blocks(self, parts: Sequence[PartT]) -> Iterator[PixelBlock]:
-        """Blocks of the parts in order, at most ``window`` of them read ahead."""
-        ahead: deque[Any] = deque()
-        for number, part in enumerate(parts):
-            if len(ahead) == self._window:
-                yield ray.get(ahead.popleft())
-            ahead.append(self._readers[number % len(self._readers)].read.remote(part))
-        while ahead:
-            yield ray.get(ahead.popleft())
+        reads = ReadAhead(
+            self._readers,
+            self._parts_of(unit),
+            window=self._reading.window,
+            losses=self._reading.losses,
+        )
+        with Prefetched(reads.blocks(), ahead=_BLOCKS_AHEAD) as blocks:
+            return self._encoder.run(unit, blocks)
 
 
 @dataclass(frozen=True)
@@ -193,6 +213,14 @@ class _Waiting(Generic[UnitT]):
 
     unit: UnitT
     failures: int = 0
+
+
+@dataclass(eq=False)
+class _Host:
+    """An actor that has started, and how many units it has."""
+
+    actor: Any
+    units: int = 0
 
 
 class _Pool(Generic[UnitT, RecordT]):
@@ -204,16 +232,19 @@ class _Pool(Generic[UnitT, RecordT]):
         units: Sequence[UnitT],
         num_actors: int,
         retries: Retries,
+        *,
+        units_each: int = 1,
     ) -> None:
         self._start_actor = start_actor
         self._retries = retries
-        self._units = iter(units)  # units may be made lazily: only what runs is held
-        self._left = len(units)
-        self._again: deque[_Waiting[UnitT]] = deque()
+        self._units_each = units_each
+        self._new = iter(units)
+        self._num_new = len(units)
+        self._again: list[_Waiting[UnitT]] = []
         self._delayed: list[tuple[float, int, _Waiting[UnitT]]] = []
         self._starting: dict[Any, Any] = {}
-        self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, _Waiting[UnitT]]] = {}
+        self._hosts: list[_Host] = []
+        self._running: dict[Any, tuple[_Host, _Waiting[UnitT]]] = {}
         self._num_actors = min(num_actors, len(units))
         self._failed_starts = 0
         self._number = 0
@@ -224,19 +255,22 @@ class _Pool(Generic[UnitT, RecordT]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        at_work = [actor for actor, _ in self._running.values()]
-        for actor in [*self._starting.values(), *self._idle, *at_work]:
+        for actor in [*self._starting.values(), *(host.actor for host in self._hosts)]:
             ray.kill(actor)
 
     def finished(self) -> Iterator[Finished[UnitT, RecordT]]:
         """Units with their records, as they finish."""
-        while self._left or self._again or self._delayed or self._running:
+        while self._num_waiting or self._delayed or self._running:
             self._give_out()
             for reference in self._next_events():
                 if reference in self._starting:
                     self._started(reference)
                 else:
                     yield from self._ended(reference)
+
+    @property
+    def _num_waiting(self) -> int:
+        return len(self._again) + self._num_new
 
     def _start(self) -> None:
         actor = self._start_actor()
@@ -245,15 +279,27 @@ class _Pool(Generic[UnitT, RecordT]):
     def _give_out(self) -> None:
         while self._delayed and self._delayed[0][0] <= time.monotonic():
             self._again.append(heapq.heappop(self._delayed)[2])
-        while (self._left or self._again) and self._idle:
-            waiting, actor = self._next(), self._idle.pop()
-            self._running[actor.run.remote(waiting.unit)] = (actor, waiting)
+        while self._num_waiting and (host := self._host_with_room()):
+            waiting = self._next_waiting()
+            host.units += 1
+            self._running[host.actor.run.remote(waiting.unit)] = (host, waiting)
 
-    def _next(self) -> _Waiting[UnitT]:
+    def _host_with_room(self) -> _Host | None:
+        """The host with the least to do; a further unit each only while there are enough for all.
+
+        The last ones are left to those that are free first, and to those that are starting.
+        """
+        host = min(self._hosts, key=lambda each: each.units, default=None)
+        if host is None or host.units == 0:
+            return host
+        enough = self._num_waiting >= len(self._hosts) + len(self._starting)
+        return host if enough and host.units < self._units_each else None
+
+    def _next_waiting(self) -> _Waiting[UnitT]:
         if self._again:
-            return self._again.popleft()
-        self._left -= 1
-        return _Waiting(next(self._units))
+            return self._again.pop(0)
+        self._num_new -= 1
+        return _Waiting(next(self._new))
 
     def _next_events(self) -> list[Any]:
         pending = [*self._starting, *self._running]
@@ -264,7 +310,7 @@ class _Pool(Generic[UnitT, RecordT]):
             time.sleep(limit)
             return []
         ready, _ = ray.wait(pending, timeout=limit)
-        if not ready and not self._running and not self._idle:
+        if not ready and not self._running and not self._hosts:
             _log.warning(
                 "no worker has started for %.0f s; waiting: are there free CPUs and GPUs for it?",
                 _STARVED_SECONDS,
@@ -275,7 +321,7 @@ class _Pool(Generic[UnitT, RecordT]):
         actor = self._starting.pop(reference)
         try:
             ray.get(reference)
-        except _LOST as error:
+        except LOST as error:
             self._failed_starts += 1
             if self._failed_starts > self._retries.count:
                 raise TransientError(
@@ -283,28 +329,33 @@ class _Pool(Generic[UnitT, RecordT]):
                 ) from error
             self._start()
         except RayTaskError as error:
-            self._idle.append(actor)
+            self._hosts.append(_Host(actor))
             raise _cause(error) from error
         else:
             self._failed_starts = 0
-            self._idle.append(actor)
+            self._hosts.append(_Host(actor))
 
     def _ended(self, reference: Any) -> Iterator[Finished[UnitT, RecordT]]:
-        actor, waiting = self._running.pop(reference)
+        host, waiting = self._running.pop(reference)
+        host.units -= 1
         try:
             record: RecordT = ray.get(reference)
-        except _LOST as error:
-            self._start()
+        except LOST as error:
+            self._replace(host)
             self._retry(waiting, error, after=0.0)
         except RayTaskError as error:
-            self._idle.append(actor)
             cause = _cause(error)
-            if not isinstance(cause, (*_LOST, TransientError)):
+            if not isinstance(cause, (*LOST, TransientError)):
                 raise cause from error
             self._retry(waiting, cause, after=self._retries.delay(waiting.failures + 1))
         else:
-            self._idle.append(actor)
             yield Finished(waiting.unit, record)
+
+    def _replace(self, host: _Host) -> None:
+        """Starts another actor; once, though all units of the lost one come back."""
+        if host in self._hosts:
+            self._hosts.remove(host)
+            self._start()
 
     def _retry(self, waiting: _Waiting[UnitT], error: Exception, *, after: float) -> None:
         failures = waiting.failures + 1

@@ -110,7 +110,9 @@ class RowReader:
         shrink_into(region, resample=resample, out=out)
 
     def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
-        return self._images.decode(storage_path(self._facts_of(row["slide_id"])["url"]), row["path"])
+        return self._images.decode(
+            storage_path(self._facts_of(row["slide_id"])["url"]), row["path"]
+        )
 
     def _slide(self, slide_id: str) -> OpenedSlide:
         if slide_id in self._open:

@@ -17,7 +17,13 @@ import pyarrow as pa
 from histodiff.artifacts import content_sha256, fingerprint
 from histodiff.errors import ArtifactCorrupt
 from histodiff.latents.codec import metadata_files
-from histodiff.latents.layout import SHARDS_FOLDER, SHARDS_TABLE, StoreLayout, shard_name
+from histodiff.latents.layout import (
+    SHARDS_FOLDER,
+    SHARDS_TABLE,
+    StoreLayout,
+    picture_name,
+    shard_name,
+)
 from histodiff.latents.rows import StoreRows, parquet_bytes
 from histodiff.latents.writer import ShardRecord
 from histodiff.storage import StoragePath, file_sizes, write_bytes
@@ -69,6 +75,11 @@ def finish_store(
         write_bytes(path / name, data)
         files[name] = sha256(data).hexdigest()
     files |= {shard_name(record.shard): record.sha256 for record in ordered}
+    files |= {
+        picture_name(record.shard, position): digest
+        for record in ordered
+        for position, digest in record.pictures.items()
+    }
     return StoreDigests(dict(sorted(files.items())), _content(layout, ordered, rows))
 
 

@@ -15,6 +15,7 @@ from histodiff.config import Config
 FORMAT = 1
 SHARDS_TABLE = "shards.parquet"
 ROWS_FOLDER = "rows"
+QUARANTINE_FOLDER = "quarantine"
 LEDGER_FOLDER = "ledger"
 MOMENTS = "moments"
 GROUP_METADATA = "zarr.json"
@@ -98,6 +99,11 @@ class StoreLayout:
 def shard_name(shard: int) -> str:
     """Path of a shard's object, relative to the store."""
     return f"{SHARDS_FOLDER}/{shard}/0/0/0"
+
+
+def picture_name(shard: int, position: int) -> str:
+    """Name of the picture of a quarantined row."""
+    return f"{QUARANTINE_FOLDER}/{shard}/{position}.png"
 
 
 def ledger_name(shard: int) -> str:

@@ -5,22 +5,31 @@ bytes lie there, and is written again. A second writer that would record other b
 shard is an error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt
 from histodiff.latents.codec import metadata_files, shard_bytes
-from histodiff.latents.layout import LEDGER_FOLDER, StoreLayout, ledger_name, shard_name
+from histodiff.latents.layout import (
+    LEDGER_FOLDER,
+    StoreLayout,
+    ledger_name,
+    picture_name,
+    shard_name,
+)
 from histodiff.storage import StoragePath, create_bytes, list_names, write_bytes
 
 NON_FINITE = "NON_FINITE"
+"""Reason of rows whose moments are NaN or infinite in fp16."""
+CONSTANT = "CONSTANT"
+"""Reason of rows whose pixels all have one colour."""
 _READ_THREADS = 16
 
 
@@ -37,6 +46,8 @@ class ShardRecord(Config):
     """Digest of the shard's object."""
     quarantined: dict[int, str]
     """Reason by position in the shard, for rows that are NaN."""
+    pictures: dict[int, str] = Field(default_factory=dict)
+    """Digest of the picture by position, for some quarantined rows whose pixels could be read."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +63,27 @@ class ShardWriter:
             write_bytes(self.path / name, data)
 
     def write(
-        self, shard: int, moments: npt.NDArray[np.float16], quarantined: dict[int, str]
+        self,
+        shard: int,
+        moments: npt.NDArray[np.float16],
+        quarantined: dict[int, str],
+        *,
+        pictures: Mapping[int, bytes] | None = None,
     ) -> ShardRecord:
-        """Puts the shard, then its record.
+        """Puts the shard and the pictures, then its record.
 
         Args:
             shard: Number of the shard.
             moments: ``(rows, 2C, h, w)``, NaN in quarantined rows. Rows that are not finite are
                 quarantined here.
-            quarantined: Reason by position, for rows without pixels.
+            quarantined: Reason by position, for rows without pixels, or with none of use.
+            pictures: PNG by position, of quarantined rows.
 
         Raises:
             ArtifactCorrupt: Another writer has recorded other bytes for this shard.
         """
         reasons = dict(quarantined)
-        for position in np.flatnonzero(~np.isfinite(moments).all(axis=(1, 2, 3))):
+        for position in np.flatnonzero(~finite_rows(moments)):
             reasons.setdefault(int(position), NON_FINITE)
         committed = moments.copy()
         committed[sorted(reasons)] = np.nan
@@ -77,10 +94,16 @@ class ShardWriter:
             size_bytes=len(data),
             sha256=sha256(data).hexdigest(),
             quarantined=dict(sorted(reasons.items())),
+            pictures=self._put_pictures(shard, pictures or {}),
         )
         write_bytes(self.path / shard_name(shard), data)
         self._record(record)
         return record
+
+    def _put_pictures(self, shard: int, pictures: Mapping[int, bytes]) -> dict[int, str]:
+        for position, data in pictures.items():
+            write_bytes(self.path / picture_name(shard, position), data)
+        return {place: sha256(data).hexdigest() for place, data in sorted(pictures.items())}
 
     def _record(self, record: ShardRecord) -> None:
         place = self.path / ledger_name(record.shard)
@@ -93,6 +116,11 @@ class ShardWriter:
                 f" this one wrote {record.sha256[:12]}; remove the store and encode again with one"
                 " driver"
             )
+
+
+def finite_rows(moments: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
+    """Which rows of moments ``(rows, 2C, h, w)`` are finite in every value."""
+    return np.asarray(np.isfinite(moments).all(axis=(1, 2, 3)))
 
 
 def recorded_shards(path: StoragePath) -> set[int]:

@@ -12,6 +12,10 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.runtime.prefetching import Prefetched
+
+_PARTS_AHEAD = 2
+
 UnitT = TypeVar("UnitT")
 UnitT_contra = TypeVar("UnitT_contra", contravariant=True)
 PartT_contra = TypeVar("PartT_contra", contravariant=True)
@@ -79,9 +83,19 @@ def encode_in_process(
     *,
     parts_of: Callable[[UnitT], Sequence[PartT]],
 ) -> Iterator[Finished[UnitT, RecordT]]:
-    """Encodes every unit with one reader and one encoder in this process, in order."""
+    """Encodes every unit in this process, in order; a thread reads ahead of the encoder.
+
+    Args:
+        make_reader: Makes the reader.
+        make_encoder: Makes the encoder.
+        units: The work; each is asked for when it is its turn.
+        parts_of: The parts of a unit, in the order in which the encoder gets their blocks.
+    """
     if not units:
         return
     reader, encoder = make_reader(), make_encoder()
     for unit in units:
-        yield Finished(unit, encoder.run(unit, (reader.read(part) for part in parts_of(unit))))
+        blocks = (reader.read(part) for part in parts_of(unit))
+        with Prefetched(blocks, ahead=_PARTS_AHEAD) as read:
+            record = encoder.run(unit, read)
+        yield Finished(unit, record)

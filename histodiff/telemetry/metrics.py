@@ -15,6 +15,12 @@ ENCODE_SHARD_SECONDS = Histogram(
     "histodiff_encode_shard_duration_seconds", "Time to read, encode and write one shard.",
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
 )  # fmt: skip
+ENCODE_BUSY_SECONDS = Counter(
+    "histodiff_encode_busy_seconds", "Time that encoders had pixels to work on."
+)
+ENCODE_WAIT_SECONDS = Counter(
+    "histodiff_encode_wait_seconds", "Time that encoders waited for pixels."
+)
 TILE_PATCHES = Counter("histodiff_tile_patches", "Patches indexed.")
 TILE_RANGE_REQUESTS = Counter(
     "histodiff_tile_range_requests", "Range requests for tiles of remote slides."

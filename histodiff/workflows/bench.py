@@ -9,9 +9,10 @@ from inspect import signature
 from typing import Any
 
 from histodiff.errors import ConfigError
+from histodiff.workflows.bench_encode import bench_encode
 from histodiff.workflows.bench_tile import bench_tile
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"tile": bench_tile}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"tile": bench_tile, "encode": bench_encode}
 """Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
 
 
@@ -20,7 +21,7 @@ def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         name: Which one.
-        options: ``key=value``: ``slide=PATH`` for ``tile``.
+        options: ``key=value``: ``slide=PATH`` for ``tile``, ``patches=`` for ``encode``.
 
     Raises:
         ConfigError: There is none of that name, or no such option; lists those there are.

@@ -5,6 +5,7 @@ Readers and encoders run as Ray actors, or one after the other in this process (
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,7 +31,12 @@ from histodiff.cluster.site import ClusterRay, NoRay, Site
 from histodiff.config import Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.data_prep.stages.encode import EncodedShard, EncodeSettings, ShardEncoder
+from histodiff.data_prep.stages.encode import (
+    EncodedShard,
+    EncoderLoad,
+    EncodeSettings,
+    ShardEncoder,
+)
 from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.errors import ConfigError
 from histodiff.latents import (
@@ -54,14 +60,20 @@ from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
 from histodiff.telemetry import progress, serve_metrics
 from histodiff.telemetry.metrics import (
+    ENCODE_BUSY_SECONDS,
     ENCODE_PATCHES,
     ENCODE_QUARANTINED,
     ENCODE_SHARD_SECONDS,
+    ENCODE_WAIT_SECONDS,
 )
+
+_log = logging.getLogger(__name__)
 
 _NAMED_ISSUES = 100
 PLANNED_COLUMNS = (*READ_SCHEMA.names, "patient_id", "label", "split")
 """Columns of the patches that the driver holds: what is read, and what the row table says."""
+_TOO_IDLE = 0.2
+_WORTH_ADVICE_SECONDS = 30.0
 
 
 class EncodeConfig(CommandConfig):
@@ -195,13 +207,16 @@ def _encode_missing(
     rows = len(plan.patch_of_row)
     records: dict[int, ShardRecord] = {}
     failed = 0
+    load = EncoderLoad()
     with progress("encode", total=rows, unit="patches", already=rows - units.num_rows) as bar:
         for finished in _run(config, site, units, writer, inputs):
             record = finished.record.record
             records[record.shard] = record
             _count(finished.record)
             failed += len(record.quarantined)
-            bar.advance(record.rows, quarantined=failed)
+            load.add(finished.record)
+            bar.advance(record.rows, quarantined=failed, encoder_busy=load.busy_share)
+    _advise(load)
     return records | read_ledger(writer.path, done)
 
 
@@ -249,7 +264,19 @@ def _run(
         )
 
 
+def _advise(load: EncoderLoad) -> None:
+    """One line where encoders had too little to do; runs of seconds only tell how Ray starts."""
+    idle = 1 - load.busy_share
+    if idle > _TOO_IDLE and load.waited_seconds > _WORTH_ADVICE_SECONDS:
+        _log.warning(
+            "encoders waited %.0f %% of their time for pixels; raise site.reader_workers",
+            100 * idle,
+        )
+
+
 def _count(shard: EncodedShard) -> None:
+    ENCODE_BUSY_SECONDS.inc(shard.busy_seconds)
+    ENCODE_WAIT_SECONDS.inc(shard.waited_seconds)
     ENCODE_PATCHES.inc(shard.record.rows - len(shard.record.quarantined))
     ENCODE_SHARD_SECONDS.observe(shard.seconds)
     for reason in shard.record.quarantined.values():

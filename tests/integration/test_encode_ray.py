@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import ray
 
+from histodiff.cluster.capacity import ActorResources
 from histodiff.cluster.pool import Retries, run_encode_pool, run_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, LocalRay, NoRay, Site
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import StoragePath, storage_path
+from histodiff.workflows import bench_encode
 from histodiff.workflows import encode as workflow
+from histodiff.workflows.bench import bench
 from tests.support.encode_inputs import encode_config, write_inputs
 from tests.support.encoders import DyingEncoder, load_convolution_encoder
 from tests.support.workers import (
@@ -90,6 +93,60 @@ def test_encode_pool_blocks_come_in_order_though_a_reader_is_killed(tmp_path):
     )
     assert {done.unit: done.record for done in pool} == {k: ten_parts(k) for k in range(3)}
     assert (tmp_path / "read-14.2").exists()
+
+
+def test_encode_pool_actors_without_a_place_keep_nobody_waiting(tmp_path):
+    """Two CPUs have room for one or two readers of three, and one or two encoders of three."""
+    pool = run_encode_pool(
+        partial(CountingReader, tmp_path, deadly=None),
+        ListingEncoder,
+        range(5),
+        parts_of=ten_parts,
+        num_readers=3,
+        num_encoders=3,
+        reader_resources=ActorResources(num_cpus=0.7),
+        encoder_resources=ActorResources(num_cpus=0.6),
+    )
+    assert {done.unit: done.record for done in pool} == {k: ten_parts(k) for k in range(5)}
+
+
+class CountedUnits(list):
+    """Units that know how many were asked for."""
+
+    asked = 0
+
+    def __iter__(self):
+        for unit in super().__iter__():
+            self.asked += 1
+            yield unit
+
+
+def test_pool_asks_for_units_when_it_gives_them_out(tmp_path):
+    units = CountedUnits(range(8))
+    make = partial(SquaringWorker, tmp_path, deaths={}, failures={})
+    pool = run_pool(make, units, num_workers=2, retries=AT_ONCE)
+    first = next(pool)
+    assert first.record == first.unit**2
+    assert units.asked <= 3
+    assert len(list(pool)) == 7
+    assert units.asked == 8
+
+
+def test_bench_encode_reports_every_field(monkeypatch):
+    small = {"AUTOENCODERS": ("tiny",), "ROUNDS": 1, "ROWS_PER_SHARD": 8, "ROWS_PER_CHUNK": 4}
+    for name, value in {**small, "BUSY_BATCHES": 1}.items():
+        monkeypatch.setattr(bench_encode, name, value)
+    found = bench("encode", ["patches=20", "size=1024"])
+    assert found["patches"] == 20
+    for field in ("time_vs_sum_of_parts", "patches_per_s"):
+        assert found[field]["tiny"] > 0
+    (run,) = found["seconds"]["tiny"]
+    assert min(run["wall"], run["decode"], run["encode"], run["write"]) > 0
+    shares = found["shares_of_core_time"]["tiny"]
+    parts = ("decode", "encode", "write", "slower_beside_others", "rest")
+    assert sum(shares[part] for part in parts) == pytest.approx(1)
+    with pytest.raises(ConfigError, match="at most 64 patches"):
+        bench("encode", ["patches=65", "size=1024"])
 
 
 def site_at(root: Path, **workers: int) -> Site:
