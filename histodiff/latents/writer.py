@@ -5,6 +5,7 @@ bytes lie there, and is written again. A second writer that would record other b
 shard is an error.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +18,7 @@ from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt
 from histodiff.latents.codec import metadata_files, shard_bytes
 from histodiff.latents.layout import LEDGER_FOLDER, StoreLayout, ledger_name, shard_name
+from histodiff.latents.statistics import ChannelStatistics, channel_statistics, merged_statistics
 from histodiff.storage import StoragePath, create_bytes, list_names, write_bytes
 
 NON_FINITE = "NON_FINITE"
@@ -36,6 +38,13 @@ class ShardRecord(Config):
     """Digest of the shard's object."""
     quarantined: dict[int, str]
     """Reason by position in the shard, for rows that are NaN."""
+    statistics: ChannelStatistics | None = None
+    """Diagnostics; none without a finite row, and in records older than they are."""
+
+    def same_shard(self, other: "ShardRecord") -> bool:
+        """Whether both say that the same was written; sums may differ by rounding on other CPUs."""
+        bare = {"statistics": None}
+        return self.model_copy(update=bare) == other.model_copy(update=bare)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class ShardWriter:
             size_bytes=len(data),
             sha256=sha256(data).hexdigest(),
             quarantined=dict(sorted(reasons.items())),
+            statistics=channel_statistics(committed),
         )
         write_bytes(self.path / shard_name(shard), data)
         self._record(record)
@@ -86,7 +96,7 @@ class ShardWriter:
         if create_bytes(place, (record.model_dump_json(indent=2) + "\n").encode()):
             return
         other = _parse(place, place.read_bytes())
-        if other != record:
+        if not other.same_shard(record):
             raise ArtifactCorrupt(
                 f"{place}: another writer recorded {other.sha256[:12]} for shard {record.shard},"
                 f" this one wrote {record.sha256[:12]}; remove the store and encode again with one"
@@ -102,6 +112,13 @@ def read_ledger(path: StoragePath) -> dict[int, ShardRecord]:
         contents = list(threads.map(lambda place: place.read_bytes(), places))
     records = [_parse(place, data) for place, data in zip(places, contents, strict=True)]
     return {record.shard: record for record in sorted(records, key=lambda item: item.shard)}
+
+
+def store_statistics(records: Mapping[int, ShardRecord]) -> ChannelStatistics | None:
+    """Statistics of a whole store, merged in shard order; None if a shard has none recorded."""
+    valid = [records[k] for k in sorted(records) if records[k].rows > len(records[k].quarantined)]
+    parts = [record.statistics for record in valid if record.statistics is not None]
+    return merged_statistics(parts) if len(parts) == len(valid) else None
 
 
 def _parse(place: StoragePath, data: bytes) -> ShardRecord:

@@ -44,6 +44,7 @@ from histodiff.latents import (
     finish_store,
     plan_shards,
     read_ledger,
+    store_statistics,
 )
 from histodiff.latents.finish import present_shards
 from histodiff.latents.rows import reason_code
@@ -274,12 +275,14 @@ def _finish(
         patch_of_row=plan.patch_of_row,
         records=records,
     )
+    statistics = store_statistics(records)
     contents: dict[str, Any] = {
         "rows": layout.num_rows,
         "quarantined": quarantined,
         "shards": layout.num_shards,
         "moment_shape": list(layout.moment_shape),
         "bytes": sum(record.size_bytes for record in records.values()),
+        "statistics": statistics.model_dump(mode="json") if statistics else None,
         **layout.attributes.model_dump(mode="json"),
     }
     return draft.finish(contents, content=digests.content, files=digests.files, failed=issues)

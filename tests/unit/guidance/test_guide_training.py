@@ -6,7 +6,7 @@ import torch
 
 from histodiff.diffusion import EdmObjective, create_preconditioning
 from histodiff.guidance.judging import accuracy_by_sigma
-from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled, square_symmetry
+from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled
 from histodiff.guidance.noise import LogUniformNoise
 from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
@@ -104,12 +104,6 @@ def test_noisy_batch_has_the_noise_level_it_says():
         indices=[0, 1],
     )  # fmt: skip
     assert batch.noisy_BCHW.std(dim=(1, 2, 3)).tolist() == pytest.approx([0.5, 4.0], rel=0.05)
-
-
-def test_square_symmetry_gives_eight_different_views():
-    latent = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
-    views = {square_symmetry(latent, which).tobytes() for which in range(8)}
-    assert len(views) == 8
 
 
 def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_path):
