@@ -1,6 +1,6 @@
 """``plan --measure`` against the run that it plans, at two sizes: bytes, objects, seconds.
 
-``python -m tests.benchmarks.plan_against_run [--patches 2000 8000] [--folder FOLDER]`` prints one
+``python -m tests.benchmarks.plan_against_run [--patches 2000 8000] [--local]`` prints one
 JSON object per size with what was planned, what came, and the difference in percent. Slides are
 generated; the autoencoder is a tiny one with random weights; Ray is local.
 """
@@ -140,13 +140,17 @@ def main() -> None:
     parser.add_argument("--patches", type=int, nargs="+", default=[2000, 8000])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--local", action="store_true", help="no Ray")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="histodiff-plan-") as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         site = Site.model_validate(
-            {"root": str(folder / "runs"), "ray": {"type": "local"}, "device": "cpu"}
-        )
+            {
+                "root": str(folder / "runs"), "device": "cpu",
+                "ray": {"type": "none" if arguments.local else "local"},
+            }
+        )  # fmt: skip
         write_autoencoder(site.storage_root)
         for count in arguments.patches:
             name = f"patches-{count}"

@@ -122,3 +122,14 @@ def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_pat
         latents.std_NCHW[3], raw[2:] / np.array([2.0, 4.0])[:, None, None], rtol=1e-6
     )
     np.testing.assert_allclose(latents.mean_NCHW[3][1], (raw[1] + 2.0) / 4.0, rtol=1e-6)
+
+
+def test_read_labelled_of_the_view_mean_has_no_posterior_spread(tmp_path):
+    store = open_new_store(tmp_path, patch_table(slides=2, side=2, split="train"))
+    whitening = Whitening(mean=(1.0, -2.0), std=(2.0, 4.0))
+    options = {"whitening": whitening, "classes": store.classes}
+    drawn = read_labelled(store, store.valid_rows, **options)
+    mean = read_labelled(store, store.valid_rows, view="mean", **options)
+    assert np.array_equal(mean.mean_NCHW, drawn.mean_NCHW)
+    assert drawn.std_NCHW.any()
+    assert not mean.std_NCHW.any()

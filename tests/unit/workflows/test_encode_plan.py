@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from histodiff.cluster.site import Site
 from histodiff.errors import ConfigError
+from histodiff.latents import LatentStore
 from histodiff.storage import file_sizes, list_names, storage_path
+from histodiff.workflows import inspect
 from histodiff.workflows.encode import encode, estimate, speed
 from histodiff.workflows.encode_speed import SPEED
 from histodiff.workflows.plan import Rates, plan
@@ -83,3 +86,17 @@ def test_the_table_says_what_is_not_known(site):
     assert "not known: add --measure" in shown
     assert "the site gives no `prices`" in shown
     assert "patches         45" in shown
+
+
+def test_the_manifest_has_the_statistics_of_the_store_and_inspect_shows_them(site):
+    artifact = encode(encode_config(), site)
+    store = LatentStore.open(artifact.path)
+    found = artifact.manifest.contents["statistics"]
+    moments = store.read_rows(store.valid_rows).astype(np.float64)
+    means = moments[:, : store.latent_channels]
+    assert found["rows"] == len(moments)
+    assert found["variance_of_means"] == pytest.approx(means.var(axis=(0, 2, 3)), rel=1e-10)
+    shown = inspect.described(inspect.inspect(str(artifact.reference), site))
+    assert f"latents of {len(moments)} rows" in shown
+    assert f"{float(means[:, 0].std()):.4g}" in shown
+    assert "variance_of_means" not in shown
