@@ -63,7 +63,12 @@ def _money(cost: CostPlan) -> list[str]:
     if cost.currency is None:
         return [_text("cost", "not known: the site gives no `prices`")]
     found = {key: cost.totals[key] for key in _COSTS if key in cost.totals}
-    return [_text(_NAMES[key], f"{value:,.2f} {cost.currency}") for key, value in found.items()]
+    return [_text(_NAMES[key], f"{_amount(value)} {cost.currency}") for key, value in found.items()]
+
+
+def _amount(value: float) -> str:
+    """Money, and less than a coin of it with two digits."""
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.2g}"
 
 
 def _line(key: str, value: float | str) -> str:

@@ -1,7 +1,8 @@
 """What the whitening of a store costs: one pass over it, in seconds and memory.
 
-``python -m tests.benchmarks.whitening_pass FOLDER [--rows 131072]`` writes a store of random rows of
-16 KiB (2 GiB by default) into FOLDER if there is none, and reads it twice; the first time may be cold.
+``python -m tests.benchmarks.whitening_pass FOLDER [--rows 131072]`` writes a store of
+random rows of 16 KiB (2 GiB by default) into FOLDER if there is none, and reads it twice; the first
+time may be cold.
 """
 
 import argparse
