@@ -49,6 +49,23 @@ class NoRay(Config):
 RayConfig = Annotated[LocalRay | ClusterRay | NoRay, Field(discriminator="type")]
 
 
+class Prices(Config):
+    """What the site costs; what is not given is not counted."""
+
+    currency: str
+    """Name of the currency, for people."""
+    site_hour: float | None = Field(default=None, ge=0)
+    """An hour of the whole site."""
+    worker_hour: float | None = Field(default=None, ge=0)
+    """An hour of one GPU, or of one CPU where `device` is cpu; for sites without `site_hour`."""
+    put_1000: float | None = Field(default=None, ge=0)
+    """A thousand puts or lists."""
+    get_1000: float | None = Field(default=None, ge=0)
+    """A thousand gets."""
+    gb_month: float | None = Field(default=None, ge=0)
+    """A gigabyte (1e9 bytes) stored for a month."""
+
+
 class Site(Config):
     """Where commands run."""
 
@@ -66,6 +83,8 @@ class Site(Config):
     """Training ranks."""
     trials: int = Field(default=1, ge=1)
     """Sweep trials that run at the same time."""
+    prices: Prices | None = None
+    """What it costs, for `plan`."""
     metrics_port: int | None = None
     """First port of ``/metrics`` (rank r serves port + r); 0 takes free ports, null serves none."""
 

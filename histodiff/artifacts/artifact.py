@@ -89,6 +89,7 @@ class Draft:
         files: Mapping[str, str] | None = None,
         skipped: Iterable[UnitIssue] = (),
         failed: Iterable[UnitIssue] = (),
+        measured: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """Writes the manifest.
 
@@ -99,6 +100,7 @@ class Draft:
                 file is read back and hashed.
             skipped: Units rightly left out.
             failed: Units that failed.
+            measured: What else was measured of the run, for its provenance.
         """
         digests = dict(files) if files is not None else published_digests(self.path)
         manifest = Manifest(
@@ -109,7 +111,7 @@ class Draft:
             fingerprint=self.fingerprint,
             config=self.config.model_dump(mode="json"),
             inputs=dict(self.inputs),
-            provenance=provenance(time.monotonic() - self._started),
+            provenance={**provenance(time.monotonic() - self._started), **(measured or {})},
             contents=dict(contents),
             content_sha256=content or content_sha256(digests),
             files=digests,

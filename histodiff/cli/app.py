@@ -15,6 +15,7 @@ from histodiff.cli.options import (
     Invocation,
     JsonOption,
     LocalOption,
+    MeasureOption,
     OverridesArgument,
     ReferenceArgument,
     SiteOption,
@@ -112,9 +113,12 @@ def _plan(
     overrides: OverridesArgument = None,
     site: SiteOption = None,
     as_json: JsonOption = False,
+    measure: MeasureOption = False,
+    local: LocalOption = False,
 ) -> None:
     """What a config or a pipeline would cost."""
-    _execute("plan", Invocation(config, tuple(overrides or ()), site, as_json))
+    typed = Invocation(config, tuple(overrides or ()), site, as_json, local=local, measure=measure)
+    _execute("plan", typed)
 
 
 @app.command("inspect")

@@ -29,6 +29,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
 ]
 LocalOption = Annotated[bool, typer.Option("--local", help="Everything in this process: no Ray.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Encode a small sample here, for its speed; measure_seconds=N says for how long.",
+    ),
+]
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="kind/name@version, or its folder or URL.")
 ]
@@ -50,5 +57,7 @@ class Invocation:
     """Plan only."""
     local: bool = False
     """No Ray."""
+    measure: bool = False
+    """Measure speeds on a sample."""
     folder: str | None = None
     """Folder to write to, of commands that write no artifact."""

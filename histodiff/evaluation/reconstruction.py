@@ -32,13 +32,14 @@ def reconstruction_quality(
     assert originals_NHWC.shape == reconstructions_NHWC.shape
     pairs = list(zip(originals_NHWC, reconstructions_NHWC, strict=True))
     return ReconstructionQuality(
-        psnr_db=float(np.mean([_psnr_db(original, other) for original, other in pairs])),
+        psnr_db=float(np.mean([psnr_db(original, other) for original, other in pairs])),
         ssim=float(np.mean([_ssim(original, other) for original, other in pairs])),
         num_patches=len(pairs),
     )
 
 
-def _psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of two uint8 images in dB; 100 where they are equal."""
     error = np.mean((original.astype(np.float64) - other) ** 2)
     return float(10 * np.log10(255**2 / error)) if error > 0 else _PERFECT_DB
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from histodiff.guidance.noise import log_uniform
-from histodiff.latents import LatentStore, Whitening
+from histodiff.latents import LatentStore, View, Whitening
+from histodiff.latents.symmetries import square_symmetry
 from histodiff.runtime import generator_for
 
 Floats = npt.NDArray[np.float32]
@@ -41,20 +42,27 @@ class NoisyBatch:
 
 
 def read_labelled(
-    store: LatentStore, rows: npt.NDArray[np.int64], *, whitening: Whitening, classes: Sequence[str]
+    store: LatentStore,
+    rows: npt.NDArray[np.int64],
+    *,
+    whitening: Whitening,
+    classes: Sequence[str],
+    view: View = "sample",
 ) -> LabelledLatents:
     """The given rows of the store, whitened.
 
-    Rows that were quarantined are left out. Rows are ordered by patch number.
+    Rows that were quarantined are left out. Rows are ordered by patch number. Of the view ``mean``
+    the standard deviation of the posterior is zero, so that draws are the mean.
     """
     valid = np.intersect1d(rows, store.valid_rows)
     ordered = valid[np.argsort(np.asarray(store.rows["patch"])[valid], kind="stable")]
     moments = store.read_rows(ordered).astype(np.float32)
     channels = store.latent_channels
+    std_NCHW = moments[:, channels:] / np.asarray(whitening.std, np.float32).reshape(1, -1, 1, 1)
     labels = store.rows["label"].take(ordered).to_pylist()
     return LabelledLatents(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
-        std_NCHW=moments[:, channels:] / np.asarray(whitening.std, np.float32).reshape(1, -1, 1, 1),
+        std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
         target_N=np.array([classes.index(label) for label in labels], np.int64),
     )
 
@@ -99,12 +107,6 @@ def noisy_batch(
         sigma_B.to(device),
         torch.from_numpy(latents.target_N[np.asarray(rows, np.int64)]).to(device),
     )
-
-
-def square_symmetry(latent_CHW: Floats, which: int) -> Floats:
-    """One of the eight symmetries of the square: ``which % 4`` quarter turns, then a flip."""
-    turned = np.rot90(latent_CHW, which % 4, axes=(1, 2))
-    return turned[:, :, ::-1] if which >= 4 else turned
 
 
 def bin_sigma(low: float, high: float) -> Callable[[Tensor], Tensor]:

@@ -5,11 +5,13 @@ from histodiff.latents.finish import StoreDigests, finish_store
 from histodiff.latents.layout import LatentStoreConfig, StoreAttributes, StoreLayout
 from histodiff.latents.mixture import LatentBatch, LatentMixture
 from histodiff.latents.plan import ShardPlan, ShardUnit, plan_shards
+from histodiff.latents.statistics import ChannelStatistics
 from histodiff.latents.store import LatentStore
-from histodiff.latents.whitening import Whitening, mixture_whitening
-from histodiff.latents.writer import ShardRecord, ShardWriter, read_ledger
+from histodiff.latents.whitening import View, Whitening, mixture_whitening
+from histodiff.latents.writer import ShardRecord, ShardWriter, read_ledger, store_statistics
 
 __all__ = [
+    "ChannelStatistics",
     "LatentBatch",
     "LatentMixture",
     "LatentStore",
@@ -21,10 +23,12 @@ __all__ = [
     "StoreAttributes",
     "StoreDigests",
     "StoreLayout",
+    "View",
     "Whitening",
     "finish_store",
     "mixture_whitening",
     "plan_shards",
     "read_ledger",
     "store_problems",
+    "store_statistics",
 ]

@@ -5,20 +5,32 @@ later reader. Shapes: latents are ``(B, C, h, w)``, NumPy or torch.
 """
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from histodiff.errors import ArtifactError
+from histodiff.latents.statistics import (
+    ChannelStatistics,
+    channel_statistics,
+    merged_statistics,
+    merged_variance,
+)
 from histodiff.latents.store import LatentStore
 
 if TYPE_CHECKING:  # readers of pixels import this package, and stay small without torch
     import torch
 
-_BLOCK_BYTES = 16 * 2**20
+_SLAB_BYTES = 8 * 2**20
+_READ_THREADS = 4
+
+View = Literal["sample", "mean"]
+"""What training sees of a posterior: a draw from it, or its mean."""
 
 LatentsT = TypeVar("LatentsT", npt.NDArray[np.floating], "torch.Tensor")
 
@@ -60,65 +72,105 @@ class Whitening:
         return mean, latents.new_tensor(self.std).view(1, -1, 1, 1)
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Weight, mean and variance per channel, mergeable without cancellation."""
-
-    weight: float
-    mean: npt.NDArray[np.float64]
-    variance: npt.NDArray[np.float64]
-
-    def merged(self, other: "_Moments") -> "_Moments":
-        # Chan, Golub and LeVeque 1983, Eq. 2.1, for weights instead of counts
-        weight = self.weight + other.weight
-        share = other.weight / weight
-        delta = other.mean - self.mean
-        variance = self.variance + share * (other.variance - self.variance)
-        variance += share * (1 - share) * delta**2
-        return _Moments(weight, self.mean + share * delta, variance)
-
-
 def mixture_whitening(
-    stores: Sequence[LatentStore], weights: Sequence[float], *, split: str = "train"
+    stores: Sequence[LatentStore],
+    weights: Sequence[float],
+    *,
+    split: str = "train",
+    view: View = "sample",
+    recorded: Sequence[ChannelStatistics | None] | None = None,
 ) -> Whitening:
-    """Whitening of draws from the posteriors of a mixture of stores.
+    """Whitening of what a training sees of a mixture of stores.
 
     The variance of ``z = mean + std * noise`` is the variance of the means plus the mean of the
-    posterior variances; rows of a store count equally, stores by their weight.
+    posterior variances; of the view ``mean`` it is the former alone. Rows of a store count equally,
+    stores by their weight. Each store is read once, slab by slab.
+
+    Args:
+        stores: The stores of the mixture.
+        weights: Their weights.
+        split: Whose rows count.
+        view: What the training sees of the posterior.
+        recorded: Statistics of all valid rows of every store, where known; a store is not read
+            if all of them are in the split.
 
     Raises:
         ArtifactError: A store has no rows in the split, or a channel does not vary.
     """
-    total: _Moments | None = None
-    for store, weight in zip(stores, weights, strict=True):
-        own = _store_moments(store, split)
-        scaled = _Moments(weight, own.mean, own.variance)
-        total = scaled if total is None else total.merged(scaled)
-    if total is None:
+    known = recorded or [None] * len(stores)
+    mean: npt.NDArray[np.float64] | None = None
+    variance = np.zeros(0)
+    weight_so_far = 0.0
+    for store, weight, facts in zip(stores, weights, known, strict=True):
+        own_mean, own_variance = _mean_and_variance(store, split, view, facts)
+        weight_so_far += weight
+        if mean is None:
+            mean, variance = own_mean, own_variance
+            continue
+        mean, variance = merged_variance(
+            mean,
+            variance,
+            other_mean=own_mean,
+            other_variance=own_variance,
+            share=weight / weight_so_far,
+        )
+    if mean is None:
         raise ArtifactError("no latent store is given; name at least one")
-    std = np.sqrt(total.variance)
+    std = np.sqrt(variance)
     if not (std > 0).all():
         channel = int(np.flatnonzero(~(std > 0))[0])
         raise ArtifactError(f"latent channel {channel} is constant; check the autoencoder")
-    return Whitening(tuple(total.mean.tolist()), tuple(std.tolist()))
+    return Whitening(tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def _store_moments(store: LatentStore, split: str) -> _Moments:
-    rows = store.rows_of_split(split)
-    if not len(rows):
+def split_statistics(store: LatentStore, split: str) -> ChannelStatistics:
+    """Statistics of the valid rows of a split, in one pass over the store.
+
+    Slabs are read by a few threads and merged in their order; slabs without a row are left out.
+
+    Raises:
+        ArtifactError: The store has no valid rows in the split.
+    """
+    chosen = np.zeros(store.num_rows, bool)
+    chosen[store.rows_of_split(split)] = True
+    layout = store.layout
+    chunk_bytes = layout.rows_per_chunk * layout.row_bytes
+    size = max(1, _SLAB_BYTES // chunk_bytes) * layout.rows_per_chunk
+    starts = [k for k in range(0, store.num_rows, size) if chosen[k : k + size].any()]
+    if not starts:
         raise ArtifactError(f"{store.path}: has no valid rows in split '{split}'")
-    block = max(1, _BLOCK_BYTES // store.layout.row_bytes)
-    total: _Moments | None = None
-    for start in range(0, len(rows), block):
-        part = _block_moments(store.read_rows(rows[start : start + block]))
-        total = part if total is None else total.merged(part)
-    assert total is not None
-    return total
+
+    def of_slab(start: int) -> ChannelStatistics:
+        mask = chosen[start : start + size]
+        found = channel_statistics(store.read(start, start + len(mask))[mask])
+        assert found is not None
+        return found
+
+    with ThreadPoolExecutor(_READ_THREADS) as threads:
+        merged = merged_statistics(_in_order(threads, of_slab, starts))
+    assert merged is not None
+    return merged
 
 
-def _block_moments(moments_BMHW: npt.NDArray[np.float16]) -> _Moments:
-    values = moments_BMHW.astype(np.float64)
-    channels = values.shape[1] // 2
-    mean_BCHW, std_BCHW = values[:, :channels], values[:, channels:]
-    variance = mean_BCHW.var(axis=(0, 2, 3)) + (std_BCHW**2).mean(axis=(0, 2, 3))
-    return _Moments(float(len(values)), mean_BCHW.mean(axis=(0, 2, 3)), variance)
+def _in_order(
+    threads: ThreadPoolExecutor, work: Callable[[int], ChannelStatistics], starts: Sequence[int]
+) -> Iterator[ChannelStatistics]:
+    """Results in the order of ``starts``, with a bounded number of slabs in memory."""
+    ahead: deque[Future[ChannelStatistics]] = deque()
+    for start in starts:
+        if len(ahead) == 2 * _READ_THREADS:
+            yield ahead.popleft().result()
+        ahead.append(threads.submit(work, start))
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _mean_and_variance(
+    store: LatentStore, split: str, view: View, recorded: ChannelStatistics | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    complete = recorded is not None and recorded.rows == len(store.rows_of_split(split))
+    found = recorded if recorded and complete else split_statistics(store, split)
+    variance = np.asarray(found.variance_of_means)
+    if view == "sample":
+        variance = variance + np.asarray(found.posterior_variance)
+    return np.asarray(found.mean_of_means), variance

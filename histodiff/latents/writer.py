@@ -24,6 +24,7 @@ from histodiff.latents.layout import (
     picture_name,
     shard_name,
 )
+from histodiff.latents.statistics import ChannelStatistics, channel_statistics, merged_statistics
 from histodiff.storage import StoragePath, create_bytes, list_names, write_bytes
 
 NON_FINITE = "NON_FINITE"
@@ -48,6 +49,13 @@ class ShardRecord(Config):
     """Reason by position in the shard, for rows that are NaN."""
     pictures: dict[int, str] = Field(default_factory=dict)
     """Digest of the picture by position, for some quarantined rows whose pixels could be read."""
+    statistics: ChannelStatistics | None = None
+    """Diagnostics; none without a finite row, and in records older than they are."""
+
+    def same_shard(self, other: "ShardRecord") -> bool:
+        """Whether both say that the same was written; sums may differ by rounding on other CPUs."""
+        bare = {"statistics": None}
+        return self.model_copy(update=bare) == other.model_copy(update=bare)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class ShardWriter:
             sha256=sha256(data).hexdigest(),
             quarantined=dict(sorted(reasons.items())),
             pictures=self._put_pictures(shard, pictures or {}),
+            statistics=channel_statistics(committed),
         )
         write_bytes(self.path / shard_name(shard), data)
         self._record(record)
@@ -110,7 +119,7 @@ class ShardWriter:
         if create_bytes(place, (record.model_dump_json(indent=2) + "\n").encode()):
             return
         other = _parse(place, place.read_bytes())
-        if other != record:
+        if not other.same_shard(record):
             raise ArtifactCorrupt(
                 f"{place}: another writer recorded {other.sha256[:12]} for shard {record.shard},"
                 f" this one wrote {record.sha256[:12]}; remove the store and encode again with one"
@@ -148,6 +157,13 @@ def read_ledger(path: StoragePath, shards: Iterable[int] | None = None) -> dict[
 
 def _read_record(place: StoragePath) -> ShardRecord:
     return _parse(place, place.read_bytes())
+
+
+def store_statistics(records: Mapping[int, ShardRecord]) -> ChannelStatistics | None:
+    """Statistics of a whole store, merged in shard order; None if a shard has none recorded."""
+    valid = [records[k] for k in sorted(records) if records[k].rows > len(records[k].quarantined)]
+    parts = [record.statistics for record in valid if record.statistics is not None]
+    return merged_statistics(parts) if len(parts) == len(valid) else None
 
 
 def _parse(place: StoragePath, data: bytes) -> ShardRecord:

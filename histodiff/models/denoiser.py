@@ -7,6 +7,7 @@ JSON. Legend: B batch, C channels, H height, W width of a latent.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -73,6 +74,8 @@ class SnapshotInfo:
     """Microns per pixel of the patches; None where unknown or mixed."""
     images_seen: int
     """Training images up to here."""
+    view: Literal["sample", "mean"] = "sample"
+    """What training saw of a posterior: a draw from it, or its mean."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def save_snapshot(
                 "patch_px": info.patch_px,
                 "mpp": info.mpp,
                 "images_seen": info.images_seen,
+                "view": info.view,
             },
         },
     )

@@ -4,7 +4,8 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from histodiff.latents import LatentMixture, Whitening
+from histodiff.latents import LatentMixture, View, Whitening
+from histodiff.latents.symmetries import Symmetries
 from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
 
 _AHEAD = 2
@@ -17,6 +18,8 @@ class TrainingFeed:
     Args:
         mixture: Where latents come from.
         whitening: Applied to them.
+        view: What is seen of the posteriors.
+        symmetries: Group of which every sample gets a random member.
         seed: Seed of the draws.
         rank: This rank.
         world_size: Number of ranks.
@@ -28,12 +31,15 @@ class TrainingFeed:
         mixture: LatentMixture,
         *,
         whitening: Whitening,
+        view: View,
+        symmetries: Symmetries,
         seed: int,
         rank: int,
         world_size: int,
         step: int,
     ) -> None:
         self._mixture, self._whitening, self._seed = mixture, whitening, seed
+        self._view, self._symmetries = view, symmetries
         self._rank, self._world_size = rank, world_size
         self._step = step
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="training-feed")
@@ -63,4 +69,6 @@ class TrainingFeed:
             whitening=self._whitening,
             seed=self._seed,
             purpose=_PURPOSE,
+            view=self._view,
+            symmetries=self._symmetries,
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from histodiff.config import Config
+from histodiff.latents import View, Whitening
+from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.training import TrainConfig
 
@@ -37,6 +39,10 @@ class PretrainSpec:
     artifact: str
     """Folder or URL of the artifact that is written."""
     stores: tuple[StoreShare, ...]
+    whitening: Whitening
+    """Of the mixture, computed once, before the ranks begin."""
+    view: View
+    symmetries: Symmetries
     num_lanes: int
     denoiser: DenoiserConfig
     train: TrainConfig

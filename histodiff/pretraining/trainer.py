@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.diffusion import Preconditioning
 from histodiff.errors import TrainingDiverged
-from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
+from histodiff.latents import LatentMixture, LatentStore
 from histodiff.models.denoiser import Denoiser, SnapshotInfo, save_snapshot
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
@@ -48,7 +48,6 @@ class TrainingData:
 
     stores: tuple[LatentStore, ...]
     mixture: LatentMixture
-    whitening: Whitening
 
     @classmethod
     def open(cls, spec: PretrainSpec) -> "TrainingData":
@@ -65,7 +64,7 @@ class TrainingData:
             batch=spec.train.batch,
             num_lanes=spec.num_lanes,
         )
-        return cls(stores, mixture, mixture_whitening(stores, weights))
+        return cls(stores, mixture)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -133,7 +132,9 @@ class Trainer:
         """
         feed = TrainingFeed(
             self.data.mixture,
-            whitening=self.data.whitening,
+            whitening=self.spec.whitening,
+            view=self.spec.view,
+            symmetries=self.spec.symmetries,
             seed=self.spec.seed,
             rank=self.rank,
             world_size=self.world_size,
@@ -168,7 +169,8 @@ class Trainer:
         return Validation(
             self.spec.validation,
             stores=self.data.stores,
-            whitening=self.data.whitening,
+            whitening=self.spec.whitening,
+            view=self.spec.view,
             preconditioning=self.preconditioning,
             seed=self.spec.seed,
             batch=self.micro_batch,
@@ -259,8 +261,9 @@ class Trainer:
             return
         store = self.data.stores[0]
         info = SnapshotInfo(
-            whitening_mean=self.data.whitening.mean,
-            whitening_std=self.data.whitening.std,
+            whitening_mean=self.spec.whitening.mean,
+            whitening_std=self.spec.whitening.std,
+            view=self.spec.view,
             encoder_sha256=store.encoder_sha256,
             patch_px=store.patch_px,
             mpp=store.mpp,

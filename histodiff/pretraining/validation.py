@@ -15,7 +15,7 @@ import torch.distributed
 
 from histodiff.diffusion import Preconditioning
 from histodiff.errors import ConfigError
-from histodiff.latents import LatentStore, Whitening
+from histodiff.latents import LatentStore, View, Whitening
 from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
 from histodiff.pretraining.spec import ValidationConfig
 
@@ -55,6 +55,7 @@ class Validation:
         config: How much.
         stores: Stores of the mixture.
         whitening: The denoiser's.
+        view: What the training sees of the posteriors; symmetries are the training's alone.
         preconditioning: The denoiser's.
         seed: Seed of the run.
         batch: Rows of one forward pass.
@@ -67,6 +68,7 @@ class Validation:
         *,
         stores: Sequence[LatentStore],
         whitening: Whitening,
+        view: View,
         preconditioning: Preconditioning,
         seed: int,
         batch: int,
@@ -76,7 +78,12 @@ class Validation:
         self.config = config
         moments = validation_moments(stores, images=config.images)
         self._samples = drawn_samples(
-            moments, range(len(moments)), whitening=whitening, seed=seed, purpose="validation"
+            moments,
+            range(len(moments)),
+            whitening=whitening,
+            seed=seed,
+            purpose="validation",
+            view=view,
         )
         middles = (torch.arange(config.bins, dtype=torch.float64) + 0.5) / config.bins
         self.sigmas: list[float] = preconditioning.training_sigma(middles).tolist()

@@ -29,6 +29,7 @@ from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.splits import assert_disjoint
+from histodiff.evaluation.equivariance import equivariance
 from histodiff.evaluation.reconstruction import comparison_picture, reconstruction_quality
 from histodiff.models.autoencoder import (
     Autoencoder,
@@ -51,6 +52,8 @@ from histodiff.workflows.tables import write_losses
 
 _EVALUATION_BATCH = 16
 _PICTURED = 16
+_TURNED = 32
+"""Held-out patches on which equivariance is measured: 15 passes over them."""
 _FLOAT_BYTES = 4
 
 
@@ -216,7 +219,7 @@ def _trained(
 def _measured(
     network: Autoencoder, originals_NHWC: npt.NDArray[np.uint8], folder: StoragePath
 ) -> dict[str, Any]:
-    """Writes metrics and picture of held-out patches; returns PSNR and SSIM for the manifest."""
+    """Writes metrics and picture of held-out patches; returns quality for the manifest."""
     decoded, means, stds = [], [], []
     with progress("measure", total=len(originals_NHWC), unit="patches") as bar:
         for start in range(0, len(originals_NHWC), _EVALUATION_BATCH):
@@ -240,4 +243,6 @@ def _measured(
     chosen = spread.astype(int)
     picture = comparison_picture(originals_NHWC[chosen], reconstructions_NHWC[chosen])
     write_bytes(folder / "reconstructions.png", picture)
-    return quality
+    few = np.linspace(0, len(originals_NHWC) - 1, min(_TURNED, len(originals_NHWC))).astype(int)
+    turned = equivariance(network, originals_NHWC[few], batch=_EVALUATION_BATCH)
+    return {**quality, "equivariance": json.loads(json.dumps(asdict(turned)))}

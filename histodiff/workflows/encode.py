@@ -6,12 +6,15 @@ Readers and encoders run as Ray actors, or one after the other in this process (
 
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from histodiff.artifacts import (
@@ -50,6 +53,7 @@ from histodiff.latents import (
     finish_store,
     plan_shards,
     read_ledger,
+    store_statistics,
 )
 from histodiff.latents.codec import shard_size
 from histodiff.latents.finish import present_shards
@@ -58,6 +62,7 @@ from histodiff.latents.rows import reason_code
 from histodiff.latents.writer import recorded_shards
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
+from histodiff.storage import list_names
 from histodiff.telemetry import progress, serve_metrics
 from histodiff.telemetry.metrics import (
     ENCODE_BUSY_SECONDS,
@@ -65,6 +70,19 @@ from histodiff.telemetry.metrics import (
     ENCODE_QUARANTINED,
     ENCODE_SHARD_SECONDS,
     ENCODE_WAIT_SECONDS,
+)
+from histodiff.workflows.encode_amounts import store_amounts, store_requests
+from histodiff.workflows.encode_sample import (
+    measured_speed,
+    num_encoders,
+    sample_rows_per_shard,
+)
+from histodiff.workflows.encode_speed import (
+    EncodeConditions,
+    EncodeSpeed,
+    Stopwatch,
+    earlier_speed,
+    recorded,
 )
 
 _log = logging.getLogger(__name__)
@@ -117,6 +135,7 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
         ConfigError: Inputs do not fit each other, or too many rows failed.
         ArtifactError: An input is missing or damaged, or the store exists with other settings.
     """
+    started = time.monotonic()
     inputs = _opened(config, site)
     draft = begin(
         site.storage_root,
@@ -133,21 +152,73 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     writer.write_metadata()
     if site.metrics_port is not None:
         serve_metrics(site.metrics_port)
-    records = _encode_missing(config, site, plan, writer, inputs)
-    return _finish(config, draft, index, writer, plan, records)
+    watch = Stopwatch(num_encoders(site, plan.num_shards))
+    records = _encode_missing(config, site, plan, writer, inputs, watch)
+    took = watch.speed(source="run", end_seconds=time.monotonic() - started - watch.ended)
+    measured = recorded(took, _conditions(config, site, writer.layout))
+    return _finish(config, draft, index, writer, plan, records, measured)
 
 
 def estimate(config: EncodeConfig, site: Site) -> dict[str, float | int | str]:
-    """Slides, patches, shards and bytes of the store."""
+    """Slides, patches, shards; objects and bytes of the store; requests of a run to it."""
     inputs = _opened(config, site)
     index = PatchIndex.open(inputs["patches"].path)
     layout = store_layout(config, index, inputs["autoencoder"])
+    amounts = store_amounts(config, index, layout, inputs)
+    encoders = num_encoders(site, layout.num_shards)
+    readers = 1 if isinstance(site.ray, NoRay) else site.reader_workers
+    requests = store_requests(
+        layout,
+        inputs,
+        index_files=len(list_names(inputs["patches"].path / "patches")) + 2,
+        processes=encoders + readers,
+    )
     return {
-        "slides": len(set(index.patches["slide_id"].to_pylist())),
+        "slides": len(pc.unique(index.patches["slide_id"])),
         "patches": layout.num_rows,
         "units": layout.num_shards,
-        "bytes": layout.num_rows * layout.row_bytes,
+        "bytes": amounts.bytes,
+        "objects": amounts.objects,
+        "requests": requests.puts + requests.gets + requests.lists,
+        **{f"{name}_requests": count for name, count in asdict(requests).items()},
     }
+
+
+def speed(config: EncodeConfig, site: Site, *, measure_seconds: float | None) -> EncodeSpeed | None:
+    """How fast the command would go here: measured on a sample, or as of an earlier run.
+
+    Args:
+        config: Of the command.
+        site: Where it would run.
+        measure_seconds: How long to measure; None takes the newest earlier run that fits, if any.
+    """
+    started = time.monotonic()
+    inputs = _opened(config, site)
+    index = PatchIndex.open(inputs["patches"].path)
+    layout = store_layout(config, index, inputs["autoencoder"])
+    if measure_seconds is None:
+        return earlier_speed(site, _conditions(config, site, layout))
+    rows = sample_rows_per_shard(layout)
+    cut = config.store.model_copy(update={"rows_per_shard": rows})
+    plan = _plan(config.model_copy(update={"store": cut}), index)
+    before = time.monotonic() - started
+    run = partial(_run, config, site, inputs=inputs)
+    found = measured_speed(run, plan, layout, site, seconds=measure_seconds)
+    return replace(found, end_seconds=found.end_seconds + before)
+
+
+def _conditions(config: EncodeConfig, site: Site, layout: StoreLayout) -> EncodeConditions:
+    return EncodeConditions(
+        encoder_sha256=layout.attributes.encoder_sha256,
+        patch_px=layout.attributes.patch_px,
+        batch=config.batch,
+        threads=config.threads,
+        precision=config.precision,
+        device=site.device,
+        ray=site.ray.type,
+        encode_workers=site.encode_workers,
+        reader_workers=site.reader_workers,
+    )
 
 
 def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact) -> StoreLayout:
@@ -200,6 +271,7 @@ def _encode_missing(
     plan: ShardPlan,
     writer: ShardWriter,
     inputs: Mapping[str, Artifact],
+    watch: Stopwatch,
 ) -> dict[int, ShardRecord]:
     """Encodes the shards that are not in the ledger; the records of all."""
     done = _done(writer)
@@ -211,6 +283,7 @@ def _encode_missing(
     with progress("encode", total=rows, unit="patches", already=rows - units.num_rows) as bar:
         for finished in _run(config, site, units, writer, inputs):
             record = finished.record.record
+            watch.lap(record.rows)
             records[record.shard] = record
             _count(finished.record)
             failed += len(record.quarantined)
@@ -233,7 +306,7 @@ def _run(
     units: Sequence[ShardUnit],
     writer: ShardWriter,
     inputs: Mapping[str, Artifact],
-) -> Iterator[Finished[ShardUnit, EncodedShard]]:
+) -> Generator[Finished[ShardUnit, EncodedShard], None, None]:
     make_reader = partial(EncodeReader, inputs["patches"].path)
     make_encoder = partial(
         ShardEncoder,
@@ -290,6 +363,7 @@ def _finish(
     writer: ShardWriter,
     plan: ShardPlan,
     records: Mapping[int, ShardRecord],
+    measured: Mapping[str, Any],
 ) -> Artifact:
     layout = writer.layout
     issues = _issues(records.values(), layout, plan, index.patches)
@@ -307,15 +381,19 @@ def _finish(
         patch_of_row=plan.patch_of_row,
         records=records,
     )
+    statistics = store_statistics(records)
     contents: dict[str, Any] = {
         "rows": layout.num_rows,
         "quarantined": quarantined,
         "shards": layout.num_shards,
         "moment_shape": list(layout.moment_shape),
         "bytes": sum(record.size_bytes for record in records.values()),
+        "statistics": statistics.model_dump(mode="json") if statistics else None,
         **layout.attributes.model_dump(mode="json"),
     }
-    return draft.finish(contents, content=digests.content, files=digests.files, failed=issues)
+    return draft.finish(
+        contents, content=digests.content, files=digests.files, failed=issues, measured=measured
+    )
 
 
 def _issues(

@@ -7,6 +7,7 @@ level is reported on the validation split.
 
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -86,16 +87,19 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     torch.set_num_threads(config.threads)
     denoiser = open_denoiser(inputs["denoiser"], device=site.device)
     whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
-    latents = read_labelled(store, labels.rows, whitening=whitening, classes=store.classes)
+    read = partial(
+        read_labelled,
+        store,
+        whitening=whitening,
+        classes=store.classes,
+        view=denoiser.info.view,  # the guide sees of a posterior what the denoiser saw
+    )
+    latents = read(labels.rows)
     classifier = _first_classifier(config, store, site.device)
     records = _trained(classifier, latents, config, denoiser, draft.path, site.device)
     held_out = store.rows_of_split("val")
     held_out = held_out[_is_labelled(store, held_out)]
-    scores = _scores(
-        classifier.eval(),
-        read_labelled(store, held_out, whitening=whitening, classes=store.classes),
-        config, denoiser, site.device,
-    )  # fmt: skip
+    scores = _scores(classifier.eval(), read(held_out), config, denoiser, site.device)
     save_guide(draft.path, classifier, classes=store.classes)
     write_losses(draft.path, records)
     write_bytes(draft.path / "metrics.json", _metrics(labels, scores))

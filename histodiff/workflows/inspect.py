@@ -9,6 +9,7 @@ from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.artifacts.artifact import read_plan
 from histodiff.cluster.site import Site
 from histodiff.errors import ArtifactNotFound, ConfigError
+from histodiff.latents import ChannelStatistics
 from histodiff.storage import StoragePath, file_sizes, list_names, storage_path
 
 _ADDRESS = re.compile(r"(?:(?P<kind>[a-z]+)/)?(?P<name>[\w.-]+)@(?P<version>[\w.-]+)")
@@ -89,10 +90,25 @@ def described(facts: dict[str, Any]) -> str:
         f"issues       {len(manifest['skipped'])} skipped, {len(manifest['failed'])} failed",
         *(f"  {i['unit']}: {i['reason']} {i['detail']}".rstrip() for i in manifest["failed"]),
         _block("inputs", manifest["inputs"]),
-        _block("contents", manifest["contents"]),
+        *_statistics(manifest["contents"].get("statistics")),
+        _block("contents", {k: v for k, v in manifest["contents"].items() if k != "statistics"}),
         _block("config", manifest["config"]),
     ]
     return "\n".join(lines)
+
+
+def _statistics(recorded: dict[str, Any] | None) -> list[str]:
+    """Statistics of a latent store, a line per channel; nothing where none are recorded."""
+    if recorded is None:
+        return []
+    found = ChannelStatistics.model_validate(recorded)
+    lines = [f"latents of {found.rows:,} rows, raw:", "  channel       mean        std  posterior"]
+    for channel, (mean, variance, share) in enumerate(
+        zip(found.mean_of_means, found.variance_of_means, found.posterior_share, strict=True)
+    ):
+        lines.append(f"  {channel:7d} {mean:10.4g} {variance**0.5:10.4g} {share:10.2%}")
+    note = "  std is of the posterior means; posterior is its share of the variance of draws"
+    return [*lines, note]
 
 
 def _from_path(address: str) -> tuple[StoragePath, Reference]:

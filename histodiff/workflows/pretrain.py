@@ -25,6 +25,14 @@ from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
+from histodiff.latents import (
+    ChannelStatistics,
+    LatentStore,
+    View,
+    Whitening,
+    mixture_whitening,
+)
+from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.records import TIMING
@@ -36,10 +44,12 @@ from histodiff.pretraining.spec import (
     ValidationConfig,
 )
 from histodiff.pretraining.trainer import CHECKPOINTS
+from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import Progress, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.workflows.networks import ENCODER_SHA256
 
+_WHITENING = "scratch/whitening.json"
 _ALIKE = {
     ENCODER_SHA256: "encode with one encoder",
     "patch_px": "a mixture needs one patch size",
@@ -64,6 +74,12 @@ class PretrainConfig(CommandConfig):
 
     stores: tuple[MixturePart, ...] = Field(min_length=1)
     """The stores that are trained on; one encoder, one patch size, one scale."""
+    view: View
+    """What is seen of a posterior: `sample` is a draw from it, `mean` its mean alone."""
+    symmetries: Symmetries
+    """Of every image, a random member of the group is seen: `none`, `flips` of either axis and
+    both, `flips_and_turns` (all eight of the square). A convolutional autoencoder is not
+    equivariant: look at `equivariance` of the autoencoder (report, inspect) before choosing."""
     num_lanes: int = Field(ge=1)
     """Lanes that define the order of images; a multiple of any number of ranks to be used."""
     denoiser: DenoiserConfig
@@ -109,12 +125,13 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
+    whitening = _whitening(config, draft.path / _WHITENING, inputs)
     images = config.train.num_steps * config.train.batch
     already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
     with progress("pretrain", total=images, unit="images", already=already) as bar:
         result = run_gang(
             pretrain_rank,
-            _spec(config, site, draft, inputs),
+            _spec(config, site, draft, inputs, whitening),
             num_ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
@@ -157,13 +174,20 @@ def _require_fitting_ranks(config: PretrainConfig, ranks: int) -> None:
 
 
 def _spec(
-    config: PretrainConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+    config: PretrainConfig,
+    site: Site,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+    whitening: Whitening,
 ) -> PretrainSpec:
     shares = zip(inputs.values(), config.stores, strict=True)
     return PretrainSpec(
         run=f"{config.name}@{config.version}",
         artifact=str(draft.path),
         stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
+        whitening=whitening,
+        view=config.view,
+        symmetries=config.symmetries,
         num_lanes=config.num_lanes,
         denoiser=config.denoiser,
         train=config.train,
@@ -174,6 +198,30 @@ def _spec(
         device=site.device,
         metrics_port=site.metrics_port,
     )
+
+
+def _whitening(
+    config: PretrainConfig, place: StoragePath, inputs: Mapping[str, Artifact]
+) -> Whitening:
+    """Whitening of the mixture: computed once and kept, so that a restart reads no store for it."""
+    try:
+        return Whitening.from_json(place.read_bytes())
+    except FileNotFoundError:
+        pass
+    found = mixture_whitening(
+        [LatentStore.open(artifact.path) for artifact in inputs.values()],
+        [part.weight for part in config.stores],
+        view=config.view,
+        recorded=[_statistics(artifact) for artifact in inputs.values()],
+    )
+    write_bytes(place, found.to_json().encode())
+    return found
+
+
+def _statistics(store: Artifact) -> ChannelStatistics | None:
+    """What the store's manifest says of its latents; older ones say nothing."""
+    recorded = store.manifest.contents.get("statistics")
+    return ChannelStatistics.model_validate(recorded) if recorded else None
 
 
 def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:

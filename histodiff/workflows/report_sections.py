@@ -21,6 +21,7 @@ from histodiff.data_prep.slides.reading import PatchReader
 from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, list_names
+from histodiff.workflows.report_equivariance import advice_on_symmetries
 from histodiff.workflows.report_pictures import (
     Curve,
     Picture,
@@ -56,6 +57,10 @@ class Reconstruction:
     name: str
     metrics: Mapping[str, float]
     pictures: Sequence[Picture]
+    equivariance: Mapping[str, Any] | None
+    """What the autoencoder does to flipped and turned patches; None where it was not measured."""
+    advice: str
+    """What that means for training."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,9 @@ def reconstruction(artifact: Artifact) -> Reconstruction:
         for name in list_names(artifact.path)
         if name.endswith(".png")
     ]
-    return Reconstruction(str(artifact.reference), metrics, pictures)
+    turned = contents.get("equivariance")
+    advice = advice_on_symmetries(turned) if turned else ""
+    return Reconstruction(str(artifact.reference), metrics, pictures, turned, advice)
 
 
 def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | None:

@@ -19,6 +19,7 @@ from histodiff.data_prep.slides.patch_index import (
     table_from_rows,
     write_patch_index,
 )
+from histodiff.latents.symmetries import NAMES
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.samples import Decision, finish_store, write_selection, write_shard
 from histodiff.storage import storage_path, write_bytes
@@ -99,7 +100,18 @@ def picture():
 
 def fabricate_networks(root):
     """An autoencoder and a denoiser, as far as the report reads them."""
-    contents = {"psnr_db": 24.5, "ssim": 0.71, "encoder_sha256": "e"}
+    turned = {
+        "num_patches": 32, "psnr_db": 24.7, "rmse": 14.9,
+        "symmetries": [
+            {
+                "symmetry": name, "psnr_to_pixels_db": 23.0 - 0.4 * (number % 2),
+                "rmse_to_pixels": 18.1, "psnr_to_decoded_db": 27.5, "rmse_to_decoded": 10.8,
+                "latent_error": 0.31,
+            }
+            for number, name in enumerate(NAMES[1:])
+        ],
+    }  # fmt: skip
+    contents = {"psnr_db": 24.5, "ssim": 0.71, "encoder_sha256": "e", "equivariance": turned}
     path = finished(root, Kind.AUTOENCODERS, "ae", contents=contents)
     write_bytes(path / "reconstructions.png", picture())
     path = finished(root, Kind.DENOISERS, "d", contents={"images_seen": 200, "parameters": 10})

@@ -50,7 +50,8 @@ def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
         **changes.pop("train", {}),
     }  # fmt: skip
     values = {
-        "name": name, "version": "1", "stores": [{"latents": "tiny@1"}], "num_lanes": LANES,
+        "name": name, "version": "1", "stores": [{"latents": "tiny@1"}],
+        "view": "sample", "symmetries": "none", "num_lanes": LANES,
         "denoiser": {
             "unet": {
                 "channels": [16, 16], "attention_levels": [False, True], "blocks_per_level": 1,

@@ -51,6 +51,7 @@ def test_help_of_a_command_points_to_its_schema() -> None:
     ("arguments", "expected"),
     [
         (["run", "no/such/file.yaml"], "no such config file"),
+        (["plan", "encode/demo.yaml", "measure_seconds=soon"], "positive number of seconds"),
         (["inspect", "nothing@v1"], "nothing of that name"),
         (["inspect", "a/b"], "neither kind/name@version nor a folder"),
         (["inspect", "latents/a@v1", "--site", "site/labtop"], "did you mean"),

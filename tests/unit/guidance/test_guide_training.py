@@ -6,7 +6,7 @@ import torch
 
 from histodiff.diffusion import EdmObjective, create_preconditioning
 from histodiff.guidance.judging import accuracy_by_sigma
-from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled, square_symmetry
+from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled
 from histodiff.guidance.noise import LogUniformNoise
 from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
@@ -106,12 +106,6 @@ def test_noisy_batch_has_the_noise_level_it_says():
     assert batch.noisy_BCHW.std(dim=(1, 2, 3)).tolist() == pytest.approx([0.5, 4.0], rel=0.05)
 
 
-def test_square_symmetry_gives_eight_different_views():
-    latent = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
-    views = {square_symmetry(latent, which).tobytes() for which in range(8)}
-    assert len(views) == 8
-
-
 def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_path):
     patches = patch_table(slides=3, side=2, split="train")
     store = open_new_store(tmp_path / "store", patches, quarantined={1: "UNREADABLE"})
@@ -128,3 +122,14 @@ def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_pat
         latents.std_NCHW[3], raw[2:] / np.array([2.0, 4.0])[:, None, None], rtol=1e-6
     )
     np.testing.assert_allclose(latents.mean_NCHW[3][1], (raw[1] + 2.0) / 4.0, rtol=1e-6)
+
+
+def test_read_labelled_of_the_view_mean_has_no_posterior_spread(tmp_path):
+    store = open_new_store(tmp_path, patch_table(slides=2, side=2, split="train"))
+    whitening = Whitening(mean=(1.0, -2.0), std=(2.0, 4.0))
+    options = {"whitening": whitening, "classes": store.classes}
+    drawn = read_labelled(store, store.valid_rows, **options)
+    mean = read_labelled(store, store.valid_rows, view="mean", **options)
+    assert np.array_equal(mean.mean_NCHW, drawn.mean_NCHW)
+    assert drawn.std_NCHW.any()
+    assert not mean.std_NCHW.any()

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from histodiff.latents import Whitening
@@ -12,8 +13,11 @@ def moments(count: int) -> np.ndarray:
     return np.abs(generator.normal(size=(count, 4, 8, 8))).astype(np.float16)
 
 
-def draw(values: np.ndarray, indices, *, seed: int = 3, purpose: str = "train"):
-    return drawn_samples(values, indices, whitening=WHITENING, seed=seed, purpose=purpose)
+def draw(values: np.ndarray, indices, *, seed=3, purpose="train", view="sample", symmetries="none"):
+    return drawn_samples(
+        values, indices, whitening=WHITENING, seed=seed, purpose=purpose, view=view,
+        symmetries=symmetries,
+    )  # fmt: skip
 
 
 def test_draws_do_not_depend_on_how_a_batch_is_cut():
@@ -49,3 +53,59 @@ def test_draws_clean_samples_follow_the_whitened_posterior():
         torch.stack([found.clean_BCHW.flatten(), found.noise_BCHW.flatten()])
     )
     assert abs(float(correlation[0, 1])) < 0.02
+
+
+def test_view_mean_is_the_whitened_mean_with_the_same_noise():
+    values = moments(5)
+    drawn, mean = draw(values, range(5)), draw(values, range(5), view="mean")
+    expected = WHITENING.apply(values[:, :2].astype(np.float32))
+    assert np.array_equal(mean.clean_BCHW.numpy(), expected)
+    assert torch.equal(mean.noise_BCHW, drawn.noise_BCHW)
+    assert torch.equal(mean.uniform_B, drawn.uniform_B)
+    assert not torch.equal(mean.clean_BCHW, drawn.clean_BCHW)
+
+
+@pytest.mark.parametrize(("group", "size"), [("flips", 4), ("flips_and_turns", 8)])
+def test_symmetries_are_drawn_uniformly_from_the_group(group, size):
+    count = 4000
+    values = np.repeat(moments(1), count, axis=0)
+    seen = draw(values, range(count), view="mean", symmetries=group).clean_BCHW.numpy()
+    _, counts = np.unique(seen.reshape(count, -1), axis=0, return_counts=True)
+    assert len(counts) == size
+    expected = count / size
+    assert ((counts - expected) ** 2 / expected).sum() < 30  # chi squared, 7 degrees: p = 1e-4
+
+
+def test_symmetries_are_applied_to_mean_and_deviation_alike_before_the_draw():
+    values = moments(64)
+    flipped = draw(values, range(64), symmetries="flips_and_turns", view="mean")
+    plain = draw(values, range(64), view="mean")
+    drawn = draw(values, range(64), symmetries="flips_and_turns")
+    straight = draw(values, range(64))
+    assert torch.equal(flipped.noise_BCHW, plain.noise_BCHW)
+    kept = [k for k in range(64) if torch.equal(flipped.clean_BCHW[k], plain.clean_BCHW[k])]
+    assert 0 < len(kept) < 64
+    for k in range(64):
+        same = torch.equal(drawn.clean_BCHW[k], straight.clean_BCHW[k])
+        assert same == (k in kept)
+    # draw - mean = std * noise: sums over the patch of (draw - mean) / noise are those of std
+    ratio = (drawn.clean_BCHW - flipped.clean_BCHW) / (straight.clean_BCHW - plain.clean_BCHW)
+    std = torch.from_numpy(values[:, 2:].astype(np.float32))
+    turned = (ratio * std).flatten(1).sort(dim=1).values
+    torch.testing.assert_close(turned, std.flatten(1).sort(dim=1).values, rtol=1e-2, atol=2e-2)
+
+
+def test_symmetries_do_not_depend_on_how_a_batch_is_cut():
+    values = moments(8)
+    whole = draw(values, range(40, 48), symmetries="flips_and_turns").clean_BCHW
+    for world_size in (2, 4):
+        share = 8 // world_size
+        parts = [
+            draw(
+                values[rank * share : (rank + 1) * share],
+                range(40 + rank * share, 40 + (rank + 1) * share),
+                symmetries="flips_and_turns",
+            ).clean_BCHW
+            for rank in range(world_size)
+        ]
+        assert torch.equal(whole, torch.cat(parts))

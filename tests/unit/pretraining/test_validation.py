@@ -58,7 +58,7 @@ def test_validation_loss_is_fixed_and_independent_of_the_batch(tmp_path, one_ran
     found = [
         Validation(
             config, stores=[store], whitening=WHITENING, preconditioning=EDM, seed=1, batch=batch,
-            device="cpu",
+            device="cpu", view="sample",
         ).losses(Shrinks())
         for batch in (2, 9)
     ]  # fmt: skip

@@ -68,6 +68,10 @@ def test_training_learns_and_reports(patches):
     metrics = json.loads((artifact.path / "metrics.json").read_bytes())
     assert metrics["num_patches"] == 8
     assert metrics["psnr_db"] == contents["psnr_db"] > 10
+    turned = contents["equivariance"]
+    assert turned["psnr_db"] == pytest.approx(contents["psnr_db"])  # of the same 8 patches
+    assert len(turned["symmetries"]) == 7
+    assert all(row["latent_error"] > 0 for row in turned["symmetries"])
     assert all(0 < value < 10 for value in metrics["latent_std"])
     losses = pq.read_table(str(artifact.path / "losses.parquet"))["loss"].to_pylist()
     assert losses[-1] < 0.7 * losses[0]

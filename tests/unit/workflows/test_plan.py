@@ -2,10 +2,10 @@ import pytest
 import yaml
 
 from histodiff.artifacts import Reference
-from histodiff.cluster.site import Site
+from histodiff.cluster.site import Prices, Site
 from histodiff.errors import ConfigError
 from histodiff.workflows import registry
-from histodiff.workflows.plan import Rates, plan, resolve_target, totals
+from histodiff.workflows.plan import Rates, StepTime, plan, resolve_target, totals
 from histodiff.workflows.run import StepPlan
 from tests.support.toy_commands import TOY_COMMANDS
 
@@ -14,17 +14,43 @@ def step(command, estimate, missing=()):
     return StepPlan(command, command, Reference("latents/a@1"), "missing", missing, estimate)
 
 
-def test_totals_sums_amounts_and_ignores_words():
+def test_totals_sums_amounts_and_ignores_words(site):
     steps = [step("tile", {"patches": 10, "note": "x"}), step("encode", {"patches": 5, "bytes": 7})]
-    assert totals(steps, Rates()) == {"patches": 15.0, "bytes": 7.0}
+    assert totals(steps, {}, site) == {"patches": 15.0, "bytes": 7.0}
 
 
-def test_totals_with_rates_gives_hours_and_cost():
-    steps = [step("encode", {"patches": 7200}), step("pretrain", {"images": 36000})]
-    rates = Rates(patches_per_second=2, images_per_second=10, price_per_hour=3)
-    found = totals(steps, rates)
-    assert found["hours"] == pytest.approx(2.0)
-    assert found["cost"] == pytest.approx(6.0)
+def priced(site, **prices):
+    return site.model_copy(update={"prices": Prices(currency="EUR", **prices)})
+
+
+TIMES = {"encode": StepTime(7200.0, 3, None), "pretrain": StepTime(1800.0, 2, None)}
+
+
+def test_totals_give_hours_and_cost_of_the_whole_site(site):
+    found = totals([], TIMES, priced(site, site_hour=4.0, worker_hour=100.0))
+    assert found["hours"] == pytest.approx(2.5)
+    assert found["cpu_hours"] == pytest.approx(2 * 3 + 0.5 * 2)
+    assert found["cost"] == found["cost_compute"] == pytest.approx(10.0)
+
+
+def test_totals_give_cost_per_worker_where_the_site_has_no_price(site):
+    gpus = priced(site, worker_hour=2.0).model_copy(update={"device": "cuda"})
+    found = totals([], TIMES, gpus)
+    assert found["gpu_hours"] == pytest.approx(7.0)
+    assert found["cost"] == pytest.approx(14.0)
+
+
+def test_totals_price_requests_and_storage_and_nothing_that_has_no_price(site):
+    amounts = {
+        "bytes": 2e9, "puts_requests": 3000, "lists_requests": 1000, "gets_requests": 5000,
+    }  # fmt: skip
+    steps = [step("encode", amounts)]
+    found = totals(steps, {}, priced(site, put_1000=0.5, get_1000=0.1, gb_month=0.02))
+    assert found["cost_requests"] == found["cost"] == pytest.approx(2.0 + 0.5)
+    assert found["cost_storage_month"] == pytest.approx(0.04)
+    unpriced = totals(steps, TIMES, priced(site))
+    assert not [key for key in unpriced if key.startswith("cost")]
+    assert not [key for key in totals(steps, TIMES, site) if key.startswith("cost")]
 
 
 @pytest.fixture

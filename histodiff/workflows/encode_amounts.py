@@ -1,0 +1,192 @@
+"""What a run of ``encode`` writes and asks of the store, by arithmetic: objects, bytes, requests.
+
+Shards and metadata are exact. Row tables are as large as those of a sample of the patches; ledger
+records, plan and manifest as large as ones with numbers of the same length. Requests are those of a
+run from begin to end without a failure, against S3; local folders have none.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from histodiff.artifacts import Artifact, CommandConfig, Manifest
+from histodiff.artifacts.artifact import planned_identity
+from histodiff.artifacts.provenance import provenance
+from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.latents import ShardRecord, StoreLayout
+from histodiff.latents.codec import metadata_files, shard_size
+from histodiff.latents.finish import SHARDS_SCHEMA
+from histodiff.latents.layout import SHARDS_TABLE, shard_name
+from histodiff.latents.rows import OK, ROWS_PER_FILE, ROWS_SCHEMA, parquet_bytes
+from histodiff.latents.statistics import ChannelStatistics
+from histodiff.runtime import generator_for
+
+_SAMPLED_ROWS = 65_536
+_LISTED_AT_ONCE = 1000
+_PUT_BYTES = 100 * 2**20
+_PART_BYTES = 50 * 2**20
+"""s3fs puts objects of `_PUT_BYTES` and more in parts of `_PART_BYTES`."""
+_DIGEST = "0" * 64
+_NUMBER = -0.12345678901234567
+
+
+@dataclass(frozen=True)
+class StoreAmounts:
+    """Everything that is in the store's folder when the command has ended."""
+
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests to the store; readers of remote slides make more."""
+
+    puts: int
+    """Puts, parts of puts and their ends: what is priced as writing, lists left out."""
+    gets: int
+    """Gets and heads."""
+    lists: int
+    """Pages of listings."""
+
+
+def store_amounts(
+    config: CommandConfig, index: PatchIndex, layout: StoreLayout, inputs: Mapping[str, Artifact]
+) -> StoreAmounts:
+    """Objects and bytes of the finished store."""
+    shards = layout.num_shards
+    row_files = num_row_files(layout)
+    metadata = [len(data) for data in metadata_files(layout).values()]
+    sizes = [shard_size(layout, 0)] * (shards - 1) + [shard_size(layout, shards - 1)]
+    own = {
+        "metadata": (len(metadata), sum(metadata)),
+        "shards": (shards, sum(sizes)),
+        "ledger": (shards, shards * _record_bytes(layout)),
+        "rows": (row_files, _row_bytes(index, layout)),
+        "table of shards": (1, _shards_table_bytes(layout)),
+        "plan": (1, _json_bytes(_plan(config, inputs))),
+        "manifest": (1, _json_bytes(_manifest(config, layout, inputs))),
+    }
+    return StoreAmounts(
+        objects=sum(count for count, _ in own.values()),
+        bytes=sum(size for _, size in own.values()),
+    )
+
+
+def store_requests(
+    layout: StoreLayout,
+    inputs: Mapping[str, Artifact],
+    *,
+    index_files: int,
+    processes: int,
+) -> Requests:
+    """Requests of an undisturbed run.
+
+    Args:
+        layout: Of the store.
+        inputs: The artifacts that are read.
+        index_files: Files of the patch index that every process that reads patches reads.
+        processes: Encoders, which read the autoencoder's files, and readers, which read the index.
+    """
+    shards = layout.num_shards
+    size = shard_size(layout, 0)
+    puts_of_shard = 1 if size < _PUT_BYTES else 2 + -(-size // _PART_BYTES)
+    # probe, plan, manifest, two of metadata, table of shards; shard and record; rows
+    puts = 6 + shards * (puts_of_shard + 1) + num_row_files(layout)
+    # plan, manifest of the output; manifests of inputs; autoencoder.json; index by every process
+    gets = 2 + len(inputs) + 1 + (1 + processes) * index_files
+    pages = -(-shards // _LISTED_AT_ONCE)
+    # ledger and shards before, shards after; partitions of the index by every process
+    return Requests(puts=puts, gets=gets, lists=2 + pages + 1 + processes)
+
+
+def num_row_files(layout: StoreLayout) -> int:
+    """Files of the row table."""
+    return -(-layout.num_rows // ROWS_PER_FILE)
+
+
+def _record_bytes(layout: StoreLayout) -> int:
+    record = ShardRecord(
+        shard=layout.num_shards,
+        rows=layout.rows_per_shard,
+        size_bytes=shard_size(layout, 0),
+        sha256=_DIGEST,
+        quarantined={},
+        statistics=_statistics(layout),
+    )
+    return len(record.model_dump_json(indent=2)) + 1
+
+
+def _statistics(layout: StoreLayout) -> ChannelStatistics:
+    numbers = (_NUMBER,) * (layout.moment_shape[0] // 2)
+    return ChannelStatistics(
+        rows=layout.num_rows,
+        mean_of_means=numbers,
+        variance_of_means=numbers,
+        posterior_variance=numbers,
+    )
+
+
+def _row_bytes(index: PatchIndex, layout: StoreLayout) -> int:
+    """Bytes of the row table: those of some patches in random order, times their share."""
+    count = min(layout.num_rows, _SAMPLED_ROWS)
+    chosen = generator_for(0, "row table").permutation(layout.num_rows)[:count]
+    columns = {
+        name: index.patches[name].take(chosen)
+        for name in ROWS_SCHEMA.names
+        if name not in ("patch", "status")
+    }
+    columns |= {"patch": pa.array(chosen), "status": pa.array([OK] * count, pa.string())}
+    table = pa.table([columns[name] for name in ROWS_SCHEMA.names], names=ROWS_SCHEMA.names)
+    data = parquet_bytes(table.cast(ROWS_SCHEMA))
+    return round(len(data) * layout.num_rows / count)
+
+
+def _shards_table_bytes(layout: StoreLayout) -> int:
+    count = min(layout.num_shards, _SAMPLED_ROWS)
+    drawn = np.random.default_rng(0).bytes(32 * count)
+    values = {
+        "shard": pa.array(np.arange(count)),
+        "rows": pa.array(np.full(count, layout.rows_per_shard)),
+        "quarantined": pa.array(np.zeros(count, np.int64)),
+        "size_bytes": pa.array(np.full(count, shard_size(layout, 0))),
+        "sha256": pa.array([drawn[32 * k : 32 * (k + 1)].hex() for k in range(count)]),
+    }
+    table = pa.table([values[name] for name in SHARDS_SCHEMA.names], schema=SHARDS_SCHEMA)
+    return round(len(parquet_bytes(table)) * layout.num_shards / count)
+
+
+def _plan(config: CommandConfig, inputs: Mapping[str, Artifact]) -> object:
+    what = planned_identity(config, inputs, {"device_class": "cuda"})
+    return {"fingerprint": _DIGEST, "format": 1, "what": what}
+
+
+def _manifest(config: CommandConfig, layout: StoreLayout, inputs: Mapping[str, Artifact]) -> object:
+    names = [shard_name(shard) for shard in range(layout.num_shards)]
+    names += [f"rows/{number:05d}.parquet" for number in range(num_row_files(layout))]
+    names += [SHARDS_TABLE, *metadata_files(layout)]
+    manifest = Manifest(
+        kind=config.kind,
+        name=config.name,
+        version=config.version,
+        format=1,
+        fingerprint=_DIGEST,
+        config=config.model_dump(mode="json"),
+        inputs={str(item.reference): _DIGEST for item in inputs.values()},
+        provenance=provenance(0.0),
+        contents={
+            "moment_shape": list(layout.moment_shape),
+            "statistics": _statistics(layout).model_dump(mode="json"),
+            **layout.attributes.model_dump(mode="json"),
+        },
+        content_sha256=_DIGEST,
+        files=dict.fromkeys(names, _DIGEST),
+    )
+    return manifest.model_dump(mode="json")
+
+
+def _json_bytes(value: object) -> int:
+    return len(json.dumps(value, indent=2, sort_keys=True)) + 1
