@@ -17,7 +17,7 @@ from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt
 from histodiff.latents.codec import metadata_files, shard_bytes
 from histodiff.latents.layout import LEDGER_FOLDER, StoreLayout, ledger_name, shard_name
-from histodiff.storage import StoragePath, create_bytes, list_names, write_bytes
+from histodiff.storage import StoragePath, create_bytes, list_names, read_bytes, write_bytes
 
 NON_FINITE = "NON_FINITE"
 _READ_THREADS = 16
@@ -85,7 +85,7 @@ class ShardWriter:
         place = self.path / ledger_name(record.shard)
         if create_bytes(place, (record.model_dump_json(indent=2) + "\n").encode()):
             return
-        other = _parse(place, place.read_bytes())
+        other = _parse(place, read_bytes(place))
         if other != record:
             raise ArtifactCorrupt(
                 f"{place}: another writer recorded {other.sha256[:12]} for shard {record.shard},"
@@ -99,7 +99,7 @@ def read_ledger(path: StoragePath) -> dict[int, ShardRecord]:
     folder = path / LEDGER_FOLDER
     places = [folder / name for name in list_names(folder) if name.endswith(".json")]
     with ThreadPoolExecutor(_READ_THREADS) as threads:
-        contents = list(threads.map(lambda place: place.read_bytes(), places))
+        contents = list(threads.map(read_bytes, places))
     records = [_parse(place, data) for place, data in zip(places, contents, strict=True)]
     return {record.shard: record for record in sorted(records, key=lambda item: item.shard)}
 

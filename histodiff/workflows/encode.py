@@ -49,6 +49,7 @@ from histodiff.latents.finish import present_shards
 from histodiff.latents.rows import reason_code
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
+from histodiff.storage import read_bytes
 from histodiff.telemetry import progress, serve_metrics
 from histodiff.telemetry.metrics import (
     ENCODE_PATCHES,
@@ -109,6 +110,13 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     )
     if draft.finished:
         return draft.finished
+    with draft:
+        return _encoded(config, site, draft, inputs)
+
+
+def _encoded(
+    config: EncodeConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+) -> Artifact:
     index = PatchIndex.open(inputs["patches"].path)
     assert_disjoint(index.patches)
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
@@ -141,7 +149,7 @@ def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact)
     """
     if index.patches.num_rows == 0:
         raise ConfigError(f"patches '{config.patches}': has no patches; see its slides and reasons")
-    facts = json.loads((autoencoder.path / "autoencoder.json").read_bytes())
+    facts = json.loads(read_bytes(autoencoder.path / "autoencoder.json"))
     side, odd = divmod(index.patch_px, facts["downsampling"])
     if odd:
         raise ConfigError(

@@ -109,18 +109,19 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    images = config.train.num_steps * config.train.batch
-    already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
-    with progress("pretrain", total=images, unit="images", already=already) as bar:
-        result = run_gang(
-            pretrain_rank,
-            _spec(config, site, draft, inputs),
-            num_ranks=site.ranks,
-            ray_config=site.ray,
-            device=site.device,
-            report=_reporter(bar, already=already),
-        )
-    return _finished(draft, result)
+    with draft:
+        images = config.train.num_steps * config.train.batch
+        already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
+        with progress("pretrain", total=images, unit="images", already=already) as bar:
+            result = run_gang(
+                pretrain_rank,
+                _spec(config, site, draft, inputs),
+                num_ranks=site.ranks,
+                ray_config=site.ray,
+                device=site.device,
+                report=_reporter(bar, already=already),
+            )
+        return _finished(draft, result)
 
 
 def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]:
