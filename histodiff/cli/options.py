@@ -52,3 +52,5 @@ class Invocation:
     """No Ray."""
     folder: str | None = None
     """Folder to write to, of commands that write no artifact."""
+    reencode: int = 0
+    """Rows that are encoded again."""

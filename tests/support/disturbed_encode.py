@@ -1,8 +1,8 @@
 """``encode`` on a Ray cluster of two nodes and on S3, disturbed at random, until it ends.
 
-A disturbed run starts the real command; kills with SIGKILL readers, encoders, the driver and a whole
-node at moments drawn from the run's seed, while the server's answers are tampered with; and starts
-the same command again, as a user would, until it has ended with success.
+A disturbed run starts the real command; kills with SIGKILL readers, encoders, the driver and a
+whole node at moments drawn from the run's seed, while the server's answers are tampered with; and
+starts the same command again, as a user would, until it has ended with success.
 """
 
 import os
