@@ -26,9 +26,9 @@ def store_problems(path: StoragePath) -> Iterator[str]:
     except ArtifactError as error:
         yield str(error)
         return
-    yield from table_problems(store)
     for shard in listed_shards(store):
         yield from shard_problems(store, shard, read_bytes(path / shard_name(shard)))
+    yield from table_problems(store)
 
 
 def listed_shards(store: LatentStore) -> list[int]:

@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.ceph, pytest.mark.ray]
 
 RUNS = 20
 KILLS = 3
-FAULT_RATE = 0.06
+FAULT_RATE = 0.1
+LATENCY_SECONDS = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_encode_disturbed_at_random_ends_with_the_same_content(
     disturbed: tuple[DisturbedEncode, str], seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, content = disturbed
-    result = runs.run(seed, num_kills=KILLS, rate=FAULT_RATE)
+    result = runs.run(seed, num_kills=KILLS, rate=FAULT_RATE, latency=LATENCY_SECONDS)
     with capsys.disabled():
         print(f"\n{result}")
         for error in result.errors:

@@ -80,7 +80,7 @@ def encode_values(version: str) -> dict[str, object]:
     """Config of ``latents@version``."""
     return {
         "name": "latents", "version": version, "patches": "patches@v1", "autoencoder": "kl@v1",
-        "store": {"rows_per_shard": 64, "rows_per_chunk": 16}, "supertile": 2, "mixing": 3,
+        "store": {"rows_per_shard": 32, "rows_per_chunk": 16}, "supertile": 2, "mixing": 3,
         "batch": 16, "threads": 1, "precision": "fp32", "seed": 1, "max_failed_fraction": 0.0,
     }  # fmt: skip
 
@@ -142,16 +142,16 @@ class DisturbedEncode:
         self._environment = {**os.environ, **environment}
         self._folder, self._num_shards = folder, num_shards
 
-    def run(self, seed: int, *, num_kills: int, rate: float) -> Disturbed:
+    def run(self, seed: int, *, num_kills: int, rate: float, latency: float) -> Disturbed:
         """One run, from nothing to a store that has been verified."""
         rng = random.Random(seed)
         victims = rng.sample(VICTIMS, k=len(VICTIMS))[:num_kills]
-        moments = sorted(rng.randrange(max(1, self._num_shards - 2)) for _ in victims)
+        moments = sorted(rng.randrange(self._num_shards // 2) for _ in victims)
         waiting = list(zip(victims, moments, strict=True))
         kills: Counter[str] = Counter()
         errors: list[str] = []
         started = time.monotonic()
-        self._proxy.disturb(seed=seed, rate=rate)
+        self._proxy.disturb(seed=seed, rate=rate, latency=latency)
         for number in range(_MOST_RERUNS + 1):
             code = self._command(seed, number, waiting, kills, rng)
             if code == 0:
@@ -205,7 +205,7 @@ class DisturbedEncode:
         if victim == NODE:
             (node,) = self._cluster.worker_nodes
             self._cluster.remove_node(node, allow_graceful=False)
-            self._cluster.add_node(**_node())
+            self._cluster.add_node(wait=False, **_node())
             return True
         raylets = {
             info.process.pid

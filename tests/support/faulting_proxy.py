@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 SLOW_DOWN, RESET, LOST = "slow_down", "reset", "lost_answer"
 SHORT_ANSWER, SHORT_UPLOAD, DELAY = "short_answer", "short_upload", "delay"
 KINDS = (SLOW_DOWN, RESET, LOST, SHORT_ANSWER, SHORT_UPLOAD, DELAY)
-_DELAY_SECONDS = 0.3
+_DELAY_SECONDS = 2.0
 _ABORT_ON_CLOSE = struct.pack("ii", 1, 0)
 _BODY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Slow down</Message></Error>"
 _BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
@@ -41,8 +41,8 @@ class Message:
 class FaultingProxy:
     """Listens on a free port of the loopback interface for the time of the block.
 
-    ``rate`` is the share of requests that meet a fault, ``found`` counts faults by kind; ``kinds``
-    limits them. All of them may be changed at any time.
+    ``rate`` is the share of requests that meet a fault, ``latency`` the most seconds that any
+    request waits; ``found`` counts faults by kind, ``kinds`` limits them.
     """
 
     def __init__(self, server: str) -> None:
@@ -56,11 +56,12 @@ class FaultingProxy:
 
     def quiet(self) -> None:
         """No faults from now on."""
-        self.disturb(seed=0, rate=0.0)
+        self.disturb(seed=0, rate=0.0, latency=0.0)
 
-    def disturb(self, *, seed: int, rate: float) -> None:
-        """Begins anew: so many of the requests meet a fault."""
-        self._random, self.rate, self.found = random.Random(seed), rate, Counter[str]()
+    def disturb(self, *, seed: int, rate: float, latency: float) -> None:
+        """Begins anew: so many of the requests meet a fault, and all are late."""
+        self._random, self.found = random.Random(seed), Counter[str]()
+        self.rate, self.latency = rate, latency
 
     def __enter__(self) -> "FaultingProxy":
         self._thread.start()
@@ -115,6 +116,7 @@ class FaultingProxy:
     ) -> bool:
         """Serves one request; False when the connection is over."""
         fault = self._fault(request)
+        await asyncio.sleep(self._random.uniform(0, self.latency))
         if fault == DELAY:
             await asyncio.sleep(self._random.uniform(0, _DELAY_SECONDS))
         elif fault == SLOW_DOWN:
