@@ -4,6 +4,7 @@ Digests find bytes that changed after they were recorded. That the recorded byte
 recorded encoder gives for the recorded pixels, only encoding again can tell.
 """
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from histodiff.latents import LatentStore, ShardRecord, ShardUnit, ShardWriter
 from histodiff.latents.layout import shard_name
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.runtime import encode_in_process
+from histodiff.storage import read_bytes
 from histodiff.workflows.encode import EncodeConfig, store_layout
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2}
@@ -58,8 +60,6 @@ def reencoding_problems(
         return problems
     try:
         autoencoder = load_autoencoder(inputs["autoencoder"].path, device=site.device)
-        if autoencoder.encoder_sha256 != store.encoder_sha256:
-            return [_swapped(inputs["autoencoder"], autoencoder.encoder_sha256, store)]
         drawn = _drawn(store, rows, seed=int(artifact.manifest.content_sha256[:8], 16))
         return _row_problems(artifact, store, config, inputs, autoencoder, site, drawn)
     except ArtifactError as error:
@@ -75,8 +75,9 @@ def _input_problems(
     if recorded != store.encoder_sha256:
         said = store.encoder_sha256[:12]
         yield f"zarr.json: says encoder {said}, the manifest {str(recorded)[:12]}"
-    made_by = inputs["autoencoder"].manifest.contents.get("encoder_sha256", store.encoder_sha256)
-    if made_by != store.encoder_sha256:
+    facts = json.loads(read_bytes(inputs["autoencoder"].path / "autoencoder.json"))
+    made_by = facts["encoder_sha256"]
+    if made_by not in (store.encoder_sha256, recorded):
         yield _swapped(inputs["autoencoder"], made_by, store)
     planned = (read_plan(artifact.path) or {}).get("what", {}).get("inputs", {})
     for key, item in inputs.items():

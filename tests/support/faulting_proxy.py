@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 SLOW_DOWN, RESET, LOST = "slow_down", "reset", "lost_answer"
 SHORT_ANSWER, SHORT_UPLOAD, DELAY = "short_answer", "short_upload", "delay"
 KINDS = (SLOW_DOWN, RESET, LOST, SHORT_ANSWER, SHORT_UPLOAD, DELAY)
+METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
+_NO_LIMIT = 10**9
 _DELAY_SECONDS = 2.0
 _ABORT_ON_CLOSE = struct.pack("ii", 1, 0)
 _BODY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Slow down</Message></Error>"
@@ -42,7 +44,8 @@ class FaultingProxy:
     """Listens on a free port of the loopback interface for the time of the block.
 
     ``rate`` is the share of requests that meet a fault, ``latency`` the most seconds that any
-    request waits; ``found`` counts faults by kind, ``kinds`` limits them.
+    request waits, ``most`` how many faults there are in all; ``found`` counts them by kind, and
+    ``kinds`` and ``methods`` limit them.
     """
 
     def __init__(self, server: str) -> None:
@@ -52,16 +55,19 @@ class FaultingProxy:
         self._thread = threading.Thread(target=self._serve, name="faulting-proxy", daemon=True)
         self._ready = threading.Event()
         self.kinds: tuple[str, ...] = KINDS
+        self.methods: tuple[str, ...] = METHODS
         self.quiet()
 
     def quiet(self) -> None:
         """No faults from now on."""
-        self.disturb(seed=0, rate=0.0, latency=0.0)
+        self.disturb(seed=0, rate=0.0)
 
-    def disturb(self, *, seed: int, rate: float, latency: float) -> None:
+    def disturb(
+        self, *, seed: int, rate: float, latency: float = 0.0, most: int = _NO_LIMIT
+    ) -> None:
         """Begins anew: so many of the requests meet a fault, and all are late."""
         self._random, self.found = random.Random(seed), Counter[str]()
-        self.rate, self.latency = rate, latency
+        self.rate, self.latency, self.most = rate, latency, most
 
     def __enter__(self) -> "FaultingProxy":
         self._thread.start()
@@ -141,12 +147,15 @@ class FaultingProxy:
         return await _sent(writer, answer.head + answer.body)
 
     def _fault(self, request: Message) -> str | None:
-        if self._random.random() >= self.rate:
+        method = request.first_line[0]
+        if self._random.random() >= self.rate or method not in self.methods:
+            return None
+        if self.found.total() >= self.most:
             return None
         kind = self._random.choice(self.kinds)
         if kind == SHORT_UPLOAD and not request.body:
             return None
-        if kind == SHORT_ANSWER and request.first_line[0] != "GET":
+        if kind == SHORT_ANSWER and method != "GET":
             return None
         self.found[kind] += 1
         return kind
