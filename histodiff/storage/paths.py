@@ -130,11 +130,9 @@ def _created(path: StoragePath, data: bytes) -> bool:
     for pause in (*_CONFLICT_PAUSES, None):
         try:
             path.fs.pipe_file(path.path, data, mode="create")
-        except FileExistsError:
-            return False
         except OSError as error:
             code = error_code(error)
-            if code in _IS_THERE:  # s3fs gives them as a plain OSError
+            if isinstance(error, FileExistsError) or code in _IS_THERE:
                 return bool(path.fs.cat_file(path.path) == data)
             if code not in _CONFLICT or pause is None:
                 raise

@@ -89,9 +89,7 @@ def test_writes_that_fail_twice_put_the_whole_object_once(
     write_bytes(storage_path(f"{s3_root}/written"), DATA)
     assert proxy.found[kind] == 2
     proxy.disturb(seed=1, rate=1.0, most=2)
-    assert create_bytes(storage_path(f"{s3_root}/created"), DATA), (
-        "its own retry is no other writer"
-    )
+    assert create_bytes(storage_path(f"{s3_root}/created"), DATA)  # its retry is no other writer
     assert proxy.found[kind] == 2
     assert not create_bytes(storage_path(f"{s3_root}/created"), b"of another")
     for name in ("written", "created"):

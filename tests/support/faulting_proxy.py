@@ -106,8 +106,8 @@ class FaultingProxy:
             while request := await _read_request(reader, writer):
                 if not await self._exchange(request, writer, *upstream):
                     break
-        except _GONE:
-            pass  # a client or server that went away; the proxy has nothing to add
+        except (*_GONE, asyncio.CancelledError):
+            pass  # a client or server that went away, or the proxy's own end
         finally:
             for stream in (writer, upstream[1] if upstream else None):
                 if stream is not None:
