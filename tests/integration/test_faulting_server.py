@@ -11,7 +11,8 @@ from s3fs import S3FileSystem
 from histodiff.artifacts import Artifact
 from histodiff.cli.failures import user_message
 from histodiff.cluster.site import NoRay, Site
-from histodiff.errors import TransientError
+from histodiff.data_prep.slides.pixels import decode_image
+from histodiff.errors import SlideError, TransientError
 from histodiff.storage import (
     StoragePath,
     create_bytes,
@@ -122,6 +123,21 @@ def test_server_that_fails_for_ever_is_given_up_in_one_line(
         with pytest.raises(TransientError) as caught:
             read(storage_path(str(place)))
         assert "\n" not in str(user_message(caught.value))
+
+
+def test_image_that_an_overloaded_server_does_not_give_is_not_a_broken_image(
+    proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes(storage_path(f"{s3_root}/image.png"), b"never decoded")
+    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
+    S3FileSystem.clear_instance_cache()
+    proxy.kinds = (SLOW_DOWN,)
+    proxy.disturb(seed=1, rate=1.0)
+    with pytest.raises(TransientError):
+        decode_image(storage_path(f"{s3_root}/image.png"))
+    proxy.quiet()
+    with pytest.raises(SlideError, match=r"image\.png"):
+        decode_image(storage_path(f"{s3_root}/image.png"))
 
 
 def test_encode_on_a_failing_server_ends_with_the_same_content(
