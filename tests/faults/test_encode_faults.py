@@ -48,7 +48,7 @@ def disturbed(
             yield runs, content
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_encode_disturbed_at_random_ends_with_the_same_content(
     disturbed: tuple[DisturbedEncode, str], seed: int, capsys: pytest.CaptureFixture[str]

@@ -36,7 +36,7 @@ VICTIMS = (READER, ENCODER, DRIVER, NODE)
 _TITLES = {READER: "ray::_ReaderHost", ENCODER: "ray::_EncoderHost"}
 _POLL_SECONDS = 0.1
 _MOST_RERUNS = 12
-_RUN_SECONDS = 240.0
+_RUN_SECONDS = 600.0
 _ENDS = (0, 2, -signal.SIGKILL)
 """Success, a user's error in one line (storage or cluster down), and our own kill."""
 
