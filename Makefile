@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 
-.PHONY: help install system demo test test-integration test-real test-ceph test-browser test-slow test-e2e check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -30,13 +30,16 @@ test-real: install   # tests on real slides in ../shared/data; fail without them
 	$(PYTEST) -m "real_data and not slow"
 
 test-ceph: install   # tests against a real S3 server, Ceph's gateway
-	$(PYTEST) -m ceph
+	$(PYTEST) -m "ceph and not slow"
+
+test-faults: install   # 20 runs of encode, killed and disturbed at random, on Ceph's gateway
+	$(PYTEST) -m "slow and ceph" tests/faults
 
 test-browser: install   # pages in a real browser: chromium and chromium-driver
 	$(PYTEST) -m browser
 
 test-slow: install   # tests that take more than a minute each
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not ceph"
 
 test-e2e: install   # the whole chain, as tests
 	$(PYTEST) -m e2e

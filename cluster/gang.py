@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import ray
 import ray.train
 import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
 
+import ray
 from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.session import ray_session
@@ -66,7 +66,7 @@ def run_gang(
         ConfigError: Several ranks are asked for where there is no Ray to run them.
         TransientError: The gang failed more often than that; has the errors of the ranks.
     """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if torchrun_rank() is not None:
         return _run_under_torchrun(rank_function, spec, device=device, report=report)
     if num_ranks == 1:
         with _process_group(device, rank=0, world_size=1, store=_own_store()):
@@ -86,6 +86,12 @@ def run_gang(
             rank_function, spec,
             num_ranks=num_ranks, device=device, report=report, max_failures=max_failures, each=each,
         )  # fmt: skip
+
+
+def torchrun_rank() -> int | None:
+    """Rank of this process where torchrun started it; rank 0 is the driver."""
+    under = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return int(os.environ["RANK"]) if under else None
 
 
 def _run_under_torchrun(

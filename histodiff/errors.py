@@ -4,6 +4,7 @@
     |- ConfigError(ValueError)                    the user's file, flag or input
     |- ArtifactError
     |  |- ArtifactNotFound(FileNotFoundError)     no such artifact, or no manifest yet
+    |  |- ArtifactBusy                            another driver is writing it
     |  |- ArtifactDrift                           same name@version, another fingerprint
     |  '- ArtifactCorrupt                         checksum or schema mismatch
     |- SlideError                                 one slide is unusable; carries a SkipReason
@@ -31,6 +32,10 @@ class ArtifactError(HistodiffError):
 
 class ArtifactNotFound(ArtifactError, FileNotFoundError):
     """No such artifact, or one without a manifest, which means unfinished."""
+
+
+class ArtifactBusy(ArtifactError):
+    """Another driver is writing the same artifact, or took it over."""
 
 
 class ArtifactDrift(ArtifactError):

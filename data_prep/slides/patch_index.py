@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from histodiff.data_prep.slides.readers import Resample
 from histodiff.errors import ArtifactCorrupt
-from histodiff.storage import StoragePath, list_names, write_bytes
+from histodiff.storage import StoragePath, list_names, read_bytes, write_bytes
 
 FORMAT = 2
 PARTITION_ROWS = 262_144
@@ -161,7 +161,7 @@ class PatchIndex:
             ArtifactCorrupt: A file is missing or is not what it should be.
         """
         try:
-            about = json.loads((path / "index.json").read_bytes())
+            about = json.loads(read_bytes(path / "index.json"))
             upgrade = _UPGRADES[about["format"]]
             slides = _read_table(path / "slides.parquet", SLIDES_SCHEMA, upgrade)
             files = [path / "patches" / name for name in list_names(path / "patches")]
@@ -328,7 +328,7 @@ def slide_id_of(file_name: str) -> str:
 
 
 def _read_table(path: StoragePath, schema: Any, upgrade: Callable[[Any, Any], Any]) -> Any:
-    table = upgrade(pq.read_table(io.BytesIO(path.read_bytes())), schema)
+    table = upgrade(pq.read_table(io.BytesIO(read_bytes(path))), schema)
     if not table.schema.equals(schema):
         raise ArtifactCorrupt(f"{path}: columns are {table.schema.names}, not {schema.names}")
     return table

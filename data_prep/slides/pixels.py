@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from histodiff.data_prep.slides.readers import Pixels, Resample
 from histodiff.errors import SkipReason, SlideError
-from histodiff.storage import StoragePath
+from histodiff.storage import StoragePath, read_bytes
 
 MAX_PIXELS = 400_000_000
 """Largest image that is decoded whole (1.2 GB as RGB); larger ones must be pyramids."""
@@ -36,7 +36,7 @@ def decode_image(path: StoragePath) -> npt.NDArray[np.uint8]:
         SlideError: UNREADABLE: missing, truncated, not an image, or not of 8 bits.
     """
     try:
-        return decode_bytes(path.read_bytes(), name=path.name)
+        return decode_bytes(read_bytes(path), name=path.name)
     except OSError as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
 

@@ -27,7 +27,7 @@ from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
 from histodiff.runtime import PixelBlock
-from histodiff.storage import StoragePath, file_size, storage_path
+from histodiff.storage import StoragePath, file_size, read_bytes, storage_path
 
 MAX_OPEN_SLIDES = 8
 MAX_RESIDENT_BYTES = 2**30
@@ -145,7 +145,7 @@ class RowReader:
             return None
         path = self._index.folder / "tiles" / f"{file_name_of(slide_id)}.parquet"
         try:
-            return TiffIndex.from_bytes(path.read_bytes())
+            return TiffIndex.from_bytes(read_bytes(path))
         except (OSError, pa.ArrowInvalid, KeyError) as error:
             detail = " ".join(str(error).split())
             raise ArtifactCorrupt(f"{path}: no index of tiles: {detail}; tile again") from error

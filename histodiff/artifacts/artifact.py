@@ -3,35 +3,39 @@
 ``begin`` puts ``plan.json`` with a create-if-absent put before anything is computed: drift shows
 before there is a result. ``Draft.finish`` puts ``manifest.json`` last. The same command again finds
 the same fingerprint and resumes; another fingerprint under the same name is ``ArtifactDrift``,
-except for versions ``dev`` and ``*-dev``, which are rebuilt.
+except for versions ``dev`` and ``*-dev``, which are rebuilt. Whatever is computed is computed
+inside ``with draft:``, by one driver at a time.
 """
 
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from histodiff.artifacts.command import CommandConfig, Kind, Reference
+from histodiff.artifacts.driving import DRIVER_FOLDER, Lease, require_dead
 from histodiff.artifacts.fingerprint import content_sha256, differing_fields, fingerprint
 from histodiff.artifacts.manifest import Manifest, UnitIssue
 from histodiff.artifacts.provenance import provenance
 from histodiff.config import identity
-from histodiff.errors import ArtifactCorrupt, ArtifactDrift, ArtifactNotFound
+from histodiff.errors import ArtifactBusy, ArtifactCorrupt, ArtifactDrift, ArtifactNotFound
 from histodiff.storage import (
     StoragePath,
     check_writable,
     create_bytes,
     file_sizes,
+    read_bytes,
     remove_tree,
     sha256_of,
     write_bytes,
 )
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
-_UNPUBLISHED = ("ledger/", "checkpoints/", "scratch/")
+_UNPUBLISHED = ("ledger/", "checkpoints/", "scratch/", f"{DRIVER_FOLDER}/")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def open_artifact(root: StoragePath, reference: Reference) -> Artifact:
     """
     path = root / reference.folder
     try:
-        text = (path / MANIFEST).read_bytes()
+        text = read_bytes(path / MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         started = (path / PLAN).exists()
         state = "is not finished: run its command again" if started else "does not exist"
@@ -80,6 +84,31 @@ class Draft:
     format: int
     finished: Artifact | None
     _started: float = field(default_factory=time.monotonic)
+    _lease: Lease | None = None
+
+    def __enter__(self) -> "Draft":
+        """Becomes the only driver of the artifact, until the block ends, however it ends.
+
+        Raises:
+            ArtifactBusy: There is another one, or there was one since ``begin``.
+        """
+        with ExitStack() as stack:
+            lease = stack.enter_context(Lease(self.path))
+            plan = read_plan(self.path)
+            done = self.finished is None and (self.path / MANIFEST).exists()
+            if done or plan is None or plan["fingerprint"] != self.fingerprint:
+                raise ArtifactBusy(
+                    f"{self.config.output}: another driver was at work on it just now; run the same"
+                    " command again"
+                )
+            self._lease = lease
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if self._lease is not None:
+            self._lease.__exit__(*raised)
+            self._lease = None
 
     def finish(
         self,
@@ -101,6 +130,9 @@ class Draft:
             skipped: Units rightly left out.
             failed: Units that failed.
             measured: What else was measured of the run, for its provenance.
+
+        Raises:
+            ArtifactBusy: Another driver has taken over.
         """
         digests = dict(files) if files is not None else published_digests(self.path)
         manifest = Manifest(
@@ -118,6 +150,8 @@ class Draft:
             skipped=tuple(skipped),
             failed=tuple(failed),
         )
+        if self._lease is not None:
+            self._lease.check()
         write_bytes(self.path / MANIFEST, _pretty(manifest.model_dump(mode="json")))
         return Artifact(self.path, manifest)
 
@@ -140,6 +174,7 @@ def begin(
         format: Format number of the artifact's layout.
 
     Raises:
+        ArtifactBusy: A version that would be rebuilt is being written.
         ArtifactDrift: The name@version exists with another fingerprint; lists the fields.
         ConfigError: The root cannot be written.
     """
@@ -151,6 +186,7 @@ def begin(
     if found is not None and found["fingerprint"] != digest:
         if not is_dev(config.version):
             raise ArtifactDrift(_drift_message(config.output, found["what"], what))
+        require_dead(path)
         remove_tree(path)
         found = None
     if found is None:
@@ -189,7 +225,7 @@ def planned_identity(
 
 
 def published_names(path: StoragePath) -> list[str]:
-    """Every published file below ``path``: not the plan, manifest, ledger, checkpoints, scratch."""
+    """Every published file below ``path``: not the plan, manifest, ledger or scratch."""
     return [
         name
         for name in file_sizes(path)
@@ -214,7 +250,7 @@ def read_plan(path: StoragePath) -> dict[str, Any] | None:
         ArtifactCorrupt: The file is not JSON.
     """
     try:
-        plan: dict[str, Any] = json.loads((path / PLAN).read_bytes())
+        plan: dict[str, Any] = json.loads(read_bytes(path / PLAN))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:

@@ -138,9 +138,13 @@ def _verify(
     overrides: OverridesArgument = None,
     site: SiteOption = None,
     as_json: JsonOption = False,
+    reencode: int = typer.Option(
+        8, "--reencode", min=0, metavar="N", help="Rows of a latent store that are encoded again."
+    ),
 ) -> None:
     """Check an artifact byte for byte."""
-    _execute("verify", Invocation(artifact, tuple(overrides or ()), site, as_json))
+    arguments = tuple(overrides or ())
+    _execute("verify", Invocation(artifact, arguments, site, as_json, reencode=reencode))
 
 
 @app.command("bench")

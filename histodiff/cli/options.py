@@ -61,3 +61,5 @@ class Invocation:
     """Measure speeds on a sample."""
     folder: str | None = None
     """Folder to write to, of commands that write no artifact."""
+    reencode: int = 0
+    """Rows that are encoded again."""

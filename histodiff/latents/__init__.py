@@ -1,6 +1,6 @@
 """The LatentStore: raw latent moments in a sharded Zarr v3 group, and what reads it."""
 
-from histodiff.latents.check import store_problems
+from histodiff.latents.check import listed_shards, shard_problems, store_problems, table_problems
 from histodiff.latents.finish import StoreDigests, finish_store
 from histodiff.latents.layout import LatentStoreConfig, StoreAttributes, StoreLayout
 from histodiff.latents.mixture import LatentBatch, LatentMixture
@@ -26,9 +26,12 @@ __all__ = [
     "View",
     "Whitening",
     "finish_store",
+    "listed_shards",
     "mixture_whitening",
     "plan_shards",
     "read_ledger",
+    "shard_problems",
     "store_problems",
     "store_statistics",
+    "table_problems",
 ]

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histodiff.latents.layout import ROWS_FOLDER
-from histodiff.storage import StoragePath, list_names
+from histodiff.storage import StoragePath, list_names, read_bytes
 
 OK = "ok"
 ROWS_PER_FILE = 2**20
@@ -122,7 +122,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def read_parquet(path: StoragePath) -> pa.Table:
     """The table in one Parquet file."""
-    return pq.read_table(io.BytesIO(path.read_bytes()))
+    return pq.read_table(io.BytesIO(read_bytes(path)))
 
 
 def _nulls(column: pa.Array) -> bytes:

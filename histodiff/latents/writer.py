@@ -25,7 +25,7 @@ from histodiff.latents.layout import (
     shard_name,
 )
 from histodiff.latents.statistics import ChannelStatistics, channel_statistics, merged_statistics
-from histodiff.storage import StoragePath, create_bytes, list_names, write_bytes
+from histodiff.storage import StoragePath, create_bytes, list_names, read_bytes, write_bytes
 
 NON_FINITE = "NON_FINITE"
 """Reason of rows whose moments are NaN or infinite in fp16."""
@@ -118,7 +118,7 @@ class ShardWriter:
         place = self.path / ledger_name(record.shard)
         if create_bytes(place, (record.model_dump_json(indent=2) + "\n").encode()):
             return
-        other = _parse(place, place.read_bytes())
+        other = _parse(place, read_bytes(place))
         if not other.same_shard(record):
             raise ArtifactCorrupt(
                 f"{place}: another writer recorded {other.sha256[:12]} for shard {record.shard},"
@@ -156,7 +156,7 @@ def read_ledger(path: StoragePath, shards: Iterable[int] | None = None) -> dict[
 
 
 def _read_record(place: StoragePath) -> ShardRecord:
-    return _parse(place, place.read_bytes())
+    return _parse(place, read_bytes(place))
 
 
 def store_statistics(records: Mapping[int, ShardRecord]) -> ChannelStatistics | None:

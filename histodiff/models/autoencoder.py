@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError
 from histodiff.kernels.attention import install_attention
-from histodiff.storage import StoragePath, local_copy, upload_tree, write_bytes
+from histodiff.storage import StoragePath, local_copy, read_bytes, upload_tree, write_bytes
 
 AutoencoderNetwork: TypeAlias = AutoencoderKL
 """The network itself, for those that train it."""
@@ -280,7 +280,7 @@ def load_autoencoder(path: StoragePath, *, device: str) -> Autoencoder:
         ArtifactCorrupt: Weights and digests disagree.
     """
     try:
-        record = json.loads((path / _DIGESTS).read_bytes())
+        record = json.loads(read_bytes(path / _DIGESTS))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactNotFound(f"{path}: holds no saved autoencoder") from error
     with local_copy(path) as folder:

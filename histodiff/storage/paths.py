@@ -9,9 +9,11 @@ Directory listings are never cached: progress is read from listings, by many pro
 import hashlib
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +23,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from upath import UPath
 
 from histodiff.errors import ConfigError
-from histodiff.storage.remote import http_file_sizes, is_http, told_apart
+from histodiff.storage.remote import error_code, http_file_sizes, is_http, told_apart
 
 StoragePath: TypeAlias = UPath
 """A path or URL; see universal-pathlib."""
@@ -34,6 +36,10 @@ _S3_LIMITS = {
 }
 """Seconds for a connection, and without a byte of an answer, and how often botocore tries; s3fs
 repeats the whole five times, so a server that has stopped answering is given up after minutes."""
+
+_IS_THERE = ("PreconditionFailed", "412")
+_CONFLICT = ("ConditionalRequestConflict", "409")
+_CONFLICT_PAUSES = (0.2, 0.6, 1.8)
 
 
 def storage_path(url: str | os.PathLike[str]) -> StoragePath:
@@ -70,10 +76,20 @@ def async_filesystem(path: StoragePath) -> AsyncFileSystem:
     return AsyncFileSystemWrapper(path.fs, asynchronous=True)
 
 
+def read_bytes(path: StoragePath) -> bytes:
+    """The whole object; of remote ones errors are those of `told_apart`."""
+    if is_local(path):
+        return Path(path.path).read_bytes()
+    with told_apart(path):
+        data: bytes = path.read_bytes()
+    return data
+
+
 def write_bytes(path: StoragePath, data: bytes) -> None:
     """Puts a whole object: readers see the old bytes or the new ones, never a part."""
     if not is_local(path):
-        path.fs.pipe_file(path.path, data)
+        with told_apart(path):
+            path.fs.pipe_file(path.path, data)
         return
     target = Path(path.path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,19 +105,14 @@ def write_bytes(path: StoragePath, data: bytes) -> None:
 
 
 def create_bytes(path: StoragePath, data: bytes) -> bool:
-    """Puts an object only where none is (atomically): True if this call created it."""
+    """Puts an object only where none is (atomically): True if this call created it.
+
+    Who must know from a writer of the very same bytes puts an id of its own into them: on S3 a put
+    whose answer was lost is repeated, and then finds the object that it has made itself.
+    """
     if not is_local(path):
-        try:
-            path.fs.pipe_file(path.path, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:  # s3fs gives PreconditionFailed as a plain OSError
-            if "precondition" in str(error).lower() or "PreconditionFailed" in repr(
-                error.__cause__
-            ):
-                return False
-            raise
-        return True
+        with told_apart(path):
+            return _created(path, data)
     target = Path(path.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
@@ -115,10 +126,38 @@ def create_bytes(path: StoragePath, data: bytes) -> bool:
     return True
 
 
+def _created(path: StoragePath, data: bytes) -> bool:
+    for pause in (*_CONFLICT_PAUSES, None):
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except OSError as error:
+            code = error_code(error)
+            if isinstance(error, FileExistsError) or code in _IS_THERE:
+                return bool(path.fs.cat_file(path.path) == data)
+            if code not in _CONFLICT or pause is None:
+                raise
+            time.sleep(pause)  # somebody puts it at this moment, and may yet fail
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
+
+
+def modified_at(path: StoragePath) -> datetime:
+    """When the object was last put, by the clock of the storage.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    with told_apart(path):
+        found: datetime = path.fs.modified(path.path)
+    return found
+
+
 def list_names(folder: StoragePath) -> list[str]:
     """Sorted names of what lies directly in ``folder``; empty when there is no such folder."""
     try:
-        found = folder.fs.ls(folder.path, detail=False)
+        with told_apart(folder):
+            found = folder.fs.ls(folder.path, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
     names = (str(item).rstrip("/").rsplit("/", 1)[-1] for item in found)
@@ -139,7 +178,8 @@ def file_sizes(
         return http_file_sizes(folder, suffixes=suffixes, recursive=recursive)
     base = folder.path.rstrip("/")
     try:
-        found = folder.fs.find(base, detail=True)
+        with told_apart(folder):
+            found = folder.fs.find(base, detail=True)
     except FileNotFoundError:
         return {}
     sizes = {
@@ -152,14 +192,15 @@ def file_sizes(
 
 def remove_tree(folder: StoragePath) -> None:
     """Removes ``folder`` and everything below it; nothing happens when there is none."""
-    if folder.fs.exists(folder.path):
-        folder.fs.rm(folder.path, recursive=True)
+    with told_apart(folder):
+        if folder.fs.exists(folder.path):
+            folder.fs.rm(folder.path, recursive=True)
 
 
 def sha256_of(path: StoragePath) -> str:
     """SHA-256 of the object's bytes, read in blocks."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with told_apart(path), path.open("rb") as stream:
         while block := stream.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

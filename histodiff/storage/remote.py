@@ -6,7 +6,6 @@ HTTP everything that fails is "not found", and of several ranges failures come a
 repeats what fails; over HTTP it is repeated here.
 """
 
-import errno
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +16,23 @@ from urllib.parse import unquote
 
 import aiohttp
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import HTTPClientError, IncompleteReadError
+from botocore.parsers import ResponseParserError
 from upath import UPath
 
 from histodiff.errors import TransientError
 
-_BROKEN = (aiohttp.ClientError, OSError, HTTPClientError, BotoConnectionError)
+_AS_THEY_ARE = (
+    FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
+)  # fmt: skip
+_BROKEN = (
+    aiohttp.ClientError, OSError, HTTPClientError, BotoConnectionError, IncompleteReadError,
+    ResponseParserError,
+)  # fmt: skip
 _MISSING_STATUS = (404, 410)
 _REFUSED_STATUS = (401, 403)
 _BEYOND_END_STATUS = 416
+_BEYOND_END_CODES = ("InvalidRange", "416")
 _BUSY_STATUS = 429
 _PAUSES = (0.2, 0.6)
 """Seconds before the second and third try over HTTP."""
@@ -39,12 +46,12 @@ def is_http(path: UPath) -> bool:
 
 @contextmanager
 def told_apart(path: UPath) -> Iterator[None]:
-    """Gives failures of the block to read ``path`` their own exceptions.
+    """Gives failures of the block to read or write ``path`` their own exceptions.
 
     Raises:
         FileNotFoundError: It is not there.
-        PermissionError: It may not be read.
-        TransientError: The connection broke.
+        PermissionError: It may not be read, or not be written.
+        TransientError: The connection broke, the server is overloaded, or the answer was cut short.
     """
     try:
         yield
@@ -137,7 +144,13 @@ def http_file_sizes(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool
 def _is_beyond_end(error: Exception) -> bool:
     """Whether a range was refused because the file ends before it."""
     status = getattr(error, "status", None)
-    return status == _BEYOND_END_STATUS or getattr(error, "errno", None) == errno.EINVAL
+    return status == _BEYOND_END_STATUS or error_code(error) in _BEYOND_END_CODES
+
+
+def error_code(error: Exception) -> str:
+    """The code of S3's answer that s3fs made the exception of; empty where there is none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _meaning(path: UPath, error: Exception) -> Exception:
@@ -145,7 +158,7 @@ def _meaning(path: UPath, error: Exception) -> Exception:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN):
         return _meaning(path, cause)  # fsspec: whatever fails over HTTP is "not found"
-    if isinstance(error, (FileNotFoundError, PermissionError)):
+    if isinstance(error, _AS_THEY_ARE):
         return error
     reason = " ".join(str(error).split()) or type(error).__name__
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
@@ -155,4 +168,6 @@ def _meaning(path: UPath, error: Exception) -> Exception:
         return PermissionError(f"{path}: {reason}")
     if status is not None and status < 500 and status != _BUSY_STATUS:
         return PermissionError(f"{path}: {reason}")
+    if isinstance(error, (HTTPClientError, BotoConnectionError)):
+        reason += "; check AWS_ENDPOINT_URL and the server that it names"
     return TransientError(f"{path}: {reason}")

@@ -115,29 +115,32 @@ def autoencoder(config: AutoencoderConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory=_inventory(config.mode, site))
     if draft.finished is not None:
         return draft.finished
-    torch.set_num_threads(config.threads)
-    indexes = [PatchIndex.open(artifact.path) for artifact in inputs.values()]
-    for index in indexes:
-        assert_disjoint(index.patches)
-    held_out = _held_out(config, indexes)  # that there are none should not show after the training
-    made = _made(config, indexes, draft.path, site.device)
-    save_autoencoder(draft.path, made.network)
-    if made.records:
-        write_losses(draft.path, made.records)
-    failed = list(made.failed)
-    measured: dict[str, Any] = {}
-    if held_out is not None:
-        failed += held_out.failed
-        measured = _measured(made.network, held_out.pixels_NHWC, draft.path)
-    contents = {
-        "encoder_sha256": made.network.encoder_sha256,
-        "decoder_sha256": made.network.decoder_sha256,
-        "downsampling": made.network.downsampling,
-        "latent_channels": made.network.latent_channels,
-        "parameters": num_parameters(made.network.network),
-        **measured,
-    }
-    return draft.finish(contents, failed=failed)
+    with draft:
+        torch.set_num_threads(config.threads)
+        indexes = [PatchIndex.open(artifact.path) for artifact in inputs.values()]
+        for index in indexes:
+            assert_disjoint(index.patches)
+        held_out = _held_out(
+            config, indexes
+        )  # that there are none should not show after the training
+        made = _made(config, indexes, draft.path, site.device)
+        save_autoencoder(draft.path, made.network)
+        if made.records:
+            write_losses(draft.path, made.records)
+        failed = list(made.failed)
+        measured: dict[str, Any] = {}
+        if held_out is not None:
+            failed += held_out.failed
+            measured = _measured(made.network, held_out.pixels_NHWC, draft.path)
+        contents = {
+            "encoder_sha256": made.network.encoder_sha256,
+            "decoder_sha256": made.network.decoder_sha256,
+            "downsampling": made.network.downsampling,
+            "latent_channels": made.network.latent_channels,
+            "parameters": num_parameters(made.network.network),
+            **measured,
+        }
+        return draft.finish(contents, failed=failed)
 
 
 def estimate(config: AutoencoderConfig, site: Site) -> dict[str, float | int | str]:

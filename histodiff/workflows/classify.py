@@ -127,37 +127,41 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    torch.set_num_threads(config.threads)
-    training = _training_images(config, index, labels, inputs)
-    classifier = initial_classifier(
-        config.backbone, num_classes=len(index.classes), seed=config.seed, device=site.device
-    )
-    loss = classifier_loss(
-        classifier.train(), training.images, training=config.training, seed=config.seed,
-        device=site.device,
-    )  # fmt: skip
-    records = fit(
-        classifier, loss=loss, config=config.training.fit, seed=config.seed,
-        checkpoint=draft.path / "checkpoints", description="classify",
-    )  # fmt: skip
-    test = read_real(index, test_patches(index), classes=index.classes)
-    scored = _scored(config, index, classifier, test, site.device)
-    metrics = _metrics(config, index, scored, training)
-    save_classifier(draft.path, classifier, classes=index.classes)
-    write_losses(draft.path, records)
-    _write_predictions(draft.path, index, test, scored)
-    write_bytes(draft.path / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    return draft.finish(
-        {
-            "real": len(training.real.images),
-            "synthetic": training.num_synthetic,
-            "test_patches": len(test.images),
-            "test_slides": len(set(scored.slide_N)),
-            **{name: metrics["patch"][name] for name in ("accuracy", "balanced_accuracy", "auc")},
-            LABELS_SHA256: labels.sha256,
-        },
-        failed=(*training.real.failed, *test.failed),
-    )
+    with draft:
+        torch.set_num_threads(config.threads)
+        training = _training_images(config, index, labels, inputs)
+        classifier = initial_classifier(
+            config.backbone, num_classes=len(index.classes), seed=config.seed, device=site.device
+        )
+        loss = classifier_loss(
+            classifier.train(), training.images, training=config.training, seed=config.seed,
+            device=site.device,
+        )  # fmt: skip
+        records = fit(
+            classifier, loss=loss, config=config.training.fit, seed=config.seed,
+            checkpoint=draft.path / "checkpoints", description="classify",
+        )  # fmt: skip
+        test = read_real(index, test_patches(index), classes=index.classes)
+        scored = _scored(config, index, classifier, test, site.device)
+        metrics = _metrics(config, index, scored, training)
+        save_classifier(draft.path, classifier, classes=index.classes)
+        write_losses(draft.path, records)
+        _write_predictions(draft.path, index, test, scored)
+        write_bytes(draft.path / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+        return draft.finish(
+            {
+                "real": len(training.real.images),
+                "synthetic": training.num_synthetic,
+                "test_patches": len(test.images),
+                "test_slides": len(set(scored.slide_N)),
+                **{
+                    name: metrics["patch"][name]
+                    for name in ("accuracy", "balanced_accuracy", "auc")
+                },
+                LABELS_SHA256: labels.sha256,
+            },
+            failed=(*training.real.failed, *test.failed),
+        )
 
 
 def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]:

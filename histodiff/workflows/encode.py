@@ -62,7 +62,7 @@ from histodiff.latents.rows import reason_code
 from histodiff.latents.writer import recorded_shards
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
-from histodiff.storage import list_names
+from histodiff.storage import list_names, read_bytes
 from histodiff.telemetry import progress, serve_metrics
 from histodiff.telemetry.metrics import (
     ENCODE_BUSY_SECONDS,
@@ -135,7 +135,6 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
         ConfigError: Inputs do not fit each other, or too many rows failed.
         ArtifactError: An input is missing or damaged, or the store exists with other settings.
     """
-    started = time.monotonic()
     inputs = _opened(config, site)
     draft = begin(
         site.storage_root,
@@ -145,6 +144,14 @@ def encode(config: EncodeConfig, site: Site) -> Artifact:
     )
     if draft.finished:
         return draft.finished
+    with draft:
+        return _encoded(config, site, draft, inputs)
+
+
+def _encoded(
+    config: EncodeConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+) -> Artifact:
+    started = time.monotonic()
     index = PatchIndex.open(inputs["patches"].path, columns=PLANNED_COLUMNS)
     assert_disjoint(index.patches)
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
@@ -229,7 +236,7 @@ def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact)
     """
     if index.patches.num_rows == 0:
         raise ConfigError(f"patches '{config.patches}': has no patches; see its slides and reasons")
-    facts = json.loads((autoencoder.path / "autoencoder.json").read_bytes())
+    facts = json.loads(read_bytes(autoencoder.path / "autoencoder.json"))
     side, odd = divmod(index.patch_px, facts["downsampling"])
     if odd:
         raise ConfigError(

@@ -84,35 +84,36 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    torch.set_num_threads(config.threads)
-    denoiser = open_denoiser(inputs["denoiser"], device=site.device)
-    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
-    read = partial(
-        read_labelled,
-        store,
-        whitening=whitening,
-        classes=store.classes,
-        view=denoiser.info.view,  # the guide sees of a posterior what the denoiser saw
-    )
-    latents = read(labels.rows)
-    classifier = _first_classifier(config, store, site.device)
-    records = _trained(classifier, latents, config, denoiser, draft.path, site.device)
-    held_out = store.rows_of_split("val")
-    held_out = held_out[_is_labelled(store, held_out)]
-    scores = _scores(classifier.eval(), read(held_out), config, denoiser, site.device)
-    save_guide(draft.path, classifier, classes=store.classes)
-    write_losses(draft.path, records)
-    write_bytes(draft.path / "metrics.json", _metrics(labels, scores))
-    return draft.finish(
-        {
-            "classes": list(store.classes),
-            "labelled_latents": len(latents),
-            "val_latents": len(held_out),
-            "final_loss": records[-1].loss,
-            "encoder_sha256": store.encoder_sha256,
-            LABELS_SHA256: labels.sha256,
-        }
-    )
+    with draft:
+        torch.set_num_threads(config.threads)
+        denoiser = open_denoiser(inputs["denoiser"], device=site.device)
+        whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
+        read = partial(
+            read_labelled,
+            store,
+            whitening=whitening,
+            classes=store.classes,
+            view=denoiser.info.view,  # the guide sees of a posterior what the denoiser saw
+        )
+        latents = read(labels.rows)
+        classifier = _first_classifier(config, store, site.device)
+        records = _trained(classifier, latents, config, denoiser, draft.path, site.device)
+        held_out = store.rows_of_split("val")
+        held_out = held_out[_is_labelled(store, held_out)]
+        scores = _scores(classifier.eval(), read(held_out), config, denoiser, site.device)
+        save_guide(draft.path, classifier, classes=store.classes)
+        write_losses(draft.path, records)
+        write_bytes(draft.path / "metrics.json", _metrics(labels, scores))
+        return draft.finish(
+            {
+                "classes": list(store.classes),
+                "labelled_latents": len(latents),
+                "val_latents": len(held_out),
+                "final_loss": records[-1].loss,
+                "encoder_sha256": store.encoder_sha256,
+                LABELS_SHA256: labels.sha256,
+            }
+        )
 
 
 def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:

@@ -115,18 +115,19 @@ def report(config: ReportConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs)
     if draft.finished is not None:
         return draft.finished
-    page = _page(config, inputs, root)
-    html = _rendered(page)
-    write_bytes(draft.path / PAGE, html.encode())
-    write_bytes(draft.path / DATA, (json.dumps(_numbers(page), indent=2) + "\n").encode())
-    compared: Compared | None = page["compared"]
-    return draft.finish(
-        {
-            "page": PAGE,
-            "page_bytes": len(html.encode()),
-            "headline": compared.headline if compared else None,
-        }
-    )
+    with draft:
+        page = _page(config, inputs, root)
+        html = _rendered(page)
+        write_bytes(draft.path / PAGE, html.encode())
+        write_bytes(draft.path / DATA, (json.dumps(_numbers(page), indent=2) + "\n").encode())
+        compared: Compared | None = page["compared"]
+        return draft.finish(
+            {
+                "page": PAGE,
+                "page_bytes": len(html.encode()),
+                "headline": compared.headline if compared else None,
+            }
+        )
 
 
 def estimate(config: ReportConfig, site: Site) -> Estimate:

@@ -92,24 +92,25 @@ def select(config: SelectConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    torch.set_num_threads(config.threads)
-    store = SampleStore.open(inputs["samples"].path)
-    real: RealImages | None = None
-    match config.rule:
-        case CentroidRule() as rule:
-            real = read_real(subset.index, subset.patches, classes=store.classes)
-            extractor = _extractor(config, rule, inputs, len(store.classes), site.device)
-            decisions = _by_centroid(config, rule, store, real, extractor, site.device)
-        case RandomRule() as rule:
-            decisions = random_decisions(
-                store.rows["sample"].to_pylist(), store.labels,
-                counts=_random_counts(rule, store, inputs), seed=config.seed,
-            )  # fmt: skip
-    selection = write_selection(draft.path, decisions)
-    summary = _summary(store, selection, decisions)
-    write_bytes(draft.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    contents = {**summary, LABELS_SHA256: subset.sha256}
-    return draft.finish(contents, failed=real.failed if real else ())
+    with draft:
+        torch.set_num_threads(config.threads)
+        store = SampleStore.open(inputs["samples"].path)
+        real: RealImages | None = None
+        match config.rule:
+            case CentroidRule() as rule:
+                real = read_real(subset.index, subset.patches, classes=store.classes)
+                extractor = _extractor(config, rule, inputs, len(store.classes), site.device)
+                decisions = _by_centroid(config, rule, store, real, extractor, site.device)
+            case RandomRule() as rule:
+                decisions = random_decisions(
+                    store.rows["sample"].to_pylist(), store.labels,
+                    counts=_random_counts(rule, store, inputs), seed=config.seed,
+                )  # fmt: skip
+        selection = write_selection(draft.path, decisions)
+        summary = _summary(store, selection, decisions)
+        write_bytes(draft.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        contents = {**summary, LABELS_SHA256: subset.sha256}
+        return draft.finish(contents, failed=real.failed if real else ())
 
 
 def estimate(config: SelectConfig, site: Site) -> dict[str, float | int | str]:

@@ -48,21 +48,22 @@ def sweep(config: SweepConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished and not draft.finished.manifest.failed:
         return draft.finished
-    failures = _run(trials, site)
-    if failures and len(failures) == len(trials):
-        raise ConfigError(
-            f"sweep {config.name}: all {len(trials)} trials failed; the first:"
-            f" {next(iter(failures.values()))}"
+    with draft:
+        failures = _run(trials, site)
+        if failures and len(failures) == len(trials):
+            raise ConfigError(
+                f"sweep {config.name}: all {len(trials)} trials failed; the first:"
+                f" {next(iter(failures.values()))}"
+            )
+        rows = [trial_row(trial, config, root, failures) for trial in trials]
+        write_trials(draft.path, rows, config)
+        return draft.finish(
+            {**_counts(trials), "failed": len(failures)},
+            failed=[
+                UnitIssue(unit=unit, reason="TRIAL_FAILED", detail=text)
+                for unit, text in failures.items()
+            ],
         )
-    rows = [trial_row(trial, config, root, failures) for trial in trials]
-    write_trials(draft.path, rows, config)
-    return draft.finish(
-        {**_counts(trials), "failed": len(failures)},
-        failed=[
-            UnitIssue(unit=unit, reason="TRIAL_FAILED", detail=text)
-            for unit, text in failures.items()
-        ],
-    )
 
 
 def estimate(config: SweepConfig, site: Site) -> Estimate:

@@ -92,32 +92,33 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    torch.set_num_threads(config.threads)
-    guide = load_guide(inputs["guide"].path, site.device)
-    denoiser = open_denoiser(inputs["denoiser"], device=site.device)
-    autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
-    plan = _store_plan(config, draft, inputs, guide, autoencoder)
-    drawing = Drawing(
-        noise_levels(config.schedule, denoiser.denoiser.preconditioning),
-        config.sampler, config.guidance, config.seed,
-    )  # fmt: skip
-    _draw_missing(plan, drawing, _networks(guide, denoiser, autoencoder, site.device))
-    header = finish_store(
-        draft.path, finished_shards(draft.path).values(), classes=guide.classes,
-        image_px=denoiser.latent_shape[1] * autoencoder.downsampling, mpp=denoiser.mpp,
-        encoder_sha256=autoencoder.encoder_sha256, decoder_sha256=autoencoder.decoder_sha256,
-    )  # fmt: skip
-    return draft.finish(
-        {
-            "samples": plan.num_samples,
-            "per_class": config.per_class,
-            "classes": list(guide.classes),
-            "image_px": header.image_px,
-            ENCODER_SHA256: header.encoder_sha256,
-            "decoder_sha256": header.decoder_sha256,
-            LABELS_SHA256: inputs["guide"].manifest.contents[LABELS_SHA256],
-        }
-    )
+    with draft:
+        torch.set_num_threads(config.threads)
+        guide = load_guide(inputs["guide"].path, site.device)
+        denoiser = open_denoiser(inputs["denoiser"], device=site.device)
+        autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
+        plan = _store_plan(config, draft, inputs, guide, autoencoder)
+        drawing = Drawing(
+            noise_levels(config.schedule, denoiser.denoiser.preconditioning),
+            config.sampler, config.guidance, config.seed,
+        )  # fmt: skip
+        _draw_missing(plan, drawing, _networks(guide, denoiser, autoencoder, site.device))
+        header = finish_store(
+            draft.path, finished_shards(draft.path).values(), classes=guide.classes,
+            image_px=denoiser.latent_shape[1] * autoencoder.downsampling, mpp=denoiser.mpp,
+            encoder_sha256=autoencoder.encoder_sha256, decoder_sha256=autoencoder.decoder_sha256,
+        )  # fmt: skip
+        return draft.finish(
+            {
+                "samples": plan.num_samples,
+                "per_class": config.per_class,
+                "classes": list(guide.classes),
+                "image_px": header.image_px,
+                ENCODER_SHA256: header.encoder_sha256,
+                "decoder_sha256": header.decoder_sha256,
+                LABELS_SHA256: inputs["guide"].manifest.contents[LABELS_SHA256],
+            }
+        )
 
 
 def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | str]:

@@ -188,9 +188,12 @@ def tile(config: TileConfig, site: Site, *, run_units: RunUnits | None = None) -
     draft = begin(site.storage_root, config, inventory=inventory(found), format=FORMAT)
     if draft.finished:
         return draft.finished
-    units = _units(found)
-    _run(units, draft, TileWorker(draft.path, config.rules), run_units or partial(_run_on, site))
-    return _finish(draft, config, found)
+    with draft:
+        units = _units(found)
+        _run(
+            units, draft, TileWorker(draft.path, config.rules), run_units or partial(_run_on, site)
+        )
+        return _finish(draft, config, found)
 
 
 def _units(found: Inputs) -> list[TileUnit]:

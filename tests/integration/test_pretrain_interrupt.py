@@ -31,6 +31,7 @@ def test_pretrain_ctrl_c_stops_the_ranks_and_the_command_resumes(site: Site, mon
         patched.setattr(pretrain_workflow, "run_gang", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny_config(), together)
+    assert not list(Path(site.root).rglob("driver/*.json")), "its lease was not given back"
     losses = [
         pq.read_table(Path(pretrain(config, here).path) / "metrics.parquet")["loss"].to_pylist()
         for config, here in ((tiny_config(), together), (tiny_config("alone"), site))

@@ -9,7 +9,7 @@ from histodiff.workflows.verify import verify
 def execute(call: Call) -> ExitCode:
     """Prints every problem of the artifact; fails when there is one."""
     call.refuse_overrides("verify")
-    problems = verify(call.typed.target, call.site)
+    problems = verify(call.typed.target, call.site, reencode=call.typed.reencode)
     if call.typed.as_json:
         print_json({"artifact": call.typed.target, "problems": problems}, out=call.out)
     else:
