@@ -9,9 +9,13 @@ from inspect import signature
 from typing import Any
 
 from histodiff.errors import ConfigError
+from histodiff.workflows.bench_loader import bench_loader
 from histodiff.workflows.bench_tile import bench_tile
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"tile": bench_tile}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "loader": bench_loader,
+    "tile": bench_tile,
+}
 """Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
 
 
@@ -20,7 +24,8 @@ def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         name: Which one.
-        options: ``key=value``: ``slide=PATH`` for ``tile``.
+        options: ``key=value``: ``slide=PATH`` for ``tile``; ``peers=PYTHON``, ``s3=URL``,
+            ``folder=PATH`` and sizes for ``loader``.
 
     Raises:
         ConfigError: There is none of that name, or no such option; lists those there are.
