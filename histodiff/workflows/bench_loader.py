@@ -10,7 +10,7 @@ Peers (``peers=PYTHON``) run in an environment of their own; ``s3=URL`` needs a 
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from histodiff.workflows.bench_passes import (
     timed,
 )
 from histodiff.workflows.bench_peers import PeerProcess, peer_process
-from histodiff.workflows.bench_s3 import raw_gets, uploaded
+from histodiff.workflows.bench_s3 import raw_gets, s3_folder, uploaded
 from histodiff.workflows.bench_store import MIXING, SPLIT, SUPERTILE, BenchSize, bench_store
 
 ROWS, ROWS_PER_SHARD, BATCH, NUM_LANES, ROUNDS = 131_072, 4_096, 256, 8, 5
@@ -87,15 +87,16 @@ def bench_loader(
     number = {name: _positive(name, text) for name, text in counts.items()}
     _require_whole_batches(number)
     with ExitStack() as stack:
+        peer = stack.enter_context(peer_process(peers, PEERS_SCRIPT)) if peers else None
+        remote = s3_folder(s3) if s3 else None
         kept = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="histodiff-bench-"))
         size = BenchSize(number["rows"], number["shard"])
         store = bench_store(storage_path(kept), size)
         found = _ours(store, number["num_lanes"])
-        if peers:
-            peer = stack.enter_context(peer_process(peers, PEERS_SCRIPT))
+        if peer:
             _add_peers(found, peer, store, number["num_lanes"])
-        if s3:
-            _add_s3(found, uploaded(store, s3), number["num_lanes"])
+        if remote:
+            _add_s3(found, uploaded(store, remote), number["num_lanes"])
         passes = interleaved(found.ways, rounds=number["rounds"], title="bench loader")
     return {
         "bench": "loader",
@@ -201,7 +202,9 @@ def _read(path: StoragePath, num_lanes: int) -> Iterator[Iterator[LatentBatch]]:
     mixture = LatentMixture(
         [store], weights=[1.0], split=SPLIT, seed=0, batch=BATCH, num_lanes=num_lanes
     )
-    with closing(mixture.batches(0)) as batches:
+    batches = mixture.batches(0)
+    assert isinstance(batches, Generator)
+    with closing(batches):
         yield islice(batches, store.num_rows // BATCH)
 
 

@@ -21,11 +21,12 @@ class PeerProcess:
     """A running script.
 
     Args:
+        name: Of the interpreter, as it was given.
         process: With pipes of text for input and output.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        self._name, self._process = name, process
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """The answer to a question.
@@ -43,7 +44,7 @@ class PeerProcess:
         line = self._process.stdout.readline()
         if not line:
             raise ConfigError(
-                f"peers={self._process.args[0]}: ended without an answer to {question};"  # type: ignore[index]
+                f"peers={self._name}: ended without an answer to {question};"
                 " see its output above; `make bench-peers` installs what it needs"
             )
         answer: dict[str, Any] = json.loads(line)
@@ -72,7 +73,7 @@ def peer_process(python: str, script: str) -> Iterator[PeerProcess]:
         [python, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            yield PeerProcess(process)
+            yield PeerProcess(python, process)
             assert process.stdin is not None
             process.stdin.close()
             process.wait(_STOP_SECONDS)

@@ -13,7 +13,7 @@ from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.latents import LatentStore
 from histodiff.latents.layout import shard_name
 from histodiff.runtime import generator_for
-from histodiff.storage import StoragePath, is_local, storage_path, upload_tree
+from histodiff.storage import StoragePath, storage_path, upload_tree
 from histodiff.storage.limits import ByteRange, raw_clients
 from histodiff.workflows.bench_passes import Pass
 
@@ -41,15 +41,21 @@ class RawGets:
         return Pass(seconds, self.rows, 0.0)
 
 
-def uploaded(store: LatentStore, url: str) -> LatentStore:
-    """The store below ``url``, uploaded where it is not there yet.
+def s3_folder(url: str) -> StoragePath:
+    """The folder at ``url``.
 
     Raises:
-        ConfigError: The address is a local folder.
+        ConfigError: It is no address on S3.
     """
-    target = storage_path(url) / store.path.name
-    if is_local(target):
-        raise ConfigError(f"s3={url}: is a local folder; give s3://bucket/prefix")
+    folder = storage_path(url)
+    if folder.protocol not in ("s3", "s3a"):
+        raise ConfigError(f"s3={url}: is not on S3; give s3://bucket/prefix")
+    return folder
+
+
+def uploaded(store: LatentStore, folder: StoragePath) -> LatentStore:
+    """The store in ``folder``, uploaded where it is not there yet."""
+    target = folder / store.path.name
     try:
         return LatentStore.open(target)
     except ArtifactNotFound:
