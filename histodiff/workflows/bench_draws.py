@@ -14,7 +14,7 @@ import torch
 from histodiff.latents import LatentBatch, Whitening
 from histodiff.pretraining.draws import drawn_samples
 
-_REPEATS = 9
+_REPEATS = 5
 
 
 def draw_rates(batch: LatentBatch) -> dict[str, float | str]:

@@ -103,7 +103,7 @@ def test_bench_loader_refuses_options_that_it_cannot_use(
 
 
 def test_peer_that_ends_is_reported() -> None:
-    script = "tests/benchmarks/slabs/slab_table.py"  # no peer: it knows no questions
+    script = "tests/support/ports.py"  # no peer: it ends at once
     with (
         pytest.raises(ConfigError, match="ended without an answer"),
         peer_process(sys.executable, script) as peer,
