@@ -15,9 +15,11 @@ from histodiff.storage.paths import (
     upload_tree,
     write_bytes,
 )
+from histodiff.storage.ranges import RangeReader, range_reader
 from histodiff.storage.remote import file_size, is_http, open_blockwise, read_ranges, told_apart
 
 __all__ = [
+    "RangeReader",
     "StoragePath",
     "async_filesystem",
     "check_writable",
@@ -29,6 +31,7 @@ __all__ = [
     "list_names",
     "local_copy",
     "open_blockwise",
+    "range_reader",
     "read_ranges",
     "remove_tree",
     "sha256_of",
