@@ -24,6 +24,7 @@ import numpy.typing as npt
 from histodiff.artifacts import provenance
 from histodiff.errors import ConfigError
 from histodiff.latents import LatentBatch, LatentMixture, LatentStore
+from histodiff.latents.mixture import DEFAULT_SETTINGS
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath, storage_path
 from histodiff.workflows.bench_draws import draw_rates
@@ -43,7 +44,6 @@ from histodiff.workflows.bench_store import MIXING, SPLIT, SUPERTILE, BenchSize,
 ROWS, ROWS_PER_SHARD, BATCH, NUM_LANES, ROUNDS = 131_072, 4_096, 256, 8, 5
 PEERS_SCRIPT = "tests/benchmarks/peers/loader_peers.py"
 _PEER_READERS = ("streaming", "hdf5")  # "hdf5_random" reads a part of the rows
-_WINDOW_SLABS = 2
 _COPIED_ROWS = 32_768
 _COPY_BUFFERS = 4
 
@@ -166,7 +166,7 @@ def _add_peers(found: _Found, peer: PeerProcess, store: LatentStore, num_lanes: 
     if not (folder / "done").exists():
         folder.mkdir(exist_ok=True)
         _write_array(store, rows)
-    window = _WINDOW_SLABS * num_lanes
+    window = DEFAULT_SETTINGS.window_slabs * num_lanes
     found.facts["peers"] = peer.ask(
         do="prepare", rows=str(rows), folder=str(folder), window_chunks=window, batch=BATCH
     )
