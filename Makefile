@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both install first.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -12,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 
-.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e bench-peers bench-loader bench-slabs check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -43,6 +44,23 @@ test-slow: install   # tests that take more than a minute each
 
 test-e2e: install   # the whole chain, as tests
 	$(PYTEST) -m e2e
+
+bench-peers: install   # build/peers: an environment of the peers of `bench loader`
+	test -x build/peers/bin/python || $(BIN)/python -m venv --without-pip build/peers
+	$(WITH_INDEX) $(UV) pip install --python build/peers/bin/python -r tests/benchmarks/peers/requirements.txt
+
+bench-loader: install   # `bench loader` with its peers (make bench-peers) and Ceph's gateway
+	mkdir -p build/bench
+	$(BIN)/python -m tests.benchmarks.loader_on_ceph folder=build/bench peers=build/peers/bin/python
+
+bench-slabs: install   # the table of what reads a slab; PYTHON312=... names an interpreter
+	test -x build/slabs-3.11/bin/python || $(BIN)/python -m venv --without-pip build/slabs-3.11
+	test -x build/slabs-3.12/bin/python || $(PYTHON312) -m venv --without-pip build/slabs-3.12
+	$(WITH_INDEX) for version in 3.11 3.12; do $(UV) pip install --python build/slabs-$$version/bin/python \
+	  -r tests/benchmarks/slabs/requirements-$$version.txt || exit 1; done
+	mkdir -p build/bench
+	$(BIN)/python -m tests.benchmarks.slabs.slab_table --folder build/bench \
+	  build/slabs-3.11/bin/python build/slabs-3.12/bin/python
 
 check: install view   # format, lint, types, layers, unit tests: what every change must pass
 	$(BIN)/ruff format --check .

@@ -60,8 +60,12 @@ def missing_chunks(layout: StoreLayout, shard: int, data: bytes) -> list[int]:
 
 def shard_size(layout: StoreLayout, shard: int) -> int:
     """Bytes of a complete shard."""
-    data = layout.num_chunks(shard) * layout.rows_per_chunk * layout.row_bytes
-    return data + layout.chunks_per_shard * _INDEX_ENTRY_BYTES + _INDEX_CHECKSUM_BYTES
+    return layout.num_chunks(shard) * layout.rows_per_chunk * layout.row_bytes + index_bytes(layout)
+
+
+def index_bytes(layout: StoreLayout) -> int:
+    """Bytes of the index at the end of a shard: offset and size of every inner chunk, a CRC-32C."""
+    return layout.chunks_per_shard * _INDEX_ENTRY_BYTES + _INDEX_CHECKSUM_BYTES
 
 
 def open_group(path: StoragePath) -> zarr.Group:

@@ -9,8 +9,8 @@ Threads, never forked workers: storage clients do not survive a fork.
 
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,15 +19,29 @@ import numpy.typing as npt
 
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents.lanes import LaneOrder, StoreCycle, cycle_quotas
+from histodiff.latents.slabs import SlabGrid
 from histodiff.latents.store import LatentStore
+from histodiff.latents.windows import WINDOWS_PER_LANE, LaneWindows
 from histodiff.runtime import derived_seed
 
-SLAB_BYTES = 4 * 2**20
-WINDOW_SLABS = 2
-CACHED_STORE_BYTES = 2**30
 PREFETCHED_BATCHES = 2
 
 Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ReaderSettings:
+    """How a mixture is read. What changes slabs or windows changes the order."""
+
+    slab_bytes: int = 4 * 2**20
+    """Bytes that are read as one range; at least an inner chunk."""
+    window_slabs: int = 4
+    """Slabs of a lane whose rows are shuffled among each other."""
+    fetch_threads: int = 4
+    """Slabs that are read at the same time, over all lanes of the rank."""
+
+
+DEFAULT_SETTINGS = ReaderSettings()
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,13 @@ class LatentBatch:
     row_B: Int64s
     """Row number in the store."""
 
+    def rows(self, start: int, stop: int) -> "LatentBatch":
+        """A part of the batch, in the same memory."""
+        return LatentBatch(
+            self.moments_BMHW[start:stop], self.sample_index_B[start:stop],
+            self.store_B[start:stop], self.row_B[start:stop],
+        )  # fmt: skip
+
 
 class LatentMixture:
     """Stores, drawn from by weight.
@@ -54,6 +75,7 @@ class LatentMixture:
         seed: Seed of the order.
         batch: Rows of a global batch.
         num_lanes: Lanes; divides the batch. Part of the order.
+        settings: Slabs, windows and threads; slabs and windows are part of the order.
 
     Raises:
         ConfigError: The lanes do not divide the batch, or a weight cannot be used.
@@ -69,6 +91,7 @@ class LatentMixture:
         seed: int,
         batch: int,
         num_lanes: int,
+        settings: ReaderSettings = DEFAULT_SETTINGS,
     ) -> None:
         if batch % num_lanes:
             raise ConfigError(f"batch={batch} must be a multiple of num_lanes={num_lanes}")
@@ -79,30 +102,40 @@ class LatentMixture:
         self.num_lanes = num_lanes
         self.stores = tuple(stores)
         self._cycle = StoreCycle(cycle_quotas(weights), derived_seed(seed, "mixture"))
-        self._orders = tuple(
-            _order(store, split, num_lanes=num_lanes, seed=derived_seed(seed, "store", number))
+        self._threads = ThreadPoolExecutor(settings.fetch_threads, "latent-fetch")
+        self._windows = tuple(
+            LaneWindows(
+                _order(
+                    store, split, num_lanes=num_lanes, settings=settings,
+                    seed=derived_seed(seed, "store", number),
+                ),
+                store.fetcher(), self._threads,
+            )
             for number, store in enumerate(stores)
-        )
-        self._slabs = tuple(_Slabs(store, num_lanes) for store in stores)
+        )  # fmt: skip
         self._lock = threading.Lock()
 
     @property
     def num_rows(self) -> int:
         """Rows that are drawn from, over all stores."""
-        return sum(len(order.rows) for order in self._orders)
+        return sum(windows.order.num_rows for windows in self._windows)
 
     def batch_at(self, step: int, *, rank: int = 0, world_size: int = 1) -> LatentBatch:
         """The rows of ``rank`` in global batch number ``step``."""
         per_rank = self._lanes_per_rank(world_size)
         per_lane = self.batch // self.num_lanes
-        lanes = range(rank * per_rank, (rank + 1) * per_rank)
+        first, count = rank * per_rank, per_rank * per_lane
+        batch = LatentBatch(
+            moments_BMHW=np.empty((count, *self.stores[0].moment_shape), np.float16),
+            sample_index_B=step * self.batch + first * per_lane + np.arange(count),
+            store_B=np.empty(count, np.int64),
+            row_B=np.empty(count, np.int64),
+        )
         with self._lock:
-            drawn = [self._drawn(lane, step * per_lane, (step + 1) * per_lane) for lane in lanes]
-            store_B = np.concatenate([stores for stores, _ in drawn])
-            row_B = np.concatenate([rows for _, rows in drawn])
-            moments = self._read(store_B, row_B)
-        first = step * self.batch + lanes.start * per_lane
-        return LatentBatch(moments, first + np.arange(len(row_B)), store_B, row_B)
+            for lane in range(per_rank):
+                part = batch.rows(lane * per_lane, (lane + 1) * per_lane)
+                self._copy_rows(first + lane, step * per_lane, part)
+        return batch
 
     def batches(
         self, start_step: int, *, rank: int = 0, world_size: int = 1
@@ -145,66 +178,63 @@ class LatentMixture:
             )
         return self.num_lanes // world_size
 
-    def _drawn(self, lane: int, start: int, stop: int) -> tuple[Int64s, Int64s]:
-        stores, draws = self._cycle.draws(lane, start, stop)
-        rows = np.empty_like(draws)
+    def _copy_rows(self, lane: int, start: int, into: LatentBatch) -> None:
+        """Fills ``into`` with the draws of a lane from number ``start`` on."""
+        stores, draws = self._cycle.draws(lane, start, start + len(into.row_B))
+        into.store_B[:] = stores
         for number in np.unique(stores):
-            mine = stores == number
-            rows[mine] = self._orders[number].rows_at(lane, draws[mine])
-        return stores, rows
+            places = np.flatnonzero(stores == number)
+            done = 0
+            while done < len(places):
+                done += self._copy_window(
+                    int(number), lane, int(draws[places[done]]), places[done:], into
+                )
 
-    def _read(self, store_B: Int64s, row_B: Int64s) -> npt.NDArray[np.float16]:
-        moments = np.empty((len(row_B), *self.stores[0].moment_shape), np.float16)
-        for number in np.unique(store_B):
-            mine = np.flatnonzero(store_B == number)
-            self._slabs[number].copy_rows(row_B[mine], moments, mine)
-        return moments
-
-
-class _Slabs:
-    """Slabs of a store, kept in memory: all of a small store, else the latest few per lane."""
-
-    def __init__(self, store: LatentStore, num_lanes: int) -> None:
-        self._store = store
-        self._rows = slab_rows(store)
-        total = store.num_rows * store.layout.row_bytes
-        small = total <= CACHED_STORE_BYTES
-        self._limit = -(-store.num_rows // self._rows) if small else num_lanes * (WINDOW_SLABS + 1)
-        self._kept: OrderedDict[int, npt.NDArray[np.float16]] = OrderedDict()
-
-    def copy_rows(self, rows: Int64s, into: npt.NDArray[np.float16], places: Int64s) -> None:
-        """Copies ``rows`` to ``into[places]``."""
-        slab_of = rows // self._rows
-        for slab in np.unique(slab_of):
-            mine = slab_of == slab
-            into[places[mine]] = self._slab(int(slab))[rows[mine] - slab * self._rows]
-
-    def _slab(self, slab: int) -> npt.NDArray[np.float16]:
-        if slab not in self._kept:
-            start = slab * self._rows
-            stop = min(start + self._rows, self._store.num_rows)
-            while len(self._kept) >= self._limit:
-                self._kept.popitem(last=False)
-            self._kept[slab] = self._store.read(start, stop)
-        self._kept.move_to_end(slab)
-        return self._kept[slab]
+    def _copy_window(
+        self, number: int, lane: int, draw: int, places: Int64s, into: LatentBatch
+    ) -> int:
+        """Copies draws of one window to their places in the batch; says how many they were."""
+        windows = self._windows[number]
+        loaded, offset = windows.at(lane, draw)
+        rows = loaded.window.rows_D[offset : offset + len(places)]
+        inside = loaded.window.places_D[offset : offset + len(places)]
+        try:
+            moments = loaded.moments()
+        except BaseException:
+            windows.forget(lane)
+            raise
+        into.row_B[places[: len(rows)]] = rows
+        if len(rows) == len(into.row_B):
+            np.take(moments, inside, axis=0, out=into.moments_BMHW, mode="clip")
+        else:  # several stores or windows: row by row is still one copy
+            for place, row in zip(places.tolist(), inside.tolist(), strict=False):
+                into.moments_BMHW[place] = moments[row]
+        return len(rows)
 
 
-def slab_rows(store: LatentStore) -> int:
-    """Rows of a slab: about ``SLAB_BYTES``, whole inner chunks, within one shard."""
-    layout = store.layout
-    wanted = max(1, SLAB_BYTES // (layout.rows_per_chunk * layout.row_bytes))
-    chunks = max(k for k in range(1, min(wanted, layout.chunks_per_shard) + 1)
-                 if layout.chunks_per_shard % k == 0)  # fmt: skip
-    return chunks * layout.rows_per_chunk
+def memory_bytes(
+    settings: ReaderSettings, *, stores: int, num_lanes: int, batch: int, row_bytes: int
+) -> int:
+    """Bytes that a rank's windows and batches take at most, where it has ``num_lanes`` lanes.
+
+    Of every store and lane, the window that is drawn from and the next one; and the batches that
+    are ready. A slab is ``slab_bytes``, or one inner chunk where that is larger.
+    """
+    windows = stores * num_lanes * WINDOWS_PER_LANE * settings.window_slabs * settings.slab_bytes
+    return windows + (PREFETCHED_BATCHES + 2) * batch * row_bytes
 
 
-def _order(store: LatentStore, split: str, *, num_lanes: int, seed: int) -> LaneOrder:
-    rows = store.rows_of_split(split)
-    if not len(rows):
+def _order(
+    store: LatentStore, split: str, *, num_lanes: int, seed: int, settings: ReaderSettings
+) -> LaneOrder:
+    code = store.flags.code(split)
+    grid = SlabGrid.of(store.layout, slab_bytes=settings.slab_bytes)
+    order = code and LaneOrder(
+        store.flags.codes, code, grid, num_lanes, settings.window_slabs, seed
+    )
+    if not order or not order.num_rows:
         raise ArtifactError(f"{store.path}: has no valid rows in split '{split}'")
-    size = slab_rows(store)
-    return LaneOrder(rows, size, num_lanes, WINDOW_SLABS * size, seed)
+    return order
 
 
 def _require_same_kind(stores: Sequence[LatentStore]) -> None:

@@ -5,18 +5,21 @@ shard as fill value without a word. Reading compares NaN rows with the row table
 than it must: digests of bytes are checked by ``store_problems`` (the command ``verify``).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from histodiff.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
 from histodiff.latents.codec import open_group
+from histodiff.latents.fetch import RowFetcher, lost_rows, non_finite_rows
 from histodiff.latents.finish import present_shards
+from histodiff.latents.flags import QUARANTINED, RowFlags
 from histodiff.latents.layout import (
     FORMAT,
     MOMENTS,
@@ -25,10 +28,8 @@ from histodiff.latents.layout import (
     StoreLayout,
     shard_name,
 )
-from histodiff.latents.rows import OK, read_parquet, read_row_table
-from histodiff.storage import StoragePath
-
-_SHOWN = 5
+from histodiff.latents.rows import read_parquet, read_row_table
+from histodiff.storage import StoragePath, range_reader
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,9 @@ class LatentStore:
     layout: StoreLayout
     shards: pa.Table
     """Per shard: shard, rows, quarantined, size_bytes, sha256."""
-    rows: pa.Table
-    """Per row: patch, slide_id, patient_id, x, y, label, split, status."""
+    flags: RowFlags
+    """Per row: whether it is there, and its split."""
     _moments: Any
-    _valid: npt.NDArray[np.bool_]
 
     @classmethod
     def open(cls, path: StoragePath) -> "LatentStore":
@@ -52,20 +52,30 @@ class LatentStore:
             ArtifactNotFound: There is no store, or it is not finished.
             ArtifactCorrupt: A shard is missing, has another size, or is not listed; a newer format.
         """
-        try:
-            shards = read_parquet(path / SHARDS_TABLE)
-            group = open_group(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ArtifactNotFound(f"{path} is not a finished latent store") from error
-        layout = _layout(path, group)
-        _compare_objects(path, shards)
-        rows = read_row_table(path)
-        if rows.num_rows != layout.num_rows:
+        with ThreadPoolExecutor(2) as threads:
+            present = threads.submit(present_shards, path)
+            flags = threads.submit(RowFlags.read, path)
+            try:
+                shards = read_parquet(path / SHARDS_TABLE)
+                group = open_group(path)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ArtifactNotFound(f"{path} is not a finished latent store") from error
+            layout = _layout(path, group)
+            _compare_objects(path, shards, present.result())
+            num_flags = len(flags.result().codes)
+        if num_flags != layout.num_rows:
             raise ArtifactCorrupt(
-                f"{path}: {rows.num_rows} rows in rows/, {layout.num_rows} in moments"
+                f"{path}: {num_flags} rows in rows/, {layout.num_rows} in moments"
             )
-        valid = pc.equal(rows["status"], OK).to_numpy()
-        return cls(path, layout, shards, rows, group[MOMENTS], valid)
+        return cls(path, layout, shards, flags.result(), group[MOMENTS])
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """Per row: patch, slide_id, patient_id, x, y, label, split, status.
+
+        Read when first asked for, and kept: about 100 bytes a row. Training does without.
+        """
+        return read_row_table(self.path)
 
     @property
     def num_rows(self) -> int:
@@ -105,12 +115,12 @@ class LatentStore:
     @property
     def valid_rows(self) -> npt.NDArray[np.int64]:
         """Numbers of the rows that are not quarantined, ascending."""
-        return np.flatnonzero(self._valid).astype(np.int64)
+        return np.flatnonzero(self.flags.codes != QUARANTINED)
 
     def rows_of_split(self, split: str) -> npt.NDArray[np.int64]:
         """Numbers of the valid rows of one split, ascending."""
-        chosen = pc.equal(self.rows["split"], split).fill_null(False).to_numpy()
-        return np.flatnonzero(self._valid & chosen).astype(np.int64)
+        code = self.flags.code(split)
+        return np.flatnonzero(self.flags.codes == code) if code else np.empty(0, np.int64)
 
     def require_encoder(self, encoder_sha256: str, *, owner: str) -> None:
         """Checks that ``owner`` (an autoencoder, a denoiser) works on this store's latents.
@@ -137,10 +147,10 @@ class LatentStore:
             block = np.asarray(self._moments[start:stop])
         except ValueError as error:  # zarr: the checksum of a shard's index does not match
             raise ArtifactCorrupt(f"{self.path}: rows {start}..{stop}: {error}") from error
-        finite = np.isfinite(block).all(axis=(1, 2, 3))
-        wrong = start + np.flatnonzero(finite != self._valid[start:stop])
+        quarantined = self.flags.codes[start:stop] == QUARANTINED
+        wrong = start + np.flatnonzero(non_finite_rows(block) != quarantined)
         if wrong.size:
-            self._raise_lost(wrong)
+            raise lost_rows(self.path, self.layout, wrong)
         return block
 
     def read_rows(self, rows: npt.ArrayLike) -> npt.NDArray[np.float16]:
@@ -157,14 +167,11 @@ class LatentStore:
             result[inside] = block[numbers[inside] - start]
         return result
 
-    def _raise_lost(self, wrong: npt.NDArray[np.int64]) -> None:
-        shards = sorted({int(row) // self.layout.rows_per_shard for row in wrong})
-        places = ", ".join(shard_name(shard) for shard in shards[:_SHOWN])
-        listed = ", ".join(str(row) for row in wrong[:_SHOWN])
-        raise ArtifactCorrupt(
-            f"{self.path}: {len(wrong)} rows ({listed}, ...) in {places} do not match the row"
-            " table: data is lost; run `histodiff verify` on it and encode again"
-        )
+    def fetcher(self) -> RowFetcher:
+        """Reads runs of rows of this store without zarr, for training."""
+        sizes = np.zeros(self.layout.num_shards, np.int64)
+        sizes[self.shards["shard"].to_numpy()] = self.shards["size_bytes"].to_numpy()
+        return RowFetcher(self.path, self.layout, self.flags, sizes, range_reader(self.path))
 
 
 def _layout(path: StoragePath, group: Any) -> StoreLayout:
@@ -189,8 +196,7 @@ def _layout(path: StoragePath, group: Any) -> StoreLayout:
     )
 
 
-def _compare_objects(path: StoragePath, shards: pa.Table) -> None:
-    present = present_shards(path)
+def _compare_objects(path: StoragePath, shards: pa.Table, present: dict[int, int]) -> None:
     listed = dict(zip(shards["shard"].to_pylist(), shards["size_bytes"].to_pylist(), strict=True))
     for shard, size in listed.items():
         if shard not in present:

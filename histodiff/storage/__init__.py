@@ -17,9 +17,11 @@ from histodiff.storage.paths import (
     upload_tree,
     write_bytes,
 )
+from histodiff.storage.ranges import RangeReader, range_reader
 from histodiff.storage.remote import file_size, is_http, open_blockwise, read_ranges, told_apart
 
 __all__ = [
+    "RangeReader",
     "StoragePath",
     "async_filesystem",
     "check_writable",
@@ -32,6 +34,7 @@ __all__ = [
     "local_copy",
     "modified_at",
     "open_blockwise",
+    "range_reader",
     "read_bytes",
     "read_ranges",
     "remove_tree",

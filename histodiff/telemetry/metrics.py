@@ -47,6 +47,18 @@ TRAIN_STEP_SECONDS = Histogram(
 TRAIN_DATA_WAIT_SECONDS = Counter(
     "histodiff_train_data_wait_seconds", "Time the trainer waited for data.", ["run"]
 )
+READER_FETCHED_BYTES = Counter(
+    "histodiff_reader_fetched_bytes", "Bytes of latents that were read from their storage."
+)
+READER_INDEX_BYTES = Counter(
+    "histodiff_reader_index_bytes", "Bytes of the indexes of shards that were read."
+)
+READER_REQUESTS = Counter(
+    "histodiff_reader_requests", "Ranges of latents that were read from their storage."
+)
+READER_CACHE = Counter(
+    "histodiff_reader_cache_reads", "Slabs looked for in the local cache.", ["outcome"]
+)
 TRAIN_CHECKPOINT_SECONDS = Histogram(
     "histodiff_train_checkpoint_duration_seconds", "Time to write one checkpoint.", ["run"],
     buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 300),

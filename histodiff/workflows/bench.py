@@ -10,9 +10,14 @@ from typing import Any
 
 from histodiff.errors import ConfigError
 from histodiff.workflows.bench_encode import bench_encode
+from histodiff.workflows.bench_loader import bench_loader
 from histodiff.workflows.bench_tile import bench_tile
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"tile": bench_tile, "encode": bench_encode}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "encode": bench_encode,
+    "loader": bench_loader,
+    "tile": bench_tile,
+}
 """Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
 
 
@@ -21,7 +26,8 @@ def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         name: Which one.
-        options: ``key=value``: ``slide=PATH`` for ``tile``, ``patches=`` for ``encode``.
+        options: ``key=value``: ``slide=PATH`` for ``tile``, ``patches=`` for ``encode``;
+            ``peers=PYTHON``, ``s3=URL``, ``folder=PATH`` and sizes for ``loader``.
 
     Raises:
         ConfigError: There is none of that name, or no such option; lists those there are.

@@ -110,28 +110,6 @@ def test_encode_pool_actors_without_a_place_keep_nobody_waiting(tmp_path):
     assert {done.unit: done.record for done in pool} == {k: ten_parts(k) for k in range(5)}
 
 
-class CountedUnits(list):
-    """Units that know how many were asked for."""
-
-    asked = 0
-
-    def __iter__(self):
-        for unit in super().__iter__():
-            self.asked += 1
-            yield unit
-
-
-def test_pool_asks_for_units_when_it_gives_them_out(tmp_path):
-    units = CountedUnits(range(8))
-    make = partial(SquaringWorker, tmp_path, deaths={}, failures={})
-    pool = run_pool(make, units, num_workers=2, retries=AT_ONCE)
-    first = next(pool)
-    assert first.record == first.unit**2
-    assert units.asked <= 3
-    assert len(list(pool)) == 7
-    assert units.asked == 8
-
-
 def test_bench_encode_reports_every_field(monkeypatch):
     small = {"AUTOENCODERS": ("tiny",), "ROUNDS": 1, "ROWS_PER_SHARD": 8, "ROWS_PER_CHUNK": 4}
     for name, value in {**small, "BUSY_BATCHES": 1}.items():

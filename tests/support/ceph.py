@@ -25,7 +25,7 @@ from tests.support.s3 import aws_environment
 
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw")
 INSTALL = "apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw ceph-common"
-_KEY, _SECRET = "histodiff", "histodiff-secret"
+KEY, SECRET = "histodiff", "histodiff-secret"
 _STORE_BYTES = 4 * 2**30
 _START_SECONDS, _STOP_SECONDS = 90.0, 30.0
 _POLL_SECONDS = 0.25
@@ -62,7 +62,7 @@ def ceph_endpoint() -> Iterator[str]:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         pytest.fail(f"missing: {', '.join(missing)}; run: {INSTALL}", pytrace=False)
-    with running_ceph() as endpoint, aws_environment(endpoint, key=_KEY, secret=_SECRET):
+    with running_ceph() as endpoint, aws_environment(endpoint, key=KEY, secret=SECRET):
         yield endpoint
 
 
@@ -138,7 +138,7 @@ class _Ceph:
         self.wait(lambda: _answers(endpoint))
         self.run(
             "radosgw-admin", "user", "create", "--uid=histodiff", "--display-name=histodiff",
-            f"--access-key={_KEY}", f"--secret={_SECRET}",
+            f"--access-key={KEY}", f"--secret={SECRET}",
         )  # fmt: skip
         return endpoint
 

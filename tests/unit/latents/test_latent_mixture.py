@@ -9,6 +9,7 @@ import pytest
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import LatentMixture
 from histodiff.latents.lanes import CYCLE, LaneOrder, cycle_quotas
+from histodiff.latents.slabs import SlabGrid
 from tests.support.latent_stores import open_new_store, patch_table
 
 
@@ -133,7 +134,8 @@ def test_mixture_split_without_rows_is_refused(store):
 @pytest.mark.parametrize("num_lanes", [1, 3, 8])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 100, 101])
 def test_lane_order_lanes_share_every_epoch_evenly(num_rows, num_lanes):
-    order = LaneOrder(np.arange(num_rows) * 2, 8, num_lanes, 5, seed=1)
+    flags = np.arange(2 * num_rows, dtype=np.uint8) % 2  # every other row is of another split
+    order = LaneOrder(flags, 0, SlabGrid(2 * num_rows, 24, 8), num_lanes, 2, seed=1)
     drawn = [order.rows_at(lane, np.arange(num_rows * 3)) for lane in range(num_lanes)]
     for epoch in range(3):
         pieces = [
