@@ -36,7 +36,12 @@ def draw_rates(batch: LatentBatch) -> dict[str, float | str]:
 
 def _draws(batch: LatentBatch, whitening: Whitening) -> object:
     return drawn_samples(
-        batch.moments_BMHW, batch.sample_index_B, whitening=whitening, seed=0, purpose="bench"
+        batch.moments_BMHW,
+        batch.sample_index_B,
+        whitening=whitening,
+        view="sample",
+        seed=0,
+        purpose="bench",
     )
 
 

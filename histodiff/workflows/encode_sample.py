@@ -82,12 +82,11 @@ def measured_speed(
     return speed
 
 
-def _spread(plan: ShardPlan) -> list[ShardUnit]:
+def _spread(plan: ShardPlan) -> Sequence[ShardUnit]:
     """Full shards from all over the plan, in random order."""
     full = len(plan.patch_of_row) // plan.rows_per_shard
     chosen = generator_for(0, "sample").permutation(full)[:_MAX_SHARDS].tolist()
-    units = {unit.shard: unit for unit in plan.units() if unit.shard in set(chosen)}
-    return [units[shard] for shard in chosen]
+    return plan.units_of(chosen)
 
 
 def _is_enough(watch: Stopwatch, seconds: float) -> bool:
