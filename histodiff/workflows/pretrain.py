@@ -5,7 +5,6 @@ How many ranks there are is a matter of the site and changes results by rounding
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated, ClassVar
 
@@ -126,21 +125,28 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
-    drives = torchrun_rank() in (None, 0)
-    with draft if drives else nullcontext():
-        whitening = _whitening(config, draft.path / _WHITENING, inputs)
-        images = config.train.num_steps * config.train.batch
-        already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
-        with progress("pretrain", total=images, unit="images", already=already) as bar:
-            result = run_gang(
-                pretrain_rank,
-                _spec(config, site, draft, inputs, whitening),
-                num_ranks=site.ranks,
-                ray_config=site.ray,
-                device=site.device,
-                report=_reporter(bar, already=already),
-            )
-        return _finished(draft, result)
+    if torchrun_rank():  # the process of rank 0 drives
+        return _pretrained(config, site, draft, inputs)
+    with draft:
+        return _pretrained(config, site, draft, inputs)
+
+
+def _pretrained(
+    config: PretrainConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+) -> Artifact:
+    whitening = _whitening(config, draft.path / _WHITENING, inputs)
+    images = config.train.num_steps * config.train.batch
+    already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
+    with progress("pretrain", total=images, unit="images", already=already) as bar:
+        result = run_gang(
+            pretrain_rank,
+            _spec(config, site, draft, inputs, whitening),
+            num_ranks=site.ranks,
+            ray_config=site.ray,
+            device=site.device,
+            report=_reporter(bar, already=already),
+        )
+    return _finished(draft, result)
 
 
 def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]:
