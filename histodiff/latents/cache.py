@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 from pydantic import Field
 
 from histodiff.config import Config
@@ -87,7 +88,8 @@ class SlabCache:
                     return
                 for data in (content, memoryview(_checksum(content))):
                     file.write(data)
-            part.replace(self.folder / f"{name}{_SLAB}")
+                with self._locked():  # a listing must not miss it under both names
+                    part.replace(self.folder / f"{name}{_SLAB}")
         finally:
             part.unlink(missing_ok=True)
 
@@ -118,7 +120,7 @@ class SlabCache:
         """Bytes in use after the least recently used slabs have gone, if they had to."""
         if used and used + size <= self.limit_bytes:
             return used
-        found = [(file.stat(), Path(file.path)) for file in os.scandir(self.folder)]
+        found = _listed(self.folder)
         used = _USED_BYTES + sum(stat.st_size for stat, path in found if path.name != _USED)
         if used + size <= self.limit_bytes:
             return used
@@ -128,6 +130,15 @@ class SlabCache:
                 path.unlink(missing_ok=True)
                 used -= stat.st_size
         return used
+
+
+def _listed(folder: Path) -> list[tuple[os.stat_result, Path]]:
+    """Files of the folder that are still there; damaged ones may be removed meanwhile."""
+    found = []
+    for file in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            found.append((file.stat(), Path(file.path)))
+    return found
 
 
 def _read_checked(path: Path, content: memoryview) -> bool:
@@ -145,14 +156,15 @@ def _is_abandoned(path: Path) -> bool:
     """Whether it is an unfinished file whose writer has ended."""
     if path.suffix != _PART:
         return False
-    with path.open("rb") as stream:
-        try:
+    try:
+        with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except (BlockingIOError, FileNotFoundError):
+        return False
     return True
 
 
 def _checksum(content: memoryview) -> bytes:
     """CRC-32C, little endian."""
-    return int(google_crc32c.value(content)).to_bytes(_CHECKSUM_BYTES, "little")
+    values = np.frombuffer(content, np.uint8)  # it takes no memoryview
+    return int(google_crc32c.value(values)).to_bytes(_CHECKSUM_BYTES, "little")

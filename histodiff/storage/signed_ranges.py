@@ -2,14 +2,17 @@
 
 s3fs signs a URL per object, with the endpoint, credentials and region that it has for everything
 else (AWS_* variables, profiles, roles). The bytes then go from the connection into the caller's
-memory without a copy. Every thread has a connection of its own, which is kept open.
+memory without a copy. Connections are kept open, as many as there are threads that read.
 What fails is tried again with growing pauses; an answer that is cut short has failed.
 """
 
 import http.client
+import re
 import ssl
-import threading
 import time
+import weakref
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import SplitResult, urlsplit
@@ -46,42 +49,54 @@ class SignedRanges:
     """Ranges of the objects below a folder of a bucket."""
 
     folder: UPath
+    pauses: tuple[float, ...] = _PAUSES
+    """Seconds before every further try."""
     _urls: dict[str, _Signed] = field(default_factory=dict, init=False, repr=False)
-    _local: threading.local = field(default_factory=threading.local, init=False, repr=False)
+    _idle: deque[http.client.HTTPConnection] = field(default_factory=deque, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _close_all, self._idle)
 
     def read_into(self, name: str, buffer: memoryview, *, offset: int) -> None:
         """See `RangeReader`."""
-        for pause in (*_PAUSES, None):
+        for pause in (*self.pauses, None):
+            connection = self._connection()
             try:
-                return self._try(name, buffer, offset)
-            except (FileNotFoundError, PermissionError):
+                self._try(connection, name, buffer, offset)
+            except (FileNotFoundError, PermissionError, EOFError):
+                connection.close()
                 raise
             except (OSError, http.client.HTTPException) as error:
-                self._hang_up()
+                connection.close()
+                _close_all(self._idle)  # they may have been given up by the server as well
                 if pause is None:
                     reason = " ".join(str(error).split()) or type(error).__name__
                     raise TransientError(
-                        f"{self.folder / name}: {reason} (tried {len(_PAUSES) + 1} times)"
+                        f"{self.folder / name}: {reason} (tried {len(self.pauses) + 1} times)"
                     ) from error
                 time.sleep(pause)
-        return None
+            else:
+                self._idle.append(connection)
+                return
 
-    def _try(self, name: str, buffer: memoryview, offset: int) -> None:
+    def _try(
+        self, connection: http.client.HTTPConnection, name: str, buffer: memoryview, offset: int
+    ) -> None:
         signed = self._signed(name)
         headers = {"Range": f"bytes={offset}-{offset + len(buffer) - 1}"}
-        connection = self._connection()
         connection.request("GET", signed.target, headers=headers)
         response = connection.getresponse()
+        if response.status in _REFUSED and signed.age > _YOUNG_SECONDS:
+            self._urls.pop(name, None)
+            raise OSError("the signature is not accepted any more")
         if response.status != _PARTIAL:
-            body = response.read(_SHOWN_BYTES)
-            self._hang_up()
-            if response.status in _REFUSED and signed.age > _YOUNG_SECONDS:
-                self._urls.pop(name, None)
-                raise OSError("the signature is not accepted any more")
-            raise self._refusal(name, response.status, body)
-        found = response.getheader("Content-Range", "")
-        if not found.startswith(f"bytes {offset}-"):
-            raise OSError(f"the answer has {found or 'no range'} instead of {headers['Range']}")
+            raise self._refusal(name, response.status, response.read(_SHOWN_BYTES))
+        given = response.getheader("Content-Range", "")
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given)
+        if not found or int(found[1]) != offset:
+            raise OSError(f"the answer has range '{given}' instead of '{headers['Range']}'")
+        if int(found[2]) < offset + len(buffer):
+            raise EOFError(f"{self.folder / name}: has {found[2]} bytes only")
         done = 0
         while done < len(buffer) and (count := response.readinto(buffer[done:])):
             done += count
@@ -111,13 +126,9 @@ class SignedRanges:
         return urlsplit(str(self.folder.fs.sign(path, expiration=_SIGNED_SECONDS)))
 
     def _connection(self) -> http.client.HTTPConnection:
-        """This thread's connection."""
-        if getattr(self._local, "connection", None) is None:
-            self._local.connection = self._new_connection()
-        connection: http.client.HTTPConnection = self._local.connection
-        return connection
-
-    def _new_connection(self) -> http.client.HTTPConnection:
+        """One that is open and not in use, or a new one."""
+        with suppress(IndexError):
+            return self._idle.pop()
         server = self._presigned("")
         if server.scheme == "http":
             return http.client.HTTPConnection(server.netloc, timeout=_TIMEOUT_SECONDS)
@@ -125,12 +136,13 @@ class SignedRanges:
             server.netloc, timeout=_TIMEOUT_SECONDS, context=self._tls
         )
 
-    def _hang_up(self) -> None:
-        connection, self._local.connection = getattr(self._local, "connection", None), None
-        if connection is not None:
-            connection.close()
-
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         own = botocore.session.get_session().get_config_variable("ca_bundle")
         return ssl.create_default_context(cafile=get_cert_path(own or True))
+
+
+def _close_all(connections: deque[http.client.HTTPConnection]) -> None:
+    with suppress(IndexError):
+        while True:
+            connections.pop().close()
