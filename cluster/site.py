@@ -49,6 +49,15 @@ class NoRay(Config):
 RayConfig = Annotated[LocalRay | ClusterRay | NoRay, Field(discriminator="type")]
 
 
+class LatentCache(Config):
+    """Slabs of remote latent stores on local disk; results do not depend on it."""
+
+    folder: str
+    """Local folder; the ranks of one node share it."""
+    limit_bytes: int = Field(gt=0)
+    """Bytes that the folder may take; the least recently used slabs go first."""
+
+
 class Site(Config):
     """Where commands run."""
 
@@ -68,6 +77,9 @@ class Site(Config):
     """Sweep trials that run at the same time."""
     metrics_port: int | None = None
     """First port of ``/metrics`` (rank r serves port + r); 0 takes free ports, null serves none."""
+
+    cache: LatentCache | None = None
+    """Local disk for slabs of remote latent stores that training reads; null keeps none."""
 
     @property
     def storage_root(self) -> StoragePath:

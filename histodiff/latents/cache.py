@@ -20,9 +20,7 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
-from pydantic import Field
 
-from histodiff.config import Config
 from histodiff.telemetry import metrics
 
 _CHECKSUM_BYTES = 4
@@ -30,15 +28,6 @@ _SPARE = 20
 """A twentieth of the limit is freed at once, so that the folder is listed rarely."""
 _USED, _PART, _SLAB = "used", ".part", ".slab"
 _USED_BYTES = 20
-
-
-class CacheConfig(Config):
-    """Slabs of remote latent stores on local disk; where, not what: results do not depend on it."""
-
-    folder: str
-    """Local folder; ranks of one node share it."""
-    limit_bytes: int = Field(gt=0)
-    """Bytes that the folder may take; the least recently used slabs go first."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from histodiff.latents.cache import SlabCache
 from histodiff.latents.codec import open_group
 from histodiff.latents.fetch import RowFetcher, lost_rows, non_finite_rows
 from histodiff.latents.finish import present_shards
-from histodiff.latents.flags import QUARANTINED, RowFlags
+from histodiff.latents.flags import QUARANTINED, RowFlags, distinct_rows
 from histodiff.latents.layout import (
     FORMAT,
     MOMENTS,
@@ -84,6 +84,10 @@ class LatentStore:
         Read when first asked for, and kept: about 100 bytes a row. Training does without.
         """
         return read_row_table(self.path)
+
+    def distinct_rows(self, columns: list[str]) -> pa.Table:
+        """Different combinations of values in columns of the row table, without keeping it."""
+        return distinct_rows(self.path, columns)
 
     @property
     def num_rows(self) -> int:

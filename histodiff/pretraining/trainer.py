@@ -17,7 +17,12 @@ from safetensors.torch import load_file, save_file
 from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.diffusion import Preconditioning
 from histodiff.errors import TrainingDiverged
-from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
+from histodiff.latents import (
+    LatentMixture,
+    LatentStore,
+    Whitening,
+    mixture_whitening,
+)
 from histodiff.models.denoiser import Denoiser, SnapshotInfo, save_snapshot
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
@@ -55,7 +60,7 @@ class TrainingData:
         """The mixture that ``spec`` describes; every rank opens it for itself."""
         stores = tuple(LatentStore.open(storage_path(share.url)) for share in spec.stores)
         for store in stores:
-            assert_disjoint(store.rows)
+            assert_disjoint(store.distinct_rows(["slide_id", "patient_id", "split"]))
         weights = [share.weight for share in spec.stores]
         mixture = LatentMixture(
             stores,
@@ -64,6 +69,7 @@ class TrainingData:
             seed=spec.seed,
             batch=spec.train.batch,
             num_lanes=spec.num_lanes,
+            cache=spec.cache,
         )
         return cls(stores, mixture, mixture_whitening(stores, weights))
 

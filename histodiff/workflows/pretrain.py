@@ -6,6 +6,7 @@ How many ranks there are is a matter of the site and changes results by rounding
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -25,6 +26,7 @@ from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
+from histodiff.latents import SlabCache
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.records import TIMING
@@ -172,8 +174,14 @@ def _spec(
         seed=config.seed,
         threads=config.threads,
         device=site.device,
+        cache=_cache(site),
         metrics_port=site.metrics_port,
     )
+
+
+def _cache(site: Site) -> SlabCache | None:
+    cache = site.cache
+    return SlabCache(Path(cache.folder).expanduser(), cache.limit_bytes) if cache else None
 
 
 def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
