@@ -66,6 +66,15 @@ class Prices(Config):
     """A gigabyte (1e9 bytes) stored for a month."""
 
 
+class LatentCache(Config):
+    """Slabs of remote latent stores on local disk; results do not depend on it."""
+
+    folder: str
+    """Local folder; the ranks of one node share it."""
+    limit_bytes: int = Field(gt=0)
+    """Bytes that the folder may take; the least recently used slabs go first."""
+
+
 class Site(Config):
     """Where commands run."""
 
@@ -87,6 +96,9 @@ class Site(Config):
     """What it costs, for `plan`."""
     metrics_port: int | None = None
     """First port of ``/metrics`` (rank r serves port + r); 0 takes free ports, null serves none."""
+
+    cache: LatentCache | None = None
+    """Local disk for slabs of remote latent stores that training reads; null keeps none."""
 
     @property
     def storage_root(self) -> StoragePath:

@@ -1,9 +1,10 @@
 """The LatentStore: raw latent moments in a sharded Zarr v3 group, and what reads it."""
 
+from histodiff.latents.cache import SlabCache
 from histodiff.latents.check import listed_shards, shard_problems, store_problems, table_problems
 from histodiff.latents.finish import StoreDigests, finish_store
 from histodiff.latents.layout import LatentStoreConfig, StoreAttributes, StoreLayout
-from histodiff.latents.mixture import LatentBatch, LatentMixture
+from histodiff.latents.mixture import LatentBatch, LatentMixture, ReaderSettings
 from histodiff.latents.plan import ShardPlan, ShardUnit, plan_shards
 from histodiff.latents.statistics import ChannelStatistics
 from histodiff.latents.store import LatentStore
@@ -16,10 +17,12 @@ __all__ = [
     "LatentMixture",
     "LatentStore",
     "LatentStoreConfig",
+    "ReaderSettings",
     "ShardPlan",
     "ShardRecord",
     "ShardUnit",
     "ShardWriter",
+    "SlabCache",
     "StoreAttributes",
     "StoreDigests",
     "StoreLayout",

@@ -7,22 +7,26 @@ reverse, is found in every row that is read, as it is read.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from histodiff.errors import ArtifactCorrupt
+from histodiff.latents.cache import SlabCache
 from histodiff.latents.codec import index_bytes
 from histodiff.latents.flags import QUARANTINED, RowFlags
 from histodiff.latents.layout import StoreLayout, shard_name
-from histodiff.latents.slabs import Int64s
+from histodiff.latents.slabs import Int64s, SlabGrid
 from histodiff.storage import RangeReader, StoragePath
 from histodiff.telemetry import metrics
 
 _CHECKSUM_BYTES = 4
 _ABSENT = 2**64 - 1
 _SHOWN = 5
+_NAME_DIGITS = 32
 _NEGATIVE_NON_FINITE = 0xFC00
 _NON_FINITE = 0x7C00
 _UNKNOWN, _IN_ORDER, _SCATTERED = 0, 1, 2
@@ -36,15 +40,19 @@ class RowFetcher:
         path: The store, for messages.
         layout: Its layout.
         flags: Which of its rows are quarantined.
-        sizes: Bytes of every shard.
+        shards: Its table of shards, in their order.
         ranges: Reads its objects.
+        grid: Its slabs.
+        cache: Keeps whole slabs, if there is one.
     """
 
     path: StoragePath
     layout: StoreLayout
     flags: RowFlags
-    sizes: Int64s
+    shards: pa.Table
     ranges: RangeReader
+    grid: SlabGrid
+    cache: SlabCache | None = None
     _known: npt.NDArray[np.uint8] = field(init=False, repr=False)
     _offsets: dict[int, Int64s] = field(default_factory=dict, init=False, repr=False)
 
@@ -52,22 +60,45 @@ class RowFetcher:
         self._known = np.zeros(self.layout.num_shards, np.uint8)
 
     def read_into(self, rows: range, moments: npt.NDArray[np.float16]) -> None:
-        """Fills ``moments``, ``(len(rows), 2C, h, w)``, with rows of one shard; quarantined are NaN.
+        """Fills ``moments``, ``(len(rows), 2C, h, w)``, with rows of a shard; quarantined are NaN.
 
         Raises:
             ArtifactCorrupt: The shard or an inner chunk is missing, its index is damaged, or a row
                 is NaN that is not quarantined (lost data), or the reverse.
             TransientError: The storage could not be read, again and again.
         """
+        assert moments.flags.c_contiguous
+        buffer = moments.reshape(-1).view(np.uint8).data
+        if self.cache is None:
+            self._fetch(rows, buffer)
+        else:
+            self._fetch_or_take(self.cache, rows, buffer)
+        self._require_expected(rows, moments)
+
+    def _fetch_or_take(self, cache: SlabCache, rows: range, buffer: memoryview) -> None:
+        """A slab that a lane reads in part is taken from the cache, but not kept."""
+        slab = self.grid.rows(self.grid.slab_of(rows.start))
         shard = rows.start // self.layout.rows_per_shard
-        buffer = memoryview(moments.reshape(-1).view(np.uint8))
+        name = f"{self._recorded('sha256', shard)[:_NAME_DIGITS]}-{slab.start}-{slab.stop}"
+        size = self.layout.row_bytes
+        skip = (rows.start - slab.start) * size
+        if not cache.get(name, buffer, skip=skip, total=len(slab) * size):
+            self._fetch(rows, buffer)
+            if rows == slab:
+                cache.put(name, buffer)
+
+    def _fetch(self, rows: range, buffer: memoryview) -> None:
+        shard = rows.start // self.layout.rows_per_shard
         done = 0
         for offset, size in self._ranges(shard, rows):
             self._read(shard, buffer[done : done + size], offset=offset)
             metrics.READER_FETCHED_BYTES.inc(size)
             metrics.READER_REQUESTS.inc()
             done += size
-        self._require_expected(rows, moments)
+
+    def _recorded(self, column: str, shard: int) -> Any:
+        """What the table of shards says of a shard."""
+        return self.shards[column][shard].as_py()
 
     def _ranges(self, shard: int, rows: range) -> list[tuple[int, int]]:
         """Offset and size of the bytes of the rows in the shard's object, in row order."""
@@ -87,7 +118,9 @@ class RowFetcher:
     def _learn(self, shard: int) -> None:
         """Reads and checks the shard's index."""
         index = bytearray(index_bytes(self.layout))
-        self._read(shard, memoryview(index), offset=int(self.sizes[shard]) - len(index))
+        self._read(
+            shard, memoryview(index), offset=self._recorded("size_bytes", shard) - len(index)
+        )
         metrics.READER_INDEX_BYTES.inc(len(index))
         name = self.path / shard_name(shard)
         content, checksum = bytes(index[:-_CHECKSUM_BYTES]), index[-_CHECKSUM_BYTES:]

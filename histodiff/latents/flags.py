@@ -1,6 +1,6 @@
 """One byte per row of a store: all that the order of training needs of the row table.
 
-Two columns are read, file by file, as dictionaries; nothing of the table is kept.
+Columns are read file by file; nothing of the table is kept.
 """
 
 from collections.abc import Sequence
@@ -56,6 +56,20 @@ class RowFlags:
         table = [QUARANTINED, _NO_SPLIT]
         table += [_FIRST_SPLIT + splits.index(name) for name in self.splits]
         return np.asarray(table, np.uint8)[self.codes]
+
+
+def distinct_rows(path: StoragePath, columns: list[str]) -> pa.Table:
+    """Different combinations of values in columns of the row table of the store at ``path``."""
+    folder = path / ROWS_FOLDER
+
+    def of_file(name: str) -> pa.Table:
+        with (folder / name).open("rb") as stream:
+            table = pq.read_table(stream, columns=columns, use_threads=False)
+        return table.group_by(columns, use_threads=False).aggregate([])
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = pa.concat_tables(threads.map(of_file, list_names(folder)))
+    return found.group_by(columns, use_threads=False).aggregate([])
 
 
 def _file_flags(path: StoragePath) -> RowFlags:

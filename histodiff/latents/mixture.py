@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.errors import ArtifactError, ConfigError
+from histodiff.latents.cache import SlabCache
 from histodiff.latents.lanes import LaneOrder, StoreCycle, cycle_quotas
 from histodiff.latents.slabs import SlabGrid
 from histodiff.latents.store import LatentStore
@@ -76,6 +77,7 @@ class LatentMixture:
         batch: Rows of a global batch.
         num_lanes: Lanes; divides the batch. Part of the order.
         settings: Slabs, windows and threads; slabs and windows are part of the order.
+        cache: Where slabs of remote stores are kept on local disk.
 
     Raises:
         ConfigError: The lanes do not divide the batch, or a weight cannot be used.
@@ -92,6 +94,7 @@ class LatentMixture:
         batch: int,
         num_lanes: int,
         settings: ReaderSettings = DEFAULT_SETTINGS,
+        cache: SlabCache | None = None,
     ) -> None:
         if batch % num_lanes:
             raise ConfigError(f"batch={batch} must be a multiple of num_lanes={num_lanes}")
@@ -103,16 +106,15 @@ class LatentMixture:
         self.stores = tuple(stores)
         self._cycle = StoreCycle(cycle_quotas(weights), derived_seed(seed, "mixture"))
         self._threads = ThreadPoolExecutor(settings.fetch_threads, "latent-fetch")
-        self._windows = tuple(
-            LaneWindows(
-                _order(
-                    store, split, num_lanes=num_lanes, settings=settings,
-                    seed=derived_seed(seed, "store", number),
-                ),
-                store.fetcher(), self._threads,
-            )
+        orders = [
+            _order(store, split, num_lanes=num_lanes, settings=settings,
+                   seed=derived_seed(seed, "store", number))
             for number, store in enumerate(stores)
-        )  # fmt: skip
+        ]  # fmt: skip
+        self._windows = tuple(
+            LaneWindows(order, store.fetcher(order.grid, cache=cache), self._threads)
+            for store, order in zip(stores, orders, strict=True)
+        )
         self._lock = threading.Lock()
 
     @property
@@ -169,6 +171,10 @@ class LatentMixture:
         finally:
             stop.set()
             thread.join()
+
+    def close(self) -> None:
+        """Ends the threads; slabs that wait to be read are not read any more."""
+        self._threads.shutdown(cancel_futures=True)
 
     def _lanes_per_rank(self, world_size: int) -> int:
         if self.num_lanes % world_size:

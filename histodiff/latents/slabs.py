@@ -48,7 +48,13 @@ class SlabGrid:
     def starts(self, slabs: Int64s) -> Int64s:
         """First row of every slab."""
         shard, inside = np.divmod(slabs, self.slabs_per_shard)
-        return shard * self.rows_per_shard + inside * self.slab_rows
+        starts: Int64s = shard * self.rows_per_shard + inside * self.slab_rows
+        return starts
+
+    def slab_of(self, row: int) -> int:
+        """The slab that a row lies in."""
+        shard, inside = divmod(row, self.rows_per_shard)
+        return shard * self.slabs_per_shard + inside // self.slab_rows
 
     def rows(self, slab: int) -> range:
         """Rows of a slab."""

@@ -16,10 +16,11 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from histodiff.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
+from histodiff.latents.cache import SlabCache
 from histodiff.latents.codec import open_group
 from histodiff.latents.fetch import RowFetcher, lost_rows, non_finite_rows
 from histodiff.latents.finish import present_shards
-from histodiff.latents.flags import QUARANTINED, RowFlags
+from histodiff.latents.flags import QUARANTINED, RowFlags, distinct_rows
 from histodiff.latents.layout import (
     FORMAT,
     MOMENTS,
@@ -29,7 +30,8 @@ from histodiff.latents.layout import (
     shard_name,
 )
 from histodiff.latents.rows import read_parquet, read_row_table
-from histodiff.storage import StoragePath, range_reader
+from histodiff.latents.slabs import SlabGrid
+from histodiff.storage import RangeReader, StoragePath, is_local, range_reader
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class LatentStore:
     """Per shard: shard, rows, quarantined, size_bytes, sha256."""
     flags: RowFlags
     """Per row: whether it is there, and its split."""
+    ranges: RangeReader
+    """Reads bytes of its objects."""
     _moments: Any
 
     @classmethod
@@ -61,13 +65,17 @@ class LatentStore:
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ArtifactNotFound(f"{path} is not a finished latent store") from error
             layout = _layout(path, group)
+            if shards["shard"].to_pylist() != list(range(layout.num_shards)):
+                raise ArtifactCorrupt(
+                    f"{path / SHARDS_TABLE}: does not list shards 0 to {layout.num_shards - 1}"
+                )
             _compare_objects(path, shards, present.result())
             num_flags = len(flags.result().codes)
         if num_flags != layout.num_rows:
             raise ArtifactCorrupt(
                 f"{path}: {num_flags} rows in rows/, {layout.num_rows} in moments"
             )
-        return cls(path, layout, shards, flags.result(), group[MOMENTS])
+        return cls(path, layout, shards, flags.result(), range_reader(path), group[MOMENTS])
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -76,6 +84,10 @@ class LatentStore:
         Read when first asked for, and kept: about 100 bytes a row. Training does without.
         """
         return read_row_table(self.path)
+
+    def distinct_rows(self, columns: list[str]) -> pa.Table:
+        """Different combinations of values in columns of the row table, without keeping it."""
+        return distinct_rows(self.path, columns)
 
     @property
     def num_rows(self) -> int:
@@ -167,11 +179,17 @@ class LatentStore:
             result[inside] = block[numbers[inside] - start]
         return result
 
-    def fetcher(self) -> RowFetcher:
-        """Reads runs of rows of this store without zarr, for training."""
-        sizes = np.zeros(self.layout.num_shards, np.int64)
-        sizes[self.shards["shard"].to_numpy()] = self.shards["size_bytes"].to_numpy()
-        return RowFetcher(self.path, self.layout, self.flags, sizes, range_reader(self.path))
+    def fetcher(self, grid: SlabGrid, *, cache: SlabCache | None = None) -> RowFetcher:
+        """Reads runs of rows of this store without zarr, for training.
+
+        Args:
+            grid: How the rows are cut into slabs.
+            cache: Where slabs of a remote store are kept; a local store needs none.
+        """
+        kept = None if is_local(self.path) else cache
+        return RowFetcher(
+            self.path, self.layout, self.flags, self.shards, self.ranges, grid=grid, cache=kept
+        )
 
 
 def _layout(path: StoragePath, group: Any) -> StoreLayout:

@@ -58,8 +58,9 @@ class TrainingFeed:
         return batch
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the threads, those of the mixture as well."""
         self._threads.shutdown(cancel_futures=True)
+        self._mixture.close()
 
     def _made(self, step: int) -> CleanAndNoise:
         batch = self._mixture.batch_at(step, rank=self._rank, world_size=self._world_size)

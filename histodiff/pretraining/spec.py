@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from histodiff.config import Config
-from histodiff.latents import View, Whitening
+from histodiff.latents import SlabCache, View, Whitening
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.training import TrainConfig
@@ -52,6 +52,8 @@ class PretrainSpec:
     seed: int
     threads: int
     device: str
+    cache: SlabCache | None
+    """Local disk for slabs of remote stores."""
     metrics_port: int | None
     """Port of rank 0; rank r serves at port + r, or at any free port where it is 0."""
 

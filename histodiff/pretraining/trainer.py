@@ -54,7 +54,7 @@ class TrainingData:
         """The mixture that ``spec`` describes; every rank opens it for itself."""
         stores = tuple(LatentStore.open(storage_path(share.url)) for share in spec.stores)
         for store in stores:
-            assert_disjoint(store.rows)
+            assert_disjoint(store.distinct_rows(["slide_id", "patient_id", "split"]))
         weights = [share.weight for share in spec.stores]
         mixture = LatentMixture(
             stores,
@@ -63,6 +63,7 @@ class TrainingData:
             seed=spec.seed,
             batch=spec.train.batch,
             num_lanes=spec.num_lanes,
+            cache=spec.cache,
         )
         return cls(stores, mixture)
 

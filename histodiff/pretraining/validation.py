@@ -35,16 +35,21 @@ def validation_moments(stores: Sequence[LatentStore], *, images: int) -> npt.NDA
     Raises:
         ConfigError: No store has a validation row.
     """
-    places = [(store, int(row)) for store in stores for row in store.rows_of_split("val")]
-    if not places:
+    rows = [store.rows_of_split("val") for store in stores]
+    ends = np.cumsum([len(of_store) for of_store in rows])
+    if not len(ends) or not ends[-1]:
         raise ConfigError(
             "validation: no store has rows in split 'val'; set validation=null, or tile with a"
             " share of slides for validation"
         )
-    spaced = np.linspace(0, len(places) - 1, min(images, len(places))).round().astype(int)
-    chosen = [places[place] for place in spaced]
+    spaced = np.linspace(0, ends[-1] - 1, min(images, int(ends[-1]))).round().astype(int)
+    parts = np.split(spaced, np.searchsorted(spaced, ends[:-1]))
+    begins = ends - [len(of_store) for of_store in rows]
     return np.concatenate(
-        [store.read_rows([row for owner, row in chosen if owner is store]) for store in stores]
+        [
+            store.read_rows(of_store[part - begin])
+            for store, of_store, part, begin in zip(stores, rows, parts, begins, strict=True)
+        ]
     )
 
 

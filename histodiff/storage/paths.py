@@ -33,6 +33,7 @@ _S3_LIMITS = {
     "connect_timeout": 10,
     "read_timeout": 30,
     "retries": {"mode": "standard", "total_max_attempts": 4},
+    "signature_version": "s3v4",
 }
 """Seconds for a connection, and without a byte of an answer, and how often botocore tries; s3fs
 repeats the whole five times, so a server that has stopped answering is given up after minutes."""

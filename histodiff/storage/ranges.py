@@ -6,10 +6,12 @@ A reader belongs to one folder, has no state of its own, and is called from many
 import os
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.request import getproxies
 
 from histodiff.errors import TransientError
 from histodiff.storage.paths import StoragePath, is_local
 from histodiff.storage.remote import read_ranges
+from histodiff.storage.signed_ranges import SignedRanges
 
 
 class RangeReader(Protocol):
@@ -62,5 +64,8 @@ class RemoteRanges:
 
 
 def range_reader(folder: StoragePath) -> RangeReader:
-    """The fastest reader for what lies below ``folder``."""
-    return LocalRanges(folder.path.rstrip("/")) if is_local(folder) else RemoteRanges(folder)
+    """The fastest reader for what lies below ``folder``; behind a web proxy, S3 is read by s3fs."""
+    if is_local(folder):
+        return LocalRanges(folder.path.rstrip("/"))
+    direct = folder.protocol in ("s3", "s3a") and not getproxies()
+    return SignedRanges(folder) if direct else RemoteRanges(folder)

@@ -6,6 +6,7 @@ How many ranks there are is a matter of the site and changes results by rounding
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -28,6 +29,7 @@ from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import (
     ChannelStatistics,
     LatentStore,
+    SlabCache,
     View,
     Whitening,
     mixture_whitening,
@@ -205,6 +207,7 @@ def _spec(
         seed=config.seed,
         threads=config.threads,
         device=site.device,
+        cache=_cache(site),
         metrics_port=site.metrics_port,
     )
 
@@ -231,6 +234,11 @@ def _statistics(store: Artifact) -> ChannelStatistics | None:
     """What the store's manifest says of its latents; older ones say nothing."""
     recorded = store.manifest.contents.get("statistics")
     return ChannelStatistics.model_validate(recorded) if recorded else None
+
+
+def _cache(site: Site) -> SlabCache | None:
+    cache = site.cache
+    return SlabCache(Path(cache.folder).expanduser(), cache.limit_bytes) if cache else None
 
 
 def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:

@@ -16,9 +16,13 @@ from tests.integration.test_pretrain_s3 import test_pretrain_on_s3_resumed_equal
 from tests.integration.test_s3_encode import (
     test_s3_store_equals_the_local_one_and_lost_shards_are_found,
 )
+from tests.integration.test_s3_ranges import (
+    test_reader_on_s3_gives_the_local_batches_and_names_a_lost_shard,
+)
 
 __all__ = [
     "test_pretrain_on_s3_resumed_equals_the_local_run",
+    "test_reader_on_s3_gives_the_local_batches_and_names_a_lost_shard",
     "test_s3_store_equals_the_local_one_and_lost_shards_are_found",
 ]
 

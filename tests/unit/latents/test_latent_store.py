@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from histodiff.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
 from histodiff.latents import LatentStore, LatentStoreConfig, ShardWriter, store_problems
 from histodiff.latents.codec import shard_size
 from histodiff.latents.layout import shard_name
+from histodiff.latents.rows import parquet_bytes, read_row_table
 from histodiff.storage import storage_path
 from tests.support.latent_stores import (
     ENCODER,
@@ -204,3 +206,38 @@ def test_golden_store_is_what_the_writer_writes_today(tmp_path):
     write_store(tmp_path, PATCHES, quarantined={7: "UNREADABLE: golden"}, order=order)
     for name in ("zarr.json", "moments/zarr.json", *(shard_name(k) for k in range(4))):
         assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes(), name
+
+
+def test_open_does_not_read_the_row_table_and_flags_are_its_columns(tmp_path):
+    write_store(tmp_path, PATCHES, quarantined={5: "UNREADABLE", 17: "NON_FINITE"})
+    store = LatentStore.open(storage_path(tmp_path))
+    assert "rows" not in vars(store)
+    status, split = (store.rows[name].to_pylist() for name in ("status", "split"))
+    for row in range(54):
+        expected = store.flags.code(split[row]) if status[row] == "ok" else 0
+        assert store.flags.codes[row] == expected
+    assert store.flags.splits == ("test", "train", "val")
+
+
+def test_flags_of_several_files_with_different_splits_agree(tmp_path):
+    write_store(tmp_path, PATCHES, quarantined={5: "UNREADABLE"})
+    table = read_row_table(storage_path(tmp_path))
+    order = np.argsort(table["split"].to_numpy(zero_copy_only=False).astype(str), kind="stable")
+    table = table.take(order)
+    splits = [None if row == 3 else name for row, name in enumerate(table["split"].to_pylist())]
+    table = table.set_column(6, "split", pa.array(splits, pa.string()))
+    for number, start in enumerate(range(0, 54, 10)):
+        part = parquet_bytes(table.slice(start, 10))
+        (tmp_path / "rows" / f"{number:05d}.parquet").write_bytes(part)
+    store = LatentStore.open(storage_path(tmp_path))
+    for name in ("train", "val", "test"):
+        chosen = [row for row in range(54) if splits[row] == name]
+        lost = [row for row in chosen if table["status"][row].as_py() != "ok"]
+        assert store.rows_of_split(name).tolist() == sorted(set(chosen) - set(lost))
+    assert 3 in store.valid_rows
+    assert len(store.valid_rows) == 53
+    assert len(store.rows_of_split("nothing")) == 0
+    found = store.distinct_rows(["slide_id", "split"]).to_pylist()
+    pairs = {(row["slide_id"], row["split"]) for row in table.to_pylist()}
+    assert len(found) == len(pairs)
+    assert {(row["slide_id"], row["split"]) for row in found} == pairs
