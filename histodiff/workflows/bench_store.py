@@ -97,9 +97,9 @@ def _write(path: StoragePath, size: BenchSize) -> None:
     writer.write_metadata()
     records = {}
     with progress("bench loader: store", total=size.rows, unit="rows") as bar:
-        for unit in plan.units():
-            moments = _moments(unit.shard, len(unit.patches))
-            records[unit.shard] = writer.write(unit.shard, moments, {})
+        for shard in range(plan.num_shards):
+            moments = _moments(shard, len(plan.patches_of(shard)))
+            records[shard] = writer.write(shard, moments, {})
             bar.advance(len(moments))
     finish_store(path, layout, patches=patches, patch_of_row=plan.patch_of_row, records=records)
 
