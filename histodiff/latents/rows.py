@@ -85,7 +85,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def read_parquet(path: StoragePath) -> pa.Table:
     """The table in one Parquet file."""
-    return pq.read_table(io.BytesIO(path.read_bytes()))
+    return pq.ParquetFile(io.BytesIO(path.read_bytes())).read()  # read_table imports pandas
 
 
 def table_digest(table: pa.Table) -> str:
