@@ -122,7 +122,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def read_parquet(path: StoragePath) -> pa.Table:
     """The table in one Parquet file."""
-    return pq.read_table(io.BytesIO(read_bytes(path)))
+    return pq.ParquetFile(io.BytesIO(read_bytes(path))).read()  # read_table imports pandas
 
 
 def _nulls(column: pa.Array) -> bytes:

@@ -57,7 +57,7 @@ READER_REQUESTS = Counter(
     "histodiff_reader_requests", "Ranges of latents that were read from their storage."
 )
 READER_CACHE = Counter(
-    "histodiff_reader_cache_reads", "Slabs looked for in the local cache.", ["outcome"]
+    "histodiff_reader_cache_requests", "Slabs looked for in the local cache.", ["outcome"]
 )
 TRAIN_CHECKPOINT_SECONDS = Histogram(
     "histodiff_train_checkpoint_duration_seconds", "Time to write one checkpoint.", ["run"],
