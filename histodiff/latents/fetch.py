@@ -162,7 +162,7 @@ def non_finite_rows(moments: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
     """Which rows have a NaN or an infinity.
 
     Non-finite halves have all exponent bits set: as signed integers the positive ones are the
-    largest of all, as unsigned ones the negative. Two maxima cost a tenth of ``isfinite``.
+    largest of all, as unsigned ones the negative. Two maxima cost a seventh of ``isfinite``.
     """
     values = moments.reshape(len(moments), -1)
     positive = values.view(np.int16).max(axis=1) >= _NON_FINITE

@@ -22,6 +22,8 @@ from histodiff.runtime import generator_for
 
 CYCLE = 1024
 _KEPT = 2
+BYTES_PER_SLAB = 8 + 4 + _KEPT * (8 + 8)
+"""Of an order: number and rows of every slab, and the permuted line of two epochs."""
 
 
 class WindowKey(NamedTuple):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents.cache import SlabCache
-from histodiff.latents.lanes import LaneOrder, StoreCycle, cycle_quotas
+from histodiff.latents.lanes import BYTES_PER_SLAB, LaneOrder, StoreCycle, cycle_quotas
 from histodiff.latents.slabs import SlabGrid
 from histodiff.latents.store import LatentStore
 from histodiff.latents.windows import WINDOWS_PER_LANE, LaneWindows
@@ -172,6 +172,19 @@ class LatentMixture:
             stop.set()
             thread.join()
 
+    def memory_bytes(self, *, world_size: int = 1) -> int:
+        """Bytes that a rank takes at most: windows, batches that are ready, and the order.
+
+        Windows are ``stores x lanes of the rank x 2 windows x window_slabs x slab``; the order is a
+        byte per row and 44 bytes per slab.
+        """
+        lanes = self._lanes_per_rank(world_size)
+        windows = sum(each.buffer_rows for each in self._windows) * WINDOWS_PER_LANE * lanes
+        batches = (PREFETCHED_BATCHES + 2) * self.batch // world_size
+        order = sum(store.num_rows for store in self.stores)
+        order += sum(each.order.grid.num_slabs for each in self._windows) * BYTES_PER_SLAB
+        return (windows + batches) * self.stores[0].layout.row_bytes + order
+
     def close(self) -> None:
         """Ends the threads; slabs that wait to be read are not read any more."""
         self._threads.shutdown(cancel_futures=True)
@@ -216,18 +229,6 @@ class LatentMixture:
             for place, row in zip(places.tolist(), inside.tolist(), strict=False):
                 into.moments_BMHW[place] = moments[row]
         return len(rows)
-
-
-def memory_bytes(
-    settings: ReaderSettings, *, stores: int, num_lanes: int, batch: int, row_bytes: int
-) -> int:
-    """Bytes that a rank's windows and batches take at most, where it has ``num_lanes`` lanes.
-
-    Of every store and lane, the window that is drawn from and the next one; and the batches that
-    are ready. A slab is ``slab_bytes``, or one inner chunk where that is larger.
-    """
-    windows = stores * num_lanes * WINDOWS_PER_LANE * settings.window_slabs * settings.slab_bytes
-    return windows + (PREFETCHED_BATCHES + 2) * batch * row_bytes
 
 
 def _order(

@@ -1,7 +1,6 @@
 """How well the default order mixes slides, on the plan of a store of a thousand uneven slides."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from histodiff.config import load_config
@@ -11,33 +10,14 @@ from histodiff.latents.lanes import LaneOrder
 from histodiff.latents.shuffle_quality import distinct_slides, shuffle_quality, slide_opens
 from histodiff.latents.slabs import SlabGrid
 from histodiff.workflows.encode import EncodeConfig
-
-ROWS, SLIDES, BATCH, ROW_BYTES = 131_072, 1000, 256, 16 * 1024
-
-
-@pytest.fixture(scope="module")
-def slide_of_patch():
-    """Slides of log-normal sizes: a tenth of them has a third of the patches."""
-    rng = np.random.Generator(np.random.Philox(3))
-    shares = np.cumsum(rng.lognormal(0, 0.7, SLIDES))
-    return np.searchsorted(shares / shares[-1], (np.arange(ROWS) + 0.5) / ROWS)
+from tests.benchmarks.shuffle_table import BATCH, ROW_BYTES, ROWS, simulated_patches
 
 
 @pytest.fixture(scope="module")
-def large(slide_of_patch):
+def large():
     """Config of large stores, its plan, and the slide of every row."""
     config = load_config(EncodeConfig, shipped_configs() / "encode" / "large.yaml")
-    first = np.searchsorted(slide_of_patch, slide_of_patch)
-    position = np.arange(ROWS) - first
-    side = np.ceil(np.sqrt(np.bincount(slide_of_patch)))[slide_of_patch].astype(np.int64)
-    patches = pa.table(
-        {
-            "slide_id": np.char.mod("slide-%04d", slide_of_patch),
-            "path": [""] * ROWS,
-            "x": position % side * 256,
-            "y": position // side * 256,
-        }
-    )
+    patches, slide_of_patch = simulated_patches()
     plan = plan_shards(
         patches, supertile=config.supertile, mixing=config.mixing,
         rows_per_shard=config.store.rows_per_shard, seed=config.seed,
@@ -72,7 +52,7 @@ def test_quality_of_one_lane_without_window_is_bad_and_of_shuffled_rows_perfect(
     assert abs(perfect.lag_1_correlation) < 0.001
 
 
-def test_lag_1_correlation_of_slides_in_order_is_nearly_one(slide_of_patch):
+def test_lag_1_correlation_of_slides_in_order_is_nearly_one():
     lanes = order(4096, num_lanes=1, settings=ReaderSettings())
     blocks = np.arange(ROWS) // 4096  # a shard is a slide
     assert shuffle_quality(lanes, blocks, batch=BATCH).lag_1_correlation < 0.3

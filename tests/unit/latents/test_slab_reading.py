@@ -1,5 +1,6 @@
 """What the training reader reads: every byte once, checked, and as zarr reads it."""
 
+import tracemalloc
 from dataclasses import dataclass, field, replace
 
 import google_crc32c
@@ -197,6 +198,29 @@ def test_store_table_of_shards_with_a_hole_is_refused(tmp_path):
     (tmp_path / shard_name(3)).unlink()
     with pytest.raises(ArtifactCorrupt, match="does not list shards 0 to 3"):
         LatentStore.open(storage_path(tmp_path))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_reader_takes_no_more_memory_than_it_says(tmp_path, world_size):
+    shape = (8, 32, 32)
+    patches = patch_table(slides=8, side=16, split="train")
+    store = open_new_store(
+        tmp_path, patches, moment_shape=shape, rows_per_shard=256, rows_per_chunk=16
+    )
+    settings = ReaderSettings(slab_bytes=16 * store.layout.row_bytes, window_slabs=2)
+    tracemalloc.start()
+    mixture = reader([store], num_lanes=8, settings=settings)
+    batches = mixture.batches(0, rank=0, world_size=world_size)
+    for _ in range(3 * store.num_rows // BATCH):
+        next(batches)
+    batches.close()
+    mixture.close()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said = mixture.memory_bytes(world_size=world_size)
+    windows = 8 // world_size * 2 * 2 * 16 * store.layout.row_bytes
+    assert windows < said < 2 * windows
+    assert windows < peak < said + 300_000  # rows of windows, threads
 
 
 def damage_index(path, *, chunk, entry, sealed):
