@@ -23,6 +23,7 @@ DOORS = {
     "tifffile": "data_prep/slides",
     "h5py": "data_prep/slides",
     "prometheus_client": "histodiff/telemetry",
+    "tensorboardX": "histodiff/telemetry",
     "typer": "histodiff/cli",
 }
 

@@ -1,0 +1,63 @@
+"""What was logged can be read back from the event files."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from histodiff.storage import storage_path
+from histodiff.telemetry.scalars import ScalarLog
+
+
+def events(folder: Path) -> list[Event]:
+    """Every event in the folder: records of length, crc, data, crc (the TFRecord format)."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def points(folder: Path) -> list[tuple[str, int, float]]:
+    return [
+        (value.tag, event.step, value.simple_value)
+        for event in events(folder)
+        for value in event.summary.value
+    ]
+
+
+def test_scalars_are_there_at_once_with_their_clock(tmp_path) -> None:
+    log = ScalarLog(storage_path(tmp_path / "tb"), start=0)
+    log.add({"loss": 0.5, "lr": 0.25}, images_seen=64)
+    assert points(tmp_path / "tb") == [("loss", 64, 0.5), ("lr", 64, 0.25)]
+    log.add({"loss": 0.125}, images_seen=128)
+    log.close()
+    assert points(tmp_path / "tb")[-1] == ("loss", 128, 0.125)
+
+
+def test_remote_folder_gets_the_file(tmp_path) -> None:
+    remote = storage_path("memory://histodiff-test-scalars/tb")
+    log = ScalarLog(remote, start=0)
+    log.add({"loss": 0.5}, images_seen=64)
+    (name,) = [path.name for path in remote.iterdir()]
+    (tmp_path / name).write_bytes((remote / name).read_bytes())
+    assert points(tmp_path) == [("loss", 64, 0.5)]
+    log.close()
+
+
+def test_resumed_log_hides_what_lies_beyond_its_start(tmp_path) -> None:
+    folder = storage_path(tmp_path / "tb")
+    ScalarLog(folder, start=0).close()
+    ScalarLog(folder, start=640).close()
+    restarts = [e.step for e in events(tmp_path / "tb") if e.HasField("session_log")]
+    assert sorted(restarts) == [0, 640]
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_empty():
+    yield
+    storage_path("memory://histodiff-test-scalars").fs.store.clear()
