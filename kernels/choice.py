@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from histodiff.errors import ConfigError
@@ -176,11 +175,11 @@ def dispatched_operations(use: AttentionUse, backend: Backend) -> tuple[str, ...
     return tuple(found)
 
 
-class _Dispatched(TorchDispatchMode):
+class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operations that reach the kernels, once autograd and composites are resolved."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(
@@ -217,7 +216,7 @@ def _device_kernels(use: AttentionUse, backend: Backend) -> tuple[str, ...]:
         for shape in use.shapes:
             attention(*_drawn(shape, use, batch=1), backend=backend)
         torch.cuda.synchronize(use.device)
-    on_device = [e.name for e in profiled.events() if e.device_type != DeviceType.CPU]
+    on_device = [e.name for e in profiled.events() if e.device_type.name != "CPU"]
     return tuple(dict.fromkeys(on_device))
 
 

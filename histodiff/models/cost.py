@@ -64,7 +64,7 @@ def unet_cost(config: UNetConfig, latent_shape: tuple[int, int, int]) -> UNetCos
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         attention = attention_shapes(unet, lambda: outputs.append(unet(*given).sample))
         forward = dict(counter.get_flop_counts()["Global"])
-        outputs[0].sum().backward()
+        torch.autograd.grad(outputs[0].sum(), list(unet.parameters()))
     return UNetCost(
         parameters=num_parameters(unet),
         flops=ImageFlops(sum(forward.values()), counter.get_total_flops()),

@@ -15,10 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.diffusion import Preconditioning
+from histodiff.diffusion import Preconditioning, WeightingConfig, training_loss
 from histodiff.errors import TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
-from histodiff.models.denoiser import Denoiser, SnapshotInfo, save_snapshot
+from histodiff.models.denoiser import (
+    Denoiser,
+    SnapshotInfo,
+    TrainingOutput,
+    save_snapshot,
+)
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
@@ -185,6 +190,7 @@ class Trainer:
                 _micro_loss,
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
+                weighting=self.spec.denoiser.objective.weighting,
             )
             for part in parts
         ]
@@ -296,13 +302,23 @@ class _Clock:
 
 
 def _micro_loss(
-    denoise: torch.nn.Module, *, part: CleanAndNoise, preconditioning: Preconditioning
+    denoise: torch.nn.Module,
+    *,
+    part: CleanAndNoise,
+    preconditioning: Preconditioning,
+    weighting: WeightingConfig,
 ) -> torch.Tensor:
-    """Mean training loss of one micro-batch."""
+    """Mean training loss of one micro-batch: unweighted as a value, weighted as a gradient."""
     sigma_B = preconditioning.training_sigma(part.uniform_B).float()
     noisy_BCHW = part.clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * part.noise_BCHW
-    loss_B = preconditioning.loss(denoise(noisy_BCHW, sigma_B), part.clean_BCHW, sigma_B)
-    return loss_B.mean()
+    found: TrainingOutput = denoise(noisy_BCHW, sigma_B, output="training")
+    return training_loss(
+        preconditioning.loss(found.denoised_BCHW, part.clean_BCHW, sigma_B),
+        sigma_B,
+        weighting=weighting,
+        preconditioning=preconditioning,
+        uncertainty_B=found.uncertainty_B,
+    )
 
 
 def _first_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> Denoiser:
