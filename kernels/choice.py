@@ -78,8 +78,9 @@ class AttentionReport:
     def __str__(self) -> str:
         times = ", ".join(f"{name} {value:.2f} ms" for name, value in self.milliseconds.items())
         return (
-            f"attention: backend {self.backend}, kernel {self.kernel} ({', '.join(self.operations)})"
-            f" in {self.num_modules} modules" + (f"; measured {times}" if times else "")
+            f"attention: backend {self.backend}, kernel {self.kernel}"
+            f" ({', '.join(self.operations)}) in {self.num_modules} modules"
+            + (f"; measured {times}" if times else "")
         )
 
 

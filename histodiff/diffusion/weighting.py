@@ -1,9 +1,9 @@
 """Weights on the training loss over noise levels, as config chosen by tag.
 
 An objective's own loss is the error of the network's output (``Preconditioning.loss``). A weighting
-changes what is optimized, never what is reported: ``training_loss`` has the value of the objective's
-own loss and the gradient of the weighted one, so curves of different weightings compare. Legend:
-B batch.
+changes what is optimized, never what is reported: ``training_loss`` has the value of the
+objective's own loss and the gradient of the weighted one, so curves of different weightings
+compare. Legend: B batch.
 """
 
 from typing import Annotated, Literal

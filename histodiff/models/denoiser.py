@@ -69,7 +69,11 @@ class Denoiser(nn.Module):
         )
 
     def forward(
-        self, x_BCHW: Tensor, sigma_B: Tensor, *, output: Literal["denoised", "training"] = "denoised"
+        self,
+        x_BCHW: Tensor,
+        sigma_B: Tensor,
+        *,
+        output: Literal["denoised", "training"] = "denoised",
     ) -> Tensor | TrainingOutput:
         """The expected clean latent given ``x = x0 + sigma n``: fp32, shaped as ``x_BCHW``.
 

@@ -1,11 +1,13 @@
 """What a rank of pre-training needs to know: one picklable value, the same on every rank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
 from histodiff.config import Config
 from histodiff.models.denoiser import DenoiserConfig
+from histodiff.models.pretrained import UNetSource
 from histodiff.training import TrainConfig
 
 
@@ -39,6 +41,10 @@ class PretrainSpec:
     stores: tuple[StoreShare, ...]
     num_lanes: int
     denoiser: DenoiserConfig
+    init: UNetSource | None
+    """Weights to start from; None draws them."""
+    init_sha256: str | None
+    """Digest of those weights' files, equal on every rank."""
     train: TrainConfig
     validation: ValidationConfig | None
     snapshot_images: int | None
@@ -69,3 +75,10 @@ class PretrainResult:
     """Mean over the noise levels at the end."""
     num_parameters: int
     encoder_sha256: str
+    init_sha256: str | None
+    """Digest of the weights that it started from; None for random ones."""
+    forward_flops_per_image: int
+    training_flops_per_image: int
+    """Forward and backward."""
+    attention: dict[str, Any]
+    """Which attention kernel really ran: fields of ``AttentionReport``."""

@@ -18,14 +18,11 @@ from histodiff.data_prep.slides.splits import assert_disjoint
 from histodiff.diffusion import Preconditioning, WeightingConfig, training_loss
 from histodiff.errors import TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
-from histodiff.models.denoiser import (
-    Denoiser,
-    SnapshotInfo,
-    TrainingOutput,
-    save_snapshot,
-)
+from histodiff.models.cost import flops_per_image
+from histodiff.models.denoiser import SnapshotInfo, TrainingOutput, save_snapshot
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
+from histodiff.pretraining.first import chosen_attention, first_denoiser
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.pretraining.spec import PretrainSpec, TrainingNews
 from histodiff.pretraining.validation import Validation
@@ -100,10 +97,12 @@ class Trainer:
         self.spec, self.rank, self.world_size, self._report = spec, rank, world_size, report
         self.path = storage_path(spec.artifact)
         self.data = TrainingData.open(spec)
-        self.denoiser = _first_denoiser(spec, self.data.latent_shape)
+        self.denoiser = first_denoiser(spec, self.data.latent_shape)
+        self.flops = flops_per_image(self.denoiser)
         self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
         self.preconditioning = self.denoiser.preconditioning
         self.micro_batch = spec.train.micro_batch_of(world_size)
+        self.attention = chosen_attention(self.denoiser, spec, batch=self.micro_batch)
         self.validation = self._validation()
         self.engine = Engine(self.denoiser, config=spec.train, device=spec.device)
         self.average = WeightAverage(
@@ -319,13 +318,6 @@ def _micro_loss(
         preconditioning=preconditioning,
         uncertainty_B=found.uncertainty_B,
     )
-
-
-def _first_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> Denoiser:
-    """The denoiser with its first weights, drawn on the CPU and so the same on every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(spec.seed, "denoiser-weights"))
-        return Denoiser(spec.denoiser, latent_shape=latent_shape, device=spec.device).train()
 
 
 def _average_name(rank: int) -> str:

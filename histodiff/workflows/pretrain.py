@@ -26,6 +26,7 @@ from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.models.denoiser import DenoiserConfig
+from histodiff.models.pretrained import UNetSource, absolute_source, source_sha256
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.records import TIMING
 from histodiff.pretraining.spec import (
@@ -68,6 +69,8 @@ class PretrainConfig(CommandConfig):
     """Lanes that define the order of images; a multiple of any number of ranks to be used."""
     denoiser: DenoiserConfig
     """The network and its objective."""
+    init: UNetSource | None = None
+    """A UNet saved by diffusers to start from; null starts from random weights."""
     train: TrainConfig
     """The optimization."""
     validation: ValidationConfig | None
@@ -106,7 +109,9 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     _require_stores_of_one_kind(inputs)
     _require_fitting_ranks(config, site.ranks)
-    draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
+    init_sha256 = None if config.init is None else source_sha256(config.init)
+    inventory = {"device_class": site.device} | ({"init": init_sha256} if init_sha256 else {})
+    draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:
         return draft.finished
     images = config.train.num_steps * config.train.batch
@@ -114,7 +119,7 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     with progress("pretrain", total=images, unit="images", already=already) as bar:
         result = run_gang(
             pretrain_rank,
-            _spec(config, site, draft, inputs),
+            _spec(config, site, draft, inputs, init_sha256),
             num_ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
@@ -157,7 +162,11 @@ def _require_fitting_ranks(config: PretrainConfig, ranks: int) -> None:
 
 
 def _spec(
-    config: PretrainConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+    config: PretrainConfig,
+    site: Site,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+    init_sha256: str | None,
 ) -> PretrainSpec:
     shares = zip(inputs.values(), config.stores, strict=True)
     return PretrainSpec(
@@ -166,6 +175,8 @@ def _spec(
         stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
         num_lanes=config.num_lanes,
         denoiser=config.denoiser,
+        init=None if config.init is None else absolute_source(config.init),
+        init_sha256=init_sha256,
         train=config.train,
         validation=config.validation,
         snapshot_images=config.snapshot_images,
