@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -76,12 +76,16 @@ class AttentionReport:
     """What was measured per backend: all modules once, forward and backward. Empty if nothing."""
 
     def __str__(self) -> str:
+        names = ", ".join(self.operations)
         times = ", ".join(f"{name} {value:.2f} ms" for name, value in self.milliseconds.items())
         return (
-            f"attention: backend {self.backend}, kernel {self.kernel}"
-            f" ({', '.join(self.operations)}) in {self.num_modules} modules"
-            + (f"; measured {times}" if times else "")
+            f"attention: backend {self.backend}, kernel {self.kernel} ({names}),"
+            f" {self.num_modules} modules" + (f"; measured {times}" if times else "")
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as a manifest holds them."""
+        return {**asdict(self), "operations": list(self.operations)}
 
 
 def attention_shapes(module: nn.Module, run: Callable[[], Any]) -> Counter[AttentionShape]:

@@ -1,7 +1,6 @@
 """Pre-training as a function of one rank: what ``cluster.gang`` runs N times."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 
@@ -42,5 +41,5 @@ def pretrain_rank(
         init_sha256=spec.init_sha256,
         forward_flops_per_image=trainer.flops.forward,
         training_flops_per_image=trainer.flops.training,
-        attention=asdict(trainer.attention),
+        attention=trainer.attention.to_json(),
     )
