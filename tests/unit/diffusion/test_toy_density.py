@@ -2,10 +2,11 @@
 
 A mixture of three Gaussians with unequal weights, whitened as latents are. A small network is
 trained with our loss on our training noise levels and sampled with our sampler; the oracle is the
-mixture itself. ``pytest -s`` prints the table.
+mixture itself. ``pytest -s -m "slow or not slow"`` on this file prints the whole table.
 """
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -29,22 +30,25 @@ from histodiff.models.uncertainty import Uncertainty
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 MEANS = torch.tensor([[-1.0, -0.6], [0.9, -0.6], [0.9, 1.4]])
-STD = 0.25
-STEPS, BATCH, DRAWN = 1200, 512, 4000
+STD = 0.3
+STEPS, BATCH, DRAWN = 1600, 256, 4000
+MORE_STEPS = {"epsilon": 3200}
+"""Its error of D grows with sigma, so the coarse shape of the density is learned last."""
 BOUND = 0.10
-"""Largest sliced Wasserstein distance; two exact draws are 0.03 apart, wrong ones over 0.3."""
+"""Largest sliced Wasserstein distance; two exact draws are 0.04 apart, wrong ones over 0.18."""
 HEUN = (HeunSampler(type="heun"), KarrasSchedule(type="karras", steps=24))
 ANCESTRAL = (DdimSampler(type="ddim", eta=1.0), DdpmSchedule(type="ddpm", steps=250))
 CASES = {
     "edm": (EdmObjective(type="edm"), HEUN),
-    "edm uncertainty": (
-        EdmObjective(type="edm", weighting=UncertaintyWeighting(type="uncertainty")), HEUN,
-    ),
     "v": (VObjective(type="v"), HEUN),
-    "v min_snr": (VObjective(type="v", weighting=MinSnrWeighting(type="min_snr")), HEUN),
     "epsilon": (EpsilonObjective(type="epsilon"), ANCESTRAL),
     "flow": (FlowObjective(type="flow"), HEUN),
+    "edm-uncertainty": (
+        EdmObjective(type="edm", weighting=UncertaintyWeighting(type="uncertainty")), HEUN,
+    ),
+    "v-min_snr": (VObjective(type="v", weighting=MinSnrWeighting(type="min_snr")), HEUN),
 }  # fmt: skip
+SLOW = ("edm-uncertainty", "v-min_snr")
 
 
 class PlaneNetwork(torch.nn.Module):
@@ -80,7 +84,9 @@ def denoiser_of(network, scales):
     return denoise
 
 
-def trained_denoiser(objective, *, steps=STEPS):
+@cache
+def trained_denoiser(case):
+    objective, steps = CASES[case][0], MORE_STEPS.get(case, STEPS)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     scales, network, u = create_preconditioning(objective), PlaneNetwork(), Uncertainty(32)
@@ -136,19 +142,44 @@ def exact_draw(seed=99):
     return drawn_exactly(DRAWN, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("case", CASES)
+def broken(kind, denoise, scales):
+    """A denoiser whose preconditioning is wrong in one place."""
+
+    def column(sigma):
+        return sigma.reshape(-1, 1, 1, 1)
+
+    return {
+        "c_noise": lambda x, sigma: denoise(x, 1.5 * sigma),
+        "c_in": lambda x, sigma: denoise(x / scales.c_in(column(sigma)), sigma),
+        "sign of c_out": lambda x, sigma: 2 * scales.c_skip(column(sigma)) * x - denoise(x, sigma),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_objective_reproduces_the_density(case):
-    objective, how = CASES[case]
-    points = sampled(*trained_denoiser(objective), how)
+    denoise, scales = trained_denoiser(case)
+    points = sampled(denoise, scales, CASES[case][1])
     distance = sliced_wasserstein(points, exact_draw())
     shares, means, stds = found_modes(points)
     print(
-        f"\n{case:16s} distance {distance:.3f} (exact {sliced_wasserstein(exact_draw(5), exact_draw()):.3f})"
-        f"  shares {[round(s, 3) for s in shares.tolist()]}"
+        f"\n{case:16s} distance {distance:.3f}"
+        f" (of two exact draws {sliced_wasserstein(exact_draw(5), exact_draw()):.3f})"
+        f"  shares {[round(share, 3) for share in shares.tolist()]}"
         f"  means off by {(means - MEANS).norm(dim=1).max():.3f}"
-        f"  std {[round(s, 3) for s in stds.tolist()]}"
+        f"  std {[round(std, 3) for std in stds.tolist()]}"
     )
     assert distance < BOUND
     torch.testing.assert_close(shares, WEIGHTS, rtol=0, atol=0.05)
-    torch.testing.assert_close(means, MEANS, rtol=0, atol=0.08)
-    torch.testing.assert_close(stds, torch.full((3,), STD), rtol=0, atol=0.05)
+    torch.testing.assert_close(means, MEANS, rtol=0, atol=0.15)
+    torch.testing.assert_close(stds, torch.full((3,), STD), rtol=0, atol=0.10)
+
+
+@pytest.mark.parametrize("kind", ["c_noise", "c_in", "sign of c_out"])
+def test_bound_fails_a_wrong_preconditioning(kind):
+    denoise, scales = trained_denoiser("edm")
+    points = sampled(broken(kind, denoise, scales), scales, HEUN)
+    distance = sliced_wasserstein(points, exact_draw())
+    print(f"\nwrong {kind:16s} distance {distance:.3f}")
+    assert distance > 1.5 * BOUND
