@@ -119,7 +119,10 @@ def start_from(unet: nn.Module, start: UNetSource) -> None:
     """
     try:
         saved = UNet2DModel.from_pretrained(
-            str(_unet_folder(start)), use_safetensors=True, torch_dtype=torch.float32
+            str(_unet_folder(start)),
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise loading_failed(start.source, "a UNet2DModel", error, field="init") from error

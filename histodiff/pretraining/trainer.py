@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -56,8 +57,9 @@ class TrainingData:
     def open(cls, spec: PretrainSpec) -> "TrainingData":
         """The mixture that ``spec`` describes; every rank opens it for itself."""
         stores = tuple(LatentStore.open(storage_path(share.url)) for share in spec.stores)
-        for store in stores:
-            assert_disjoint(store.rows)
+        # Over the whole mixture: one store must not train on a patient that another validates on.
+        columns = ["slide_id", "patient_id", "split"]
+        assert_disjoint(pa.concat_tables([store.rows.select(columns) for store in stores]))
         weights = [share.weight for share in spec.stores]
         mixture = LatentMixture(
             stores,

@@ -49,7 +49,7 @@ def test_unet_of_diffusers_gives_the_same_output_here(tmp_path, subfolder):
     [
         ({"in_channels": 3}, {}, r"conv_in\.weight is \(16, 3, 3, 3\) there and \(16, 4, 3, 3\)"),
         ({}, {"blocks_per_level": 2}, r"it has no down_blocks\.0\.resnets\.1\."),
-        ({"layers_per_block": 2}, {}, r"it has .*, which is not here"),
+        ({"num_class_embeds": 3}, {}, r"it has class_embedding\.weight, which is not here"),
         ({"attention_head_dim": 16}, {}, r"heads there"),
         ({"norm_num_groups": 4}, {}, r"4 groups there and 8 here"),
     ],
