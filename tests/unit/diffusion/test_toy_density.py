@@ -149,7 +149,7 @@ def broken(kind, denoise, scales):
         return sigma.reshape(-1, 1, 1, 1)
 
     return {
-        "c_noise": lambda x, sigma: denoise(x, 1.5 * sigma),
+        "c_noise": lambda x, sigma: denoise(x, 2 * sigma),
         "c_in": lambda x, sigma: denoise(x / scales.c_in(column(sigma)), sigma),
         "sign of c_out": lambda x, sigma: 2 * scales.c_skip(column(sigma)) * x - denoise(x, sigma),
     }[kind]
