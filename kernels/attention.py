@@ -1,16 +1,18 @@
 """Attention: one dispatcher, and its installation into diffusers' modules.
 
-``xformers`` runs on CUDA only; ``sdpa`` (PyTorch) runs everywhere. ``auto`` is resolved once, at
-installation, and reported. diffusers' own ``set_attention_backend`` does nothing on UNets, so our
-processor replaces theirs. Legend: B batch, H heads, N tokens, D dimension of a head, C channels.
+``sdpa`` lets PyTorch pick a kernel; ``flash``, ``cudnn``, ``efficient`` and ``math`` pin one of
+SDPA's; ``xformers`` is CUDA only. ``choice`` measures them and says which kernel really ran.
+diffusers' own ``set_attention_backend`` does nothing on UNets, so our processor replaces theirs.
+Legend: B batch, H heads, N tokens, D dimension of a head, C channels.
 """
 
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from histodiff.config import Config
 from histodiff.errors import ConfigError
@@ -20,48 +22,70 @@ if find_spec("xformers") is not None:
 else:
     memory_efficient_attention = None
 
-Backend = Literal["sdpa", "xformers"]
+Backend = Literal["sdpa", "flash", "cudnn", "efficient", "math", "xformers"]
+BackendChoice = Literal["auto", "sdpa", "flash", "cudnn", "efficient", "math", "xformers"]
+
+_SDPA_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_EVERYWHERE: tuple[Backend, ...] = ("sdpa", "flash", "math")
+_CUDA_ONLY: tuple[Backend, ...] = ("cudnn", "efficient", "xformers")
 
 
 class AttentionConfig(Config):
     """Which implementation of attention runs."""
 
-    backend: Literal["auto", "sdpa", "xformers"] = "auto"
-    """`auto` takes xformers on CUDA where it is installed, and SDPA elsewhere."""
+    backend: BackendChoice = "auto"
+    """`auto` measures on CUDA and takes `sdpa` (PyTorch's own pick) elsewhere; `flash`, `cudnn`,
+    `efficient` and `math` pin a kernel of SDPA. One that cannot run is an error."""
 
 
-@dataclass(frozen=True)
-class AttentionReport:
-    """What really runs."""
+class Installation(NamedTuple):
+    """What was installed; ``choice`` finds out which kernel it runs."""
 
     backend: Backend
     num_modules: int
 
 
-def resolved_backend(
-    requested: Literal["auto", "sdpa", "xformers"], device: torch.device
-) -> Backend:
-    """The backend that will run on ``device``.
+def usable_backends(device: torch.device) -> tuple[Backend, ...]:
+    """Backends that this machine may run on ``device``; shapes and types may still rule one out."""
+    if device.type != "cuda":
+        return _EVERYWHERE
+    installed = memory_efficient_attention is not None
+    return _EVERYWHERE + tuple(b for b in _CUDA_ONLY if b != "xformers" or installed)
+
+
+def resolved_backend(requested: BackendChoice, device: torch.device) -> Backend:
+    """The backend that runs on ``device`` where nothing was measured: ``auto`` is ``sdpa``.
 
     Raises:
-        ConfigError: xformers was asked for by name, and cannot run here.
+        ConfigError: A backend was asked for by name, and cannot run here.
     """
-    if requested == "sdpa":
+    if requested == "auto":
         return "sdpa"
-    usable = memory_efficient_attention is not None and device.type == "cuda"
-    if requested == "xformers" and not usable:
-        missing = "it runs on CUDA only" if device.type != "cuda" else "it is not installed"
+    if requested in usable_backends(device):
+        return requested
+    if device.type == "cuda":
         raise ConfigError(
-            f"attention.backend 'xformers' cannot run on {device.type}: {missing};"
-            " use 'sdpa' or 'auto', or pip install 'histodiff[gpu]' on a GPU machine"
+            f"attention.backend '{requested}': it is not installed; pip install 'histodiff[gpu]',"
+            " or use 'auto' or 'sdpa'"
         )
-    return "xformers" if usable else "sdpa"
+    raise ConfigError(
+        f"attention.backend '{requested}' cannot run on {device.type}: it runs on CUDA only; use"
+        f" 'auto' or one of {', '.join(_EVERYWHERE)}"
+    )
 
 
 def attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, *, backend: Backend) -> Tensor:
     """``softmax(q k^T / sqrt(D)) v`` (Vaswani et al. 2017, Eq. 1), of the shape of ``q_BHND``."""
     if backend == "sdpa":
-        return nn.functional.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+        return scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+    if backend != "xformers":
+        with sdpa_kernel(_SDPA_KERNELS[backend]):
+            return scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
     assert memory_efficient_attention is not None  # resolved_backend has seen to it
     q_BNHD, k_BNHD, v_BNHD = (part.transpose(1, 2) for part in (q_BHND, k_BHND, v_BHND))
     out_BNHD: Tensor = memory_efficient_attention(q_BNHD, k_BNHD, v_BNHD)
@@ -112,12 +136,9 @@ class SelfAttentionProcessor:
 
 
 def install_attention(
-    module: nn.Module,
-    backend: Literal["auto", "sdpa", "xformers"],
-    *,
-    device: torch.device,
-) -> AttentionReport:
-    """Makes every attention module below ``module`` run on ``backend``, and says which that is.
+    module: nn.Module, backend: BackendChoice, *, device: torch.device
+) -> Installation:
+    """Makes every attention module below ``module`` run on ``backend``; measures nothing.
 
     Raises:
         ConfigError: The backend was named, and cannot run on ``device``.
@@ -126,4 +147,4 @@ def install_attention(
     served: list[Any] = [part for part in module.modules() if hasattr(part, "set_processor")]
     for part in served:
         part.set_processor(SelfAttentionProcessor(resolved))
-    return AttentionReport(resolved, len(served))
+    return Installation(resolved, len(served))

@@ -17,6 +17,14 @@ from histodiff.diffusion.schedules import (
     ScheduleConfig,
     noise_levels,
 )
+from histodiff.diffusion.weighting import (
+    MinSnrWeighting,
+    UncertaintyWeighting,
+    UniformWeighting,
+    WeightingConfig,
+    min_snr_weight,
+    training_loss,
+)
 
 __all__ = [
     "DdpmSchedule",
@@ -26,14 +34,20 @@ __all__ = [
     "FlowObjective",
     "GuidanceConfig",
     "KarrasSchedule",
+    "MinSnrWeighting",
     "ObjectiveConfig",
     "Preconditioning",
     "SamplerConfig",
     "ScheduleConfig",
     "StepNoise",
+    "UncertaintyWeighting",
+    "UniformWeighting",
     "VObjective",
+    "WeightingConfig",
     "create_preconditioning",
     "guided_denoiser",
+    "min_snr_weight",
     "noise_levels",
     "sample",
+    "training_loss",
 ]

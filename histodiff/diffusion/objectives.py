@@ -1,4 +1,7 @@
-"""Training objectives as config, chosen by tag: ``edm``, ``v``, ``epsilon`` or ``flow``."""
+"""Training objectives as config, chosen by tag: ``edm``, ``v``, ``epsilon`` or ``flow``.
+
+Each has the norm of its error and the weighting of noise levels; ``weighting`` says what they mean.
+"""
 
 from typing import Annotated, Literal
 
@@ -12,13 +15,21 @@ from histodiff.diffusion.preconditioning import (
     Preconditioning,
     VPreconditioning,
 )
+from histodiff.diffusion.weighting import UniformWeighting, WeightingConfig
 
 
-class _Range(Config):
-    """Shared by the objectives with a continuous range of noise levels."""
+class _Objective(Config):
+    """Shared by all objectives."""
 
     error: Literal["l1", "l2"] = "l2"
-    """Norm of the error in the training loss."""
+    """Norm of the error in the training loss; HistoDiffusion uses l1."""
+    weighting: WeightingConfig = UniformWeighting(type="uniform")
+    """How noise levels count in what is optimized: `uniform`, `min_snr` or `uncertainty`."""
+
+
+class _Range(_Objective):
+    """Shared by the objectives with a continuous range of noise levels."""
+
     sigma_min: float = Field(default=0.002, gt=0)
     """Lowest noise level, for data of unit variance."""
     sigma_max: float = Field(default=80.0, gt=0)
@@ -51,12 +62,10 @@ class VObjective(_Range):
     type: Literal["v"]
 
 
-class EpsilonObjective(Config):
+class EpsilonObjective(_Objective):
     """Noise prediction over discrete levels (Ho et al. 2020), as latent diffusion trains it."""
 
     type: Literal["epsilon"]
-    error: Literal["l1", "l2"] = "l2"
-    """Norm of the error in the training loss; HistoDiffusion uses l1."""
     num_timesteps: int = Field(default=1000, ge=2)
     """Number of noise levels T."""
     beta_start: float = Field(default=0.0015, gt=0, lt=1)

@@ -42,6 +42,11 @@ class Preconditioning(ABC):
     def sigma_max(self) -> float:
         """Highest noise level the denoiser is meant for."""
 
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data; latents are whitened."""
+        return 1.0
+
     @abstractmethod
     def c_skip(self, sigma: Tensor) -> Tensor:
         """Weight of the noisy input in the output."""
@@ -95,6 +100,10 @@ class EdmPreconditioning(Preconditioning):
     @property
     def sigma_max(self) -> float:
         return self.highest
+
+    @property
+    def data_std(self) -> float:
+        return self.sigma_data
 
     def c_skip(self, sigma: Tensor) -> Tensor:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)

@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
-from diffusers.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from huggingface_hub import snapshot_download
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError
 from histodiff.kernels.attention import install_attention
+from histodiff.models.pretrained import class_name, fetched_folder, loading_failed
 from histodiff.storage import StoragePath, local_copy, read_bytes, upload_tree, write_bytes
 
 AutoencoderNetwork: TypeAlias = AutoencoderKL
@@ -199,8 +199,8 @@ def import_autoencoder(
     Raises:
         ConfigError: It cannot be loaded; says what to change.
     """
-    folder = _fetched(source, revision, subfolder) / (subfolder or "")
-    found = _class_name(folder)
+    folder = fetched_folder(source, revision, subfolder, field="mode")
+    found = class_name(folder)
     if found != "AutoencoderKL":
         raise ConfigError(
             f"mode.source '{source}': holds {found}, not an AutoencoderKL;"
@@ -211,45 +211,8 @@ def import_autoencoder(
             str(folder), use_safetensors=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _import_failed(source, error) from error
+        raise loading_failed(source, "an AutoencoderKL", error, field="mode") from error
     return Autoencoder(network, device=device)
-
-
-def _fetched(source: str, revision: str | None, subfolder: str | None) -> Path:
-    """The local folder with the files of ``source``."""
-    local = Path(source).expanduser()
-    if local.is_dir():
-        return local
-    if revision is None:
-        raise ConfigError(
-            f"mode.source '{source}': there is no such folder; for a repository on the Hugging Face"
-            " hub give mode.revision too (a commit, so that the weights cannot change)"
-        )
-    below = f"{subfolder}/" if subfolder else ""
-    wanted = [below + name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)]
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
-        raise _import_failed(source, error) from error
-
-
-def _class_name(folder: Path) -> str:
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_bytes())
-    except FileNotFoundError:
-        return f"no {CONFIG_NAME}"
-    except json.JSONDecodeError:
-        return f"a {CONFIG_NAME} that is not JSON"
-    return str(config.get("_class_name", "a model of unknown class"))
-
-
-def _import_failed(source: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:300]
-    return ConfigError(
-        f"mode.source '{source}': cannot be loaded as an AutoencoderKL ({reason}); give a folder"
-        f" with {CONFIG_NAME} and {SAFETENSORS_WEIGHTS_NAME}, or a hub id that this machine can"
-        " reach"
-    )
 
 
 def save_autoencoder(path: StoragePath, autoencoder: Autoencoder) -> None:

@@ -7,16 +7,22 @@ JSON. Legend: B batch, C channels, H height, W width of a latent.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from histodiff.config import Config
-from histodiff.diffusion import ObjectiveConfig, Preconditioning, create_preconditioning
+from histodiff.diffusion import (
+    ObjectiveConfig,
+    Preconditioning,
+    UncertaintyWeighting,
+    create_preconditioning,
+)
 from histodiff.errors import ArtifactCorrupt
 from histodiff.kernels.attention import AttentionConfig
+from histodiff.models.uncertainty import Uncertainty
 from histodiff.models.unet import UNetConfig, create_unet
 from histodiff.models.weights import fill, module_dtype, read_model, save_model
 from histodiff.storage import StoragePath
@@ -33,6 +39,15 @@ class DenoiserConfig(Config):
     """Objective: `edm`, `v`, `epsilon` or `flow`."""
 
 
+class TrainingOutput(NamedTuple):
+    """What training needs of a denoiser."""
+
+    denoised_BCHW: Tensor
+    """``D(x; sigma)``, fp32."""
+    uncertainty_B: Tensor | None
+    """The learned ``u(sigma)``, fp32; None unless the objective's weighting learns it."""
+
+
 class Denoiser(nn.Module):
     """``D(x; sigma)`` of whitened latents.
 
@@ -46,9 +61,32 @@ class Denoiser(nn.Module):
         self.latent_shape = latent_shape
         self.preconditioning: Preconditioning = create_preconditioning(config.objective)
         self.unet = create_unet(config.unet, latent_shape=latent_shape, device=torch.device(device))
+        weighting = config.objective.weighting
+        self.uncertainty = (
+            Uncertainty(weighting.channels).to(device)
+            if isinstance(weighting, UncertaintyWeighting)
+            else None
+        )
 
-    def forward(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        """The expected clean latent given ``x = x0 + sigma n``: fp32, shaped as ``x_BCHW``."""
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        sigma_B: Tensor,
+        *,
+        output: Literal["denoised", "training"] = "denoised",
+    ) -> Tensor | TrainingOutput:
+        """The expected clean latent given ``x = x0 + sigma n``: fp32, shaped as ``x_BCHW``.
+
+        With ``output="training"`` the learned uncertainty comes with it: under ZeRO-3 parameters
+        exist during the forward pass alone.
+        """
+        denoised_BCHW = self._denoised(x_BCHW, sigma_B)
+        if output == "denoised":
+            return denoised_BCHW
+        uncertainty_B = None if self.uncertainty is None else self.uncertainty(sigma_B)
+        return TrainingOutput(denoised_BCHW, uncertainty_B)
+
+    def _denoised(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         scales = self.preconditioning
         sigma_B111 = sigma_B.float().reshape(-1, 1, 1, 1)
         x_BCHW = x_BCHW.float()

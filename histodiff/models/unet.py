@@ -133,9 +133,9 @@ UNetPreset = Literal["tiny", "small", "base", "paper"]
 def unet_preset(name: UNetPreset) -> UNetConfig:
     """A UNet of a known size; millions of parameters with latents of 4 channels in brackets.
 
-    `tiny` (3.4, for a CPU at 16x16), `small` (64), `base` (242), `paper` (295 with 64x64x3, the ADM
+    `tiny` (3.6, for a CPU at 16x16), `small` (67), `base` (252), `paper` (295 with 64x64x3, the ADM
     UNet of HistoDiffusion: width 192, multipliers 1 2 2 4 4, attention at 64, 32, 16 and 8 px,
-    8 heads, residual resampling).
+    8 heads, residual resampling). Why attention is where it is: README.md.
     """
     match name:
         case "tiny":

@@ -38,4 +38,8 @@ def pretrain_rank(
         validation_loss=sum(last) / len(last) if last else None,
         num_parameters=trainer.num_parameters,
         encoder_sha256=trainer.data.stores[0].encoder_sha256,
+        init_sha256=spec.init_sha256,
+        forward_flops_per_image=trainer.flops.forward,
+        training_flops_per_image=trainer.flops.training,
+        attention=trainer.attention.to_json(),
     )

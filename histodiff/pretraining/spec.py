@@ -1,6 +1,7 @@
 """What a rank of pre-training needs to know: one picklable value, the same on every rank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -8,6 +9,7 @@ from histodiff.config import Config
 from histodiff.latents import SlabCache, View, Whitening
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
+from histodiff.models.pretrained import UNetSource
 from histodiff.training import TrainConfig
 
 
@@ -45,6 +47,10 @@ class PretrainSpec:
     symmetries: Symmetries
     num_lanes: int
     denoiser: DenoiserConfig
+    init: UNetSource | None
+    """Weights to start from; None draws them."""
+    init_sha256: str | None
+    """Digest of those weights' files, equal on every rank."""
     train: TrainConfig
     validation: ValidationConfig | None
     snapshot_images: int | None
@@ -77,3 +83,10 @@ class PretrainResult:
     """Mean over the noise levels at the end."""
     num_parameters: int
     encoder_sha256: str
+    init_sha256: str | None
+    """Digest of the weights that it started from; None for random ones."""
+    forward_flops_per_image: int
+    training_flops_per_image: int
+    """Forward and backward."""
+    attention: dict[str, Any]
+    """Which attention kernel really ran: fields of ``AttentionReport``."""

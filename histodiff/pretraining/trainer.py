@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.diffusion import Preconditioning
+from histodiff.diffusion import Preconditioning, WeightingConfig, training_loss
 from histodiff.errors import TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore
-from histodiff.models.denoiser import Denoiser, SnapshotInfo, save_snapshot
+from histodiff.models.cost import flops_per_image
+from histodiff.models.denoiser import SnapshotInfo, TrainingOutput, save_snapshot
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
+from histodiff.pretraining.first import chosen_attention, first_denoiser
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.pretraining.spec import PretrainSpec, TrainingNews
 from histodiff.pretraining.validation import Validation
@@ -53,8 +56,9 @@ class TrainingData:
     def open(cls, spec: PretrainSpec) -> "TrainingData":
         """The mixture that ``spec`` describes; every rank opens it for itself."""
         stores = tuple(LatentStore.open(storage_path(share.url)) for share in spec.stores)
-        for store in stores:
-            assert_disjoint(store.distinct_rows(["slide_id", "patient_id", "split"]))
+        # Over the whole mixture: one store must not train on a patient that another validates on.
+        columns = ["slide_id", "patient_id", "split"]
+        assert_disjoint(pa.concat_tables([store.distinct_rows(columns) for store in stores]))
         weights = [share.weight for share in spec.stores]
         mixture = LatentMixture(
             stores,
@@ -95,10 +99,12 @@ class Trainer:
         self.spec, self.rank, self.world_size, self._report = spec, rank, world_size, report
         self.path = storage_path(spec.artifact)
         self.data = TrainingData.open(spec)
-        self.denoiser = _first_denoiser(spec, self.data.latent_shape)
+        self.denoiser = first_denoiser(spec, self.data.latent_shape)
+        self.flops = flops_per_image(self.denoiser)
         self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
         self.preconditioning = self.denoiser.preconditioning
         self.micro_batch = spec.train.micro_batch_of(world_size)
+        self.attention = chosen_attention(self.denoiser, spec, batch=self.micro_batch)
         self.validation = self._validation()
         self.engine = Engine(self.denoiser, config=spec.train, device=spec.device)
         self.average = WeightAverage(
@@ -188,6 +194,7 @@ class Trainer:
                 _micro_loss,
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
+                weighting=self.spec.denoiser.objective.weighting,
             )
             for part in parts
         ]
@@ -300,20 +307,23 @@ class _Clock:
 
 
 def _micro_loss(
-    denoise: torch.nn.Module, *, part: CleanAndNoise, preconditioning: Preconditioning
+    denoise: torch.nn.Module,
+    *,
+    part: CleanAndNoise,
+    preconditioning: Preconditioning,
+    weighting: WeightingConfig,
 ) -> torch.Tensor:
-    """Mean training loss of one micro-batch."""
+    """Mean training loss of one micro-batch: unweighted as a value, weighted as a gradient."""
     sigma_B = preconditioning.training_sigma(part.uniform_B).float()
     noisy_BCHW = part.clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * part.noise_BCHW
-    loss_B = preconditioning.loss(denoise(noisy_BCHW, sigma_B), part.clean_BCHW, sigma_B)
-    return loss_B.mean()
-
-
-def _first_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> Denoiser:
-    """The denoiser with its first weights, drawn on the CPU and so the same on every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(spec.seed, "denoiser-weights"))
-        return Denoiser(spec.denoiser, latent_shape=latent_shape, device=spec.device).train()
+    found: TrainingOutput = denoise(noisy_BCHW, sigma_B, output="training")
+    return training_loss(
+        preconditioning.loss(found.denoised_BCHW, part.clean_BCHW, sigma_B),
+        sigma_B,
+        weighting=weighting,
+        preconditioning=preconditioning,
+        uncertainty_B=found.uncertainty_B,
+    )
 
 
 def _average_name(rank: int) -> str:

@@ -36,6 +36,7 @@ from histodiff.latents import (
 )
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
+from histodiff.models.pretrained import UNetSource, absolute_source, source_sha256
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.records import TIMING
 from histodiff.pretraining.spec import (
@@ -86,6 +87,8 @@ class PretrainConfig(CommandConfig):
     """Lanes that define the order of images; a multiple of any number of ranks to be used."""
     denoiser: DenoiserConfig
     """The network and its objective."""
+    init: UNetSource | None = None
+    """A UNet saved by diffusers to start from; null starts from random weights."""
     train: TrainConfig
     """The optimization."""
     validation: ValidationConfig | None
@@ -124,17 +127,23 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     _require_stores_of_one_kind(inputs)
     _require_fitting_ranks(config, site.ranks)
-    draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
+    init_sha256 = None if config.init is None else source_sha256(config.init)
+    inventory = {"device_class": site.device} | ({"init": init_sha256} if init_sha256 else {})
+    draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:
         return draft.finished
     if torchrun_rank():  # the process of rank 0 drives
-        return _pretrained(config, site, draft, inputs)
+        return _pretrained(config, site, draft, inputs, init_sha256)
     with draft:
-        return _pretrained(config, site, draft, inputs)
+        return _pretrained(config, site, draft, inputs, init_sha256)
 
 
 def _pretrained(
-    config: PretrainConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+    config: PretrainConfig,
+    site: Site,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+    init_sha256: str | None,
 ) -> Artifact:
     whitening = _whitening(config, draft.path / _WHITENING, inputs)
     images = config.train.num_steps * config.train.batch
@@ -142,7 +151,7 @@ def _pretrained(
     with progress("pretrain", total=images, unit="images", already=already) as bar:
         result = run_gang(
             pretrain_rank,
-            _spec(config, site, draft, inputs, whitening),
+            _spec(config, site, draft, inputs, whitening, init_sha256),
             num_ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
@@ -190,6 +199,7 @@ def _spec(
     draft: Draft,
     inputs: Mapping[str, Artifact],
     whitening: Whitening,
+    init_sha256: str | None,
 ) -> PretrainSpec:
     shares = zip(inputs.values(), config.stores, strict=True)
     return PretrainSpec(
@@ -201,6 +211,8 @@ def _spec(
         symmetries=config.symmetries,
         num_lanes=config.num_lanes,
         denoiser=config.denoiser,
+        init=None if config.init is None else absolute_source(config.init),
+        init_sha256=init_sha256,
         train=config.train,
         validation=config.validation,
         snapshot_images=config.snapshot_images,

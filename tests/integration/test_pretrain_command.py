@@ -10,8 +10,10 @@ from histodiff.artifacts import Artifact
 from histodiff.cluster.site import Site
 from histodiff.errors import ArtifactError, ConfigError, TrainingDiverged
 from histodiff.models.denoiser import load_denoiser
+from histodiff.models.pretrained import UNetSource, source_sha256
+from histodiff.models.unet import create_unet
 from histodiff.workflows import pretrain as pretrain_workflow
-from histodiff.workflows.pretrain import estimate, pretrain
+from histodiff.workflows.pretrain import PretrainConfig, estimate, pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
 
@@ -47,6 +49,26 @@ def test_pretrain_writes_snapshot_metrics_and_validation(stored):
     ]  # fmt: skip
     assert not any(name.startswith("checkpoints/") for name in artifact.manifest.files)
     assert pretrain(tiny_config(snapshot_images=96), stored).manifest == artifact.manifest
+
+
+def test_pretrain_starts_from_a_saved_unet_and_learns_its_uncertainty(stored, tmp_path):
+    config = tiny_config("started", train={"images": 32, "zero_stage": 3}, validation=None)
+    objective = {"type": "edm", "weighting": {"type": "uncertainty", "channels": 8}}
+    values = config.model_dump() | {"init": {"source": str(tmp_path / "unet")}}
+    values["denoiser"]["objective"] = objective
+    started = PretrainConfig.model_validate(values)
+    with pytest.raises(ConfigError, match=r"init\.source"):
+        pretrain(started, stored)
+    unet = create_unet(config.denoiser.unet, latent_shape=(2, 4, 4), device=torch.device("cpu"))
+    torch.nn.init.constant_(unet.conv_out.bias, 3.0)
+    unet.save_pretrained(tmp_path / "unet")
+    artifact = pretrain(started, stored)
+    found, contents = weights(artifact), artifact.manifest.contents
+    assert found["unet.conv_out.bias"].tolist() == pytest.approx([3.0, 3.0], abs=0.1)
+    assert found["uncertainty.weights_K"].any()
+    assert contents["init_sha256"] == source_sha256(UNetSource(source=str(tmp_path / "unet")))
+    assert contents["attention"]["kernel"] == "flash"
+    assert contents["training_flops_per_image"] > 2 * contents["forward_flops_per_image"] > 0
 
 
 def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatch):

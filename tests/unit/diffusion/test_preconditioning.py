@@ -121,6 +121,23 @@ def test_edm_equals_table_1_of_karras():
         assert scales.loss_weight(at).item() == pytest.approx(total / (sigma * data) ** 2)
 
 
+@pytest.mark.parametrize(
+    "objective", [EdmObjective(type="edm", sigma_data=0.5), VObjective(type="v")],
+    ids=lambda item: item.type,
+)  # fmt: skip
+def test_skip_connection_is_the_best_linear_denoiser(objective):
+    # Of data N(0, s^2), E[x0 | x] = s^2 x / (s^2 + sigma^2), found by least squares on a draw.
+    scales = create_preconditioning(objective)
+    generator = torch.Generator().manual_seed(0)
+    clean = scales.data_std * torch.randn(400_000, generator=generator, dtype=torch.float64)
+    noise = torch.randn(400_000, generator=generator, dtype=torch.float64)
+    for sigma in (0.2, 1.0, 3.0):
+        noisy = clean + sigma * noise
+        slope = (clean @ noisy / (noisy @ noisy)).item()
+        at = torch.tensor(sigma, dtype=torch.float64)
+        assert scales.c_skip(at).item() == pytest.approx(slope, abs=0.005)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda item: item.type)
 def test_loss_weight_is_that_of_the_loss(objective):
     scales = create_preconditioning(objective)

@@ -154,3 +154,98 @@ def test_deterministic_samplers_never_ask_for_noise():
             gaussian_denoiser(0.0, 1.0), sigmas=sigmas, sampler=sampler,
             noise_B=normal(seed=0, count=1), step_noise=refuse,
         )  # fmt: skip
+
+
+def naive_edm(denoise, start, sigmas, sampler, noises):
+    """Karras et al. 2022, Algorithm 2, line by line."""
+    x, steps = start * sigmas[0], len(sigmas) - 1
+    for i in range(steps):
+        t, following = sigmas[i], sigmas[i + 1]
+        inside = sampler.churn_min <= t <= sampler.churn_max
+        gamma = min(sampler.churn / steps, math.sqrt(2) - 1) if inside else 0.0
+        raised = t + gamma * t
+        x = x + math.sqrt(raised**2 - t**2) * sampler.noise_scale * noises(i)
+        slope = (x - denoise(x, torch.full((len(x),), raised, dtype=x.dtype))) / raised
+        euler = x + (following - raised) * slope
+        if following == 0:
+            x = euler
+            continue
+        other = (euler - denoise(euler, torch.full((len(x),), following, dtype=x.dtype))) / (
+            following
+        )
+        x = x + (following - raised) * (slope / 2 + other / 2)
+    return x
+
+
+@pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])
+def test_heun_stochastic_equals_algorithm_2(churn):
+    sampler = HeunStochasticSampler(
+        type="heun_stochastic", churn=churn, churn_min=0.1, churn_max=20.0, noise_scale=1.01
+    )
+    sigmas = noise_levels(KarrasSchedule(type="karras", steps=12, sigma_max=80.0), EPSILON)
+
+    def denoise(x, sigma):
+        return torch.tanh(x) / (1 + sigma.reshape(-1, 1, 1, 1))
+
+    noise = normal(seed=6, count=2)
+    ours = sample(denoise, sigmas=sigmas, sampler=sampler, noise_B=noise, step_noise=step_noise(2))
+    expected = naive_edm(denoise, noise, sigmas.tolist(), sampler, step_noise(2))
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        HeunStochasticSampler(type="heun_stochastic", churn=60.0, churn_min=0.0, noise_scale=1.0),
+        DdimSampler(type="ddim", eta=1.0),
+    ],
+    ids=name_of,
+)
+@pytest.mark.parametrize("last", [0.3, 2.0])
+def test_stochastic_sampler_keeps_the_marginal_at_every_level(sampler, last):
+    # x at sigma is N(mean, std^2 + sigma^2); noise that is not compensated would widen it.
+    mean, std, count = 0.7, 0.6, 600
+    sigmas = noise_levels(
+        KarrasSchedule(type="karras", steps=200, sigma_max=10.0, sigma_min=last), EPSILON
+    )[:-1]
+    start = mean / 10.0 + math.sqrt(std**2 + 100) / 10.0 * normal(seed=8, count=count)
+    drawn = sample(
+        gaussian_denoiser(mean, std), sigmas=sigmas, sampler=sampler, noise_B=start,
+        step_noise=step_noise(count),
+    )  # fmt: skip
+    expected = math.sqrt(std**2 + last**2)
+    standard_error = expected / math.sqrt(drawn.numel())
+    assert drawn.mean().item() == pytest.approx(mean, abs=5 * standard_error)
+    assert drawn.std().item() == pytest.approx(expected, rel=0.01)
+
+
+def test_ancestral_ddim_over_all_levels_equals_algorithm_2_of_ddpm():
+    # Ho et al. 2020, Algorithm 2, with the posterior variance, from a table of betas.
+    levels = 40
+    betas = np.linspace(math.sqrt(0.0015), math.sqrt(0.0155), levels) ** 2
+    alphas, bars = 1 - betas, np.cumprod(1 - betas)
+
+    def predict_noise(z, t):
+        return torch.sin(z) * (0.5 + t / levels)
+
+    scales = create_preconditioning(EpsilonObjective(type="epsilon", num_timesteps=levels))
+
+    def denoise(x, sigma):
+        t = scales.c_noise(sigma)[0].round().item()
+        return x - sigma.reshape(-1, 1, 1, 1) * predict_noise(
+            scales.c_in(sigma).reshape(-1, 1, 1, 1) * x, t
+        )
+
+    sigmas = torch.tensor([*np.sqrt((1 - bars) / bars)[::-1], 0.0])
+    noise = normal(seed=9, count=2)
+    ours = sample(
+        denoise, sigmas=sigmas, sampler=DdimSampler(type="ddim", eta=1.0), noise_B=noise,
+        step_noise=step_noise(2),
+    )  # fmt: skip
+    z = noise * float(sigmas[0]) * math.sqrt(bars[-1])
+    for number, t in enumerate(reversed(range(levels))):
+        before = bars[t - 1] if t else 1.0
+        variance = (1 - before) / (1 - bars[t]) * betas[t]
+        mean = (z - betas[t] / math.sqrt(1 - bars[t]) * predict_noise(z, t)) / math.sqrt(alphas[t])
+        z = mean + (math.sqrt(variance) * step_noise(2)(number) if t else 0.0)
+    torch.testing.assert_close(ours, z, rtol=1e-9, atol=1e-9)

@@ -6,7 +6,12 @@ from diffusers import AutoencoderKL, UNet2DModel
 from diffusers.models.attention_processor import Attention
 
 from histodiff.errors import ConfigError
-from histodiff.kernels.attention import attention, install_attention, resolved_backend
+from histodiff.kernels.attention import (
+    SelfAttentionProcessor,
+    attention,
+    install_attention,
+    resolved_backend,
+)
 
 CPU = torch.device("cpu")
 
@@ -22,17 +27,18 @@ def naive_attention(q, k, v):
     return torch.stack(heads, dim=1)
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "flash", "math"])
 @pytest.mark.parametrize("shape", [(1, 1, 16, 8), (2, 3, 64, 16), (2, 8, 17, 24)])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
 )
-def test_attention_equals_the_naive_one_in_value_and_gradient(shape, dtype, tolerance):
+def test_attention_equals_the_naive_one_in_value_and_gradient(backend, shape, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(shape, generator=generator).to(dtype).double() for _ in range(4)]
     given = [tensor.to(dtype, copy=True).requires_grad_() for tensor in exact[:3]]
     truth = [tensor.clone().requires_grad_() for tensor in exact[:3]]
 
-    ours, expected = attention(*given, backend="sdpa"), naive_attention(*truth)
+    ours, expected = attention(*given, backend=backend), naive_attention(*truth)
     torch.testing.assert_close(ours.double(), expected, rtol=tolerance, atol=tolerance)
     ours.backward(exact[3].to(dtype))
     expected.backward(exact[3])
@@ -101,9 +107,19 @@ def test_auto_resolves_to_sdpa_on_cpu_and_the_report_says_so():
     assert install_attention(small_unet(), "auto", device=CPU).backend == "sdpa"
 
 
-def test_explicit_xformers_on_cpu_is_refused_with_the_fix():
-    with pytest.raises(ConfigError, match=r"xformers.*sdpa"):
-        install_attention(small_unet(), "xformers", device=CPU)
+@pytest.mark.parametrize("backend", ["xformers", "cudnn", "efficient"])
+def test_explicit_backend_that_cannot_run_on_cpu_is_refused_with_the_fix(backend):
+    with pytest.raises(ConfigError, match=rf"{backend}.*sdpa"):
+        install_attention(small_unet(), backend, device=CPU)
+
+
+def test_every_attention_module_runs_the_installed_processor():
+    unet = small_unet()
+    install_attention(unet, "flash", device=CPU)
+    processors = [part.processor for part in unet.modules() if isinstance(part, Attention)]
+    assert processors
+    assert all(isinstance(processor, SelfAttentionProcessor) for processor in processors)
+    assert {processor.backend for processor in processors} == {"flash"}
 
 
 def test_processor_refuses_a_mask():

@@ -1,14 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed
 
-from histodiff.diffusion import EdmObjective, create_preconditioning
+from histodiff.diffusion import EdmObjective, MinSnrWeighting, create_preconditioning
 from histodiff.errors import ConfigError
 from histodiff.latents import Whitening
-from histodiff.pretraining.spec import ValidationConfig
+from histodiff.pretraining.spec import PretrainSpec, StoreShare, ValidationConfig
+from histodiff.pretraining.trainer import TrainingData
 from histodiff.pretraining.validation import Validation, validation_moments
 from tests.support.latent_stores import open_new_store, patch_table
+from tests.support.pretraining import tiny_config
 
 WHITENING = Whitening(mean=(0.0, 0.0), std=(1.0, 1.0))
 EDM = create_preconditioning(EdmObjective(type="edm"))
@@ -66,3 +70,56 @@ def test_validation_loss_is_fixed_and_independent_of_the_batch(tmp_path, one_ran
     assert [bin.sigma for bin in found[0]] == sorted(bin.sigma for bin in found[0])
     for left, right in zip(*found, strict=True):
         assert left.loss == pytest.approx(right.loss, rel=1e-6)
+
+
+def spec_of(*folders):
+    """What ``TrainingData`` reads of a spec, from a config of the command."""
+    config = tiny_config()
+    values = {field.name: None for field in dataclasses.fields(PretrainSpec)}
+    return PretrainSpec(
+        **values
+        | {
+            "stores": tuple(StoreShare(str(folder), 1.0) for folder in folders),
+            "num_lanes": config.num_lanes, "train": config.train, "seed": config.seed,
+        }
+    )  # fmt: skip
+
+
+def test_validation_and_training_share_no_slide_or_patient(tmp_path):
+    open_new_store(tmp_path / "a", patch_table(slides=8, side=4))
+    open_new_store(tmp_path / "b", patch_table(slides=12, side=4))
+    data = TrainingData.open(spec_of(tmp_path / "a", tmp_path / "b"))
+    people = {
+        split: {
+            store.rows["patient_id"][int(row)].as_py()
+            for store in data.stores
+            for row in store.rows_of_split(split)
+        }
+        for split in ("train", "val")
+    }
+    assert people["val"]
+    assert not people["train"] & people["val"]
+
+
+def test_patient_trained_on_in_one_store_and_validated_on_in_another_is_refused(tmp_path):
+    open_new_store(tmp_path / "a", patch_table(slides=4, side=4, split="train"))
+    open_new_store(tmp_path / "b", patch_table(slides=4, side=4, split="val"))
+    with pytest.raises(ConfigError, match="split by patient"):
+        TrainingData.open(spec_of(tmp_path / "a", tmp_path / "b"))
+
+
+def test_validation_noise_is_fixed_and_its_loss_is_unweighted(tmp_path, one_rank):
+    store = open_new_store(tmp_path, patch_table(slides=8, side=3))
+    config = ValidationConfig(images=9, bins=3, every_images=1)
+    weighted = EdmObjective(type="edm", weighting=MinSnrWeighting(type="min_snr", gamma=0.1))
+    validations = [
+        Validation(
+            config, stores=[store], whitening=WHITENING,
+            preconditioning=create_preconditioning(objective), seed=1, batch=4, device="cpu",
+        )
+        for objective in (EdmObjective(type="edm"), weighted)
+    ]  # fmt: skip
+    first = validations[0].losses(Shrinks())
+    torch.rand(1000)  # another state of the global generator
+    assert validations[0].losses(Shrinks()) == first
+    assert validations[1].losses(Shrinks()) == first

@@ -1,0 +1,73 @@
+"""What a UNet costs: parameters, FLOPs of an image, and the shapes of its attention.
+
+Counted, not guessed: PyTorch's ``FlopCounterMode`` follows one forward and backward pass over
+tensors without memory. A multiply-add is 2 FLOPs; normalisation, activations and additions are not
+counted, as is usual for MFU. Whatever attention kernel runs, the products ``q k^T`` and ``w v``
+count once: what a fused kernel computes again in the backward pass is no useful work.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from histodiff.kernels.attention import AttentionConfig
+from histodiff.kernels.choice import AttentionShape, attention_shapes
+from histodiff.models.denoiser import Denoiser
+from histodiff.models.unet import UNetConfig, create_unet
+from histodiff.models.weights import num_parameters
+
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class ImageFlops:
+    """FLOPs of one image."""
+
+    forward: int
+    training: int
+    """Forward and backward."""
+
+
+@dataclass(frozen=True)
+class UNetCost:
+    """Size and work of a UNet."""
+
+    parameters: int
+    flops: ImageFlops
+    forward_by_operation: dict[str, int]
+    """FLOPs of the forward pass by operation of PyTorch, such as ``convolution``."""
+    attention: Counter[AttentionShape]
+    """Shapes of the attention modules, and how many have each."""
+
+
+def flops_per_image(denoiser: Denoiser) -> ImageFlops:
+    """FLOPs that the network of ``denoiser`` does for one image; what MFU is computed from."""
+    return unet_cost(denoiser.config.unet, denoiser.latent_shape).flops
+
+
+@lru_cache(maxsize=16)
+def unet_cost(config: UNetConfig, latent_shape: tuple[int, int, int]) -> UNetCost:
+    """The cost of a UNet for latents of shape (C, h, w).
+
+    Raises:
+        ConfigError: The latent cannot be halved once per level.
+    """
+    plain = config.model_copy(update={"attention": AttentionConfig(backend="math")})
+    with _META:  # no weights are drawn, so the caller's random state stays as it is
+        unet: Any = create_unet(plain, latent_shape=latent_shape, device=_META)
+    given = (torch.empty((1, *latent_shape), device=_META), torch.empty((1,), device=_META))
+    outputs: list[torch.Tensor] = []
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        attention = attention_shapes(unet, lambda: outputs.append(unet(*given).sample))
+        forward = dict(counter.get_flop_counts()["Global"])
+        torch.autograd.grad(outputs[0].sum(), list(unet.parameters()))
+    return UNetCost(
+        parameters=num_parameters(unet),
+        flops=ImageFlops(sum(forward.values()), counter.get_total_flops()),
+        forward_by_operation={str(name).split(".")[-1]: int(n) for name, n in forward.items()},
+        attention=attention,
+    )
