@@ -17,11 +17,11 @@ import torch
 import torch.distributed
 
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.diffusion import Preconditioning
 from histodiff.errors import Preempted, TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore, Whitening, mixture_whitening
-from histodiff.models.denoiser import Denoiser, SnapshotInfo, save_snapshot
+from histodiff.models.denoiser import SnapshotInfo, save_snapshot
 from histodiff.pretraining.clock import StepClock
+from histodiff.pretraining.denoising import first_denoiser, micro_loss
 from histodiff.pretraining.divergence import (
     RolledBack,
     batch_of,
@@ -112,7 +112,7 @@ class Trainer:
         self._report, self._notice, self._told = report, notice, Notice.NONE
         self.path = storage_path(spec.artifact)
         self.data = TrainingData.open(spec)
-        self.denoiser = _first_denoiser(spec, self.data.latent_shape)
+        self.denoiser = first_denoiser(spec, self.data.latent_shape)
         self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
         self.preconditioning = self.denoiser.preconditioning
         self.micro_batch = spec.train.micro_batch_of(world_size)
@@ -208,7 +208,7 @@ class Trainer:
         parts = zip(*(torch.split(tensor, self.micro_batch) for tensor in batch), strict=True)
         losses = [
             partial(
-                _micro_loss,
+                micro_loss,
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
             )
@@ -350,28 +350,6 @@ class Trainer:
             mpp=store.mpp,
             images_seen=self.images_seen,
         )
-
-
-def _micro_loss(
-    denoise: torch.nn.Module, *, part: CleanAndNoise, preconditioning: Preconditioning
-) -> torch.Tensor:
-    """Mean training loss of one micro-batch."""
-    sigma_B = preconditioning.training_sigma(part.uniform_B).float()
-    noisy_BCHW = part.clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * part.noise_BCHW
-    loss_B = preconditioning.loss(denoise(noisy_BCHW, sigma_B), part.clean_BCHW, sigma_B)
-    return loss_B.mean()
-
-
-def _first_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> Denoiser:
-    """The denoiser with its first weights, drawn on the CPU and so the same on every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(spec.seed, "denoiser-weights"))
-        denoiser = Denoiser(spec.denoiser, latent_shape=latent_shape, device=spec.device).train()
-    if spec.train.activation_checkpointing:
-        denoiser.unet.enable_gradient_checkpointing()
-    if spec.train.compile:
-        denoiser.unet.compile(dynamic=False)
-    return denoiser
 
 
 def _from_first_rank(read: Callable[[], Any], *, rank: int) -> Any:
