@@ -25,7 +25,8 @@ from histodiff.errors import ConfigError
 from histodiff.training.checkpoints import CheckpointRecord
 from histodiff.training.config import TrainConfig, deepspeed_config
 from histodiff.training.loss_scale import LossScale
-from histodiff.training.partitions import Fragment, Parts, read_parts, write_parts
+from histodiff.training.partitions import Parts, read_parts, write_parts
+from histodiff.training.zero import owned_fragments, owned_parts, spread_parts
 
 _PART, _SHARED = "part-", "shared.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -121,6 +122,14 @@ class Engine:
         """This rank's parts of the fp32 weights, as the optimizer updates them in place."""
         return [part.detach() for part in self._owned()]
 
+    def states(self) -> dict[str, Parts]:
+        """This rank's parts of the weights and of both moments, by name."""
+        state = self._engine.optimizer.state
+        if any(part not in state for part in self._owned()):
+            self._set_moments(torch.tensor(0.0))
+        moments = {key: [state[part][key] for part in self._owned()] for key in _MOMENTS}
+        return {"weight": self.masters(), **moments}
+
     def gathered(self, parts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Full fp32 state from parts laid out as ``masters``, on every rank, on the CPU.
 
@@ -142,8 +151,12 @@ class Engine:
         """
         rank = torch.distributed.get_rank()
         if rank == 0 or self.config.zero_stage > 0:
-            states = {**self._states(), **averages}
-            write_parts(folder / _part_name(rank), self._fragments(), states)
+            states = {**self.states(), **averages}
+            write_parts(
+                folder / _part_name(rank),
+                owned_fragments(self._engine, stage=self.config.zero_stage),
+                states,
+            )
         if rank == 0:
             save_file(self._shared(), folder / _SHARED)
 
@@ -170,12 +183,16 @@ class Engine:
         shared = load_file(folder / _SHARED)
         self._set_moments(shared["optimizer_step"])
         files = [folder / name for name in self.needed(record) if name.startswith(_PART)]
-        read_parts(files, self._fragments(), {**self._states(), **averages})
+        read_parts(
+            files,
+            owned_fragments(self._engine, stage=self.config.zero_stage),
+            {**self.states(), **averages},
+        )
         for name, buffer in self._engine.module.named_buffers():
             buffer.copy_(shared[f"buffer/{name}"])
         if self.loss_scale is not None:
             self.loss_scale.load(tuple(shared["loss_scale"].tolist()))
-        self._spread_masters()
+        spread_parts(self._engine, stage=self.config.zero_stage)
 
     def close(self) -> None:
         """Frees what the engine holds; the module keeps its weights at stages 0 to 2."""
@@ -185,48 +202,7 @@ class Engine:
         self._deepspeed.utils.groups._release_process_group_references(group=None)
 
     def _owned(self) -> list[torch.Tensor]:
-        """What the optimizer of this rank updates: the keys of its state."""
-        optimizer = self._engine.optimizer
-        match self.config.zero_stage:
-            case 0:
-                return list(self._engine.module.parameters())
-            case 1 | 2:
-                return list(optimizer.single_partition_of_fp32_groups)
-            case 3:
-                return list(optimizer.fp32_partitioned_groups_flat)
-
-    def _fragments(self) -> list[Fragment]:
-        """What the parts of this rank hold."""
-        parameters = list(self._engine.module.named_parameters())
-        match self.config.zero_stage:
-            case 0:
-                return [
-                    Fragment(name, start=0, numel=parameter.numel(), part=part, offset=0)
-                    for part, (name, parameter) in enumerate(parameters)
-                ]
-            case 1 | 2:
-                return [
-                    _flat_fragment(name, parameter._hp_mapping)
-                    for name, parameter in parameters
-                    if parameter._hp_mapping is not None
-                ]
-            case 3:
-                return [self._partitioned_fragment(name, p) for name, p in parameters]
-
-    def _partitioned_fragment(self, name: str, parameter: Any) -> Fragment:
-        """Under ZeRO-3 every parameter is cut into equal ranges, the last ones padded."""
-        optimizer = self._engine.optimizer
-        part, offset, numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        start = min(torch.distributed.get_rank() * numel, parameter.ds_numel)
-        return Fragment(name, start, min(numel, parameter.ds_numel - start), part, offset)
-
-    def _states(self) -> dict[str, Parts]:
-        """Weights and moments of this rank."""
-        state = self._engine.optimizer.state
-        if any(part not in state for part in self._owned()):
-            self._set_moments(torch.tensor(0.0))
-        moments = {key: [state[part][key] for part in self._owned()] for key in _MOMENTS}
-        return {"weight": self.masters(), **moments}
+        return owned_parts(self._engine, stage=self.config.zero_stage)
 
     def _set_moments(self, step: torch.Tensor) -> None:
         """Makes the optimizer's state where there is none yet, and sets its count of steps."""
@@ -246,20 +222,6 @@ class Engine:
         if self.loss_scale is not None:
             shared["loss_scale"] = torch.tensor(self.loss_scale.state(), dtype=torch.float64)
         return shared
-
-    @torch.no_grad()
-    def _spread_masters(self) -> None:
-        """Brings the weights that are computed with up to date with the fp32 parts."""
-        optimizer = self._engine.optimizer
-        match self.config.zero_stage:
-            case 1 | 2:
-                optimizer.update_lp_params()
-            case 3:
-                optimizer._partition_all_parameters()
-                for number in range(len(self._owned())):
-                    optimizer._reassign_or_swap_out_partitioned_parameters(number)
-                if optimizer.persistent_parameters:
-                    optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def _without_scalers(self) -> None:
         """Takes DeepSpeed's loss scalers out: one for each rank and group, they may disagree."""
@@ -320,12 +282,6 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 def _part_name(rank: int) -> str:
     return f"{_PART}{rank:05d}.safetensors"
-
-
-def _flat_fragment(name: str, mapping: Any) -> Fragment:
-    """Under ZeRO 1 and 2 a rank owns a range of all parameters, one behind the other."""
-    here, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-    return Fragment(name, here.start, here.numel, mapping.param_group_index, flat.start)
 
 
 @contextmanager
