@@ -77,7 +77,7 @@ class RunRecords:
         self.pending.append(loss)
         self.skipped += skipped
         self.recent.append(loss)
-        del self.recent[: len(self.recent) - num_recent]
+        del self.recent[: max(len(self.recent) - num_recent, 0)]
 
     def to_json(self) -> bytes:
         """Everything, for a checkpoint; floats survive exactly."""

@@ -41,3 +41,13 @@ def test_records_tables_without_rows_are_empty(tmp_path):
     RunRecords().write_tables(storage_path(tmp_path), [])
     assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
     assert pq.read_table(tmp_path / "rollbacks.parquet").num_rows == 0
+
+
+def test_records_keep_as_many_recent_losses_as_are_needed():
+    kept = RunRecords()
+    for step in range(5):
+        kept.add(float(step), skipped=step == 1, num_recent=3)
+        assert kept.recent == [float(s) for s in range(step + 1)][-3:]
+    assert (kept.pending, kept.skipped) == ([0.0, 1.0, 2.0, 3.0, 4.0], 1)
+    kept.add(5.0, skipped=False, num_recent=0)
+    assert kept.recent == []
