@@ -102,6 +102,7 @@ class Engine:
         """
         assert len(losses) == self._engine.gradient_accumulation_steps()
         total = torch.zeros((), dtype=torch.float64, device=self._engine.device)
+        norm: float | None = None
         self._prepare(images_seen)
         for number, loss_of in enumerate(losses):
             loss = loss_of(self._engine)
@@ -113,7 +114,10 @@ class Engine:
                 if not math.isfinite(means[0]):
                     return StepResult(means[0], float("nan"), noticed=means[1] > 0)
                 norm = self._plain_grad_norm() if self.config.zero_stage == 0 else None
-            self._engine.step()
+            if norm is None or math.isfinite(norm) or self.loss_scale is None:
+                self._engine.step()
+            else:
+                self._engine.micro_steps += 1  # what a step counts, without the step
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         return StepResult(means[0], norm, self._overflowed(norm), noticed=means[1] > 0)
@@ -256,14 +260,13 @@ class Engine:
 
         Under fp16 it takes the scale out of them, and takes them away where they have overflowed.
         """
-        parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
+        parameters = self._engine.module.parameters()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.loss_scale is not None:
             torch._foreach_div_(gradients, self.loss_scale.value)
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if self.loss_scale is not None and not math.isfinite(norm):
-            for parameter in parameters:
-                parameter.grad = None
+            self._engine.zero_grad()
         return norm
 
     def _full(self, parameter: torch.nn.Parameter) -> torch.Tensor:
