@@ -267,6 +267,7 @@ class Engine:
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if self.loss_scale is not None and not math.isfinite(norm):
             self._engine.zero_grad()
+            return math.inf
         return norm
 
     def _full(self, parameter: torch.nn.Parameter) -> torch.Tensor:
