@@ -1,6 +1,6 @@
 """Memory and step time of ZeRO 0 to 3: two gloo ranks on a CPU, fp32, one UNet.
 
-``python -m tests.benchmarks.zero_stages`` prints the table of histodiff/training/README.md. Every
+``python -m tests.benchmarks.zero_stages [ROUNDS]`` prints the table of histodiff/training/README.md. Every
 stage runs in fresh processes; the stages take turns, and the time is the median of all steps.
 State is what a rank keeps between two steps: weights, fp32 masters where they are apart, moments,
 and two averages. Peak is the growth of the resident memory over a process that has done nothing.
@@ -24,7 +24,7 @@ from histodiff.models.denoiser import Denoiser, DenoiserConfig
 from histodiff.training import Engine, TrainConfig, WeightAverages
 from tests.support.ports import free_ports
 
-RANKS, ROUNDS, STEPS, BATCH = 2, 3, 5, 16
+RANKS, STEPS, BATCH = 2, 5, 16
 LATENT = (4, 16, 16)
 
 
@@ -130,7 +130,8 @@ def _resident_mib() -> float:
 def main() -> None:
     """Prints the table."""
     found: list[Measured] = []
-    for number in range(ROUNDS):
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    for number in range(rounds):
         for stage in range(4):
             found += measured(stage)
             print(f"round {number + 1}, stage {stage}", file=sys.stderr, flush=True)
