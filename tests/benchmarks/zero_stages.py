@@ -1,7 +1,7 @@
 """Memory and step time of ZeRO 0 to 3: two gloo ranks on a CPU, fp32, one UNet.
 
-``python -m tests.benchmarks.zero_stages [ROUNDS]`` prints the table of histodiff/training/README.md. Every
-stage runs in fresh processes; the stages take turns, and the time is the median of all steps.
+``python -m tests.benchmarks.zero_stages [ROUNDS]`` prints the table of the README of training.
+Every stage runs in fresh processes; the stages take turns, the time is the median of all steps.
 State is what a rank keeps between two steps: weights, fp32 masters where they are apart, moments,
 and two averages. Peak is the growth of the resident memory over a process that has done nothing.
 """
