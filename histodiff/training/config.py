@@ -102,7 +102,7 @@ class TrainConfig(Config):
     """The learning rate over time."""
     ema: EmaConfig
     """The average that becomes the snapshot."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], Location()] = 1
     """What DeepSpeed partitions over the ranks: 1 optimizer, 2 gradients too, 3 weights too."""
     precision: Precision
     """Type of the matrix products; weights, gradients and optimizer are fp32."""

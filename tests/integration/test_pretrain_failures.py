@@ -150,3 +150,13 @@ def test_pretrain_fp16_with_too_large_a_scale_stops(stored):
     train = {"precision": "fp16", "loss_scale": 1e12, "images": 640}
     with pytest.raises(TrainingDiverged):
         pretrain(tiny_config("stuck", train=train), stored)
+
+
+def test_pretrain_goes_on_under_another_zero_stage(stored, monkeypatch):
+    undisturbed = pretrain(tiny_config("undisturbed"), stored)
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain_workflow, "run_gang", interrupted_gang)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(tiny_config("moved", train={"zero_stage": 3}), stored)
+    moved = pretrain(tiny_config("moved", train={"zero_stage": 0}), stored)
+    assert column(moved, "loss") == pytest.approx(column(undisturbed, "loss"), rel=1e-6)
