@@ -1,4 +1,7 @@
-"""What the ranks of a gang leave for their driver; an actor that imports next to nothing."""
+"""What the ranks of a gang and their driver leave for each other.
+
+An actor that imports next to nothing.
+"""
 
 from typing import Any
 
@@ -6,11 +9,12 @@ from histodiff.errors import HistodiffError
 
 
 class Board:
-    """The latest report of rank 0, and the first fatal error of any rank."""
+    """The latest report of rank 0, the first fatal error of any rank, the driver's wish to end."""
 
     def __init__(self) -> None:
         self._news: Any = None
         self._fatal: HistodiffError | None = None
+        self._leaving = False
 
     def put(self, news: Any) -> None:
         """Replaces the report."""
@@ -28,3 +32,11 @@ class Board:
     def fatal(self) -> HistodiffError | None:
         """The error that ended the gang."""
         return self._fatal
+
+    def leave(self) -> None:
+        """Asks the ranks to end."""
+        self._leaving = True
+
+    def is_leaving(self) -> bool:
+        """Whether they are asked to."""
+        return self._leaving

@@ -4,10 +4,15 @@ One rank runs in this process, N ranks under Ray Train, and a rank that torchrun
 it is. A rank that fails or is killed ends the whole gang; under Ray Train the gang then starts
 anew, and the rank function takes up its own last checkpoint. An error that a retry cannot cure
 (``HistodiffError``, but for ``TransientError``) is raised here as it was.
+
+Ranks are given notice when they have to go: by SIGTERM to this process, or to any rank of
+torchrun's, and under Ray Train when a node is about to be reclaimed. A second SIGTERM ends at once.
 """
 
+import itertools
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -24,31 +29,38 @@ import ray
 from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.session import ray_session
-from histodiff.cluster.site import ClusterRay, NoRay, RayConfig
+from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
 from histodiff.errors import ConfigError, HistodiffError, TransientError
+from histodiff.runtime import Notice
 
 _log = logging.getLogger(__name__)
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _POLL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 600
+_PREEMPTION_CALLS = 20
+"""Every how many steps Ray Train is asked whether nodes are about to be reclaimed."""
 _NEXT_TO_NOTHING = 0.001
 """CPUs that a rank reserves on one machine, shared as it comes; Ray Train refuses 0."""
 
 SpecT = TypeVar("SpecT")
 ResultT = TypeVar("ResultT")
 
-RankFunction = Callable[[SpecT, int, int, Callable[[Any], None]], ResultT]
-"""``(spec, rank, world_size, report) -> result``; rank 0's result and reports count."""
+Reporting = Callable[[Any], None]
+Noticing = Callable[[], Notice]
+
+RankFunction = Callable[[SpecT, int, int, Reporting, Noticing], ResultT]
+"""``(spec, rank, world_size, report, notice) -> result``; rank 0's result and reports count.
+``notice`` must be called equally often by all ranks."""
 
 
 def run_gang(
     rank_function: RankFunction[SpecT, ResultT],
     spec: SpecT,
     *,
-    num_ranks: int,
+    ranks: Ranks,
     ray_config: RayConfig,
     device: str,
-    report: Callable[[Any], None],
+    report: Reporting,
     max_failures: int = 3,
 ) -> ResultT:
     """Runs ``rank_function`` on every rank and returns what rank 0 returned.
@@ -56,7 +68,7 @@ def run_gang(
     Args:
         rank_function: A function at the top of a module; resumes by itself when called again.
         spec: What it is given; picklable.
-        num_ranks: Ranks; of no account under torchrun, which has decided it.
+        ranks: How many, or how few and how many; of no account under torchrun, which has decided.
         ray_config: The Ray that runs more than one rank.
         device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
         report: Called in this process with what rank 0 reports, the latest of each half second.
@@ -68,23 +80,25 @@ def run_gang(
     """
     if torchrun_rank() is not None:
         return _run_under_torchrun(rank_function, spec, device=device, report=report)
-    if num_ranks == 1:
-        with _process_group(device, rank=0, world_size=1, store=_own_store()):
-            return rank_function(spec, 0, 1, report)
+    if ranks == 1:
+        with (
+            _process_group(device, rank=0, world_size=1, store=_own_store()),
+            _sigterm_as_notice() as notice,
+        ):
+            return rank_function(spec, 0, 1, report, notice)
     if isinstance(ray_config, NoRay):
         raise ConfigError(
-            f"site: ranks={num_ranks} needs Ray; set ray.type=local, or start the command with"
-            " torchrun"
+            f"site: ranks={ranks} needs Ray; set ray.type=local, or start the command with torchrun"
         )
     each = ActorResources(
         num_cpus=1.0 if isinstance(ray_config, ClusterRay) else _NEXT_TO_NOTHING,
         num_gpus=1.0 if device == "cuda" else 0.0,
     )
     with ray_session(ray_config):
-        require_capacity(ray_config, {"ranks": Actors(num_ranks, each)})
+        require_capacity(ray_config, {"ranks": Actors(fewest_ranks(ranks), each)})
         return _run_under_ray(
             rank_function, spec,
-            num_ranks=num_ranks, device=device, report=report, max_failures=max_failures, each=each,
+            ranks=ranks, device=device, report=report, max_failures=max_failures, each=each,
         )  # fmt: skip
 
 
@@ -99,14 +113,17 @@ def _run_under_torchrun(
     spec: SpecT,
     *,
     device: str,
-    report: Callable[[Any], None],
+    report: Reporting,
 ) -> ResultT:
     """This process is one rank of torchrun's; all but rank 0 end here, as they write nothing."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with _process_group(device, rank=rank, world_size=world_size, store=None):
-        result = rank_function(spec, rank, world_size, report if rank == 0 else _unheard)
+    with (
+        _process_group(device, rank=rank, world_size=world_size, store=None),
+        _sigterm_as_notice() as notice,
+    ):
+        result = rank_function(spec, rank, world_size, report if rank == 0 else _unheard, notice)
     if rank:
         sys.exit(0)
     return result
@@ -154,9 +171,9 @@ def _run_under_ray(
     rank_function: RankFunction[SpecT, ResultT],
     spec: SpecT,
     *,
-    num_ranks: int,
+    ranks: Ranks,
     device: str,
-    report: Callable[[Any], None],
+    report: Reporting,
     max_failures: int,
     each: ActorResources,
 ) -> ResultT:
@@ -169,14 +186,16 @@ def _run_under_ray(
             train_loop_config={"function": rank_function, "spec": spec, "board": board},
             torch_config=TorchConfig(backend=_BACKENDS[device], timeout_s=_TIMEOUT_SECONDS),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=num_ranks, use_gpu=device == "cuda", resources_per_worker=resources
+                num_workers=ranks if isinstance(ranks, int) else (ranks.min, ranks.max),
+                use_gpu=device == "cuda",
+                resources_per_worker=resources,
             ),
             run_config=ray.train.RunConfig(
                 storage_path=scratch,
                 failure_config=ray.train.FailureConfig(max_failures=max_failures),
             ),
         )
-        with _reports_of(board, report):
+        with _sigterm_as_notice() as notice, _exchange(board, report, notice):
             outcome = _fitted(trainer, board)
     error = ray.get(board.fatal.remote())
     if error is not None:
@@ -224,7 +243,8 @@ def _ray_rank(config: dict[str, Any]) -> Any:
 
     heard = report if rank == 0 else _unheard
     try:
-        return config["function"](config["spec"], rank, world_size, heard)
+        with _notices_of(board) as notice:
+            return config["function"](config["spec"], rank, world_size, heard, notice)
     except TransientError:
         raise
     except HistodiffError as error:
@@ -238,12 +258,72 @@ def _unheard(news: Any) -> None:
 
 
 @contextmanager
-def _reports_of(board: Any, report: Callable[[Any], None]) -> Iterator[None]:
-    """Hands on what the board gets, from a thread."""
+def _sigterm_as_notice() -> Iterator[Noticing]:
+    """Turns the first SIGTERM into a notice to leave; only the main thread can."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: Notice.NONE
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def hear(number: int, frame: Any) -> None:
+        del number, frame
+        _log.warning("SIGTERM: ending after this step and a checkpoint; once more ends at once")
+        told.set()
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, hear)
+    try:
+        yield lambda: Notice.LEAVE if told.is_set() else Notice.NONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _notices_of(board: Any) -> Iterator[Noticing]:
+    """Notices to a rank of Ray Train: the driver's, and of nodes that are about to be reclaimed.
+
+    The driver's is fetched by a thread, as it may reach the ranks at different steps. Ray Train's
+    is agreed upon by all ranks, which takes milliseconds, so it is asked for now and then only.
+    """
+    told, stop, calls = threading.Event(), threading.Event(), itertools.count()
+    warned: set[str] = set()
+
+    def poll() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            if ray.get(board.is_leaving.remote()):
+                told.set()
+                return
+
+    def notice() -> Notice:
+        if told.is_set():
+            return Notice.LEAVE
+        if next(calls) % _PREEMPTION_CALLS == 0:
+            info = ray.train.get_preemption_info()
+            nodes = frozenset(info.preempted_node_ids) if info is not None else frozenset()
+            if nodes - warned:
+                warned.update(nodes)
+                return Notice.SAVE
+        return Notice.NONE
+
+    thread = threading.Thread(target=poll, name="gang-notices", daemon=True)
+    thread.start()
+    try:
+        yield notice
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def _exchange(board: Any, report: Reporting, notice: Noticing) -> Iterator[None]:
+    """Hands on what the board gets, and tells it to leave, from a thread."""
     stop = threading.Event()
 
     def poll() -> None:
         while not stop.wait(_POLL_SECONDS):
+            if notice() is Notice.LEAVE:
+                board.leave.remote()
             news = ray.get(board.take.remote())
             if news is not None:
                 report(news)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histodiff.config import Config, find_config, load_config
 from histodiff.storage import StoragePath, storage_path
@@ -75,6 +75,42 @@ class LatentCache(Config):
     """Bytes that the folder may take; the least recently used slabs go first."""
 
 
+class RankRange(Config):
+    """As many ranks as there is room for, within bounds.
+
+    A gang that loses a node goes on with fewer, and takes in more when they come.
+    """
+
+    min: int = Field(ge=1)
+    """Fewest ranks that are started."""
+    max: int = Field(ge=1)
+    """Most ranks that are started."""
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> "RankRange":
+        if self.max <= self.min:
+            raise ValueError(
+                f"ranks: max={self.max} must be larger than min={self.min}; for a fixed number"
+                " give it alone"
+            )
+        return self
+
+
+Ranks = int | RankRange
+
+
+def fewest_ranks(ranks: Ranks) -> int:
+    """With how many ranks a gang starts at the least."""
+    return ranks if isinstance(ranks, int) else ranks.min
+
+
+def possible_ranks(ranks: Ranks) -> range:
+    """All numbers of ranks that a gang may have."""
+    if isinstance(ranks, int):
+        return range(ranks, ranks + 1)
+    return range(ranks.min, ranks.max + 1)
+
+
 class Site(Config):
     """Where commands run."""
 
@@ -88,8 +124,8 @@ class Site(Config):
     """Encoder actors."""
     reader_workers: int = Field(default=1, ge=1)
     """Reader actors (tile and encode)."""
-    ranks: int = Field(default=1, ge=1)
-    """Training ranks."""
+    ranks: Annotated[int, Field(ge=1)] | RankRange = 1
+    """Training ranks: a number, or bounds as in `{min: 1, max: 2}`."""
     trials: int = Field(default=1, ge=1)
     """Sweep trials that run at the same time."""
     prices: Prices | None = None

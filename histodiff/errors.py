@@ -9,7 +9,8 @@
     |  '- ArtifactCorrupt                         checksum or schema mismatch
     |- SlideError                                 one slide is unusable; carries a SkipReason
     |- TransientError                             worth a retry: throttling, a lost node
-    '- TrainingDiverged                           non-finite loss; carries the step
+    |- Preempted                                  told to go; a checkpoint is complete
+    '- TrainingDiverged                           bad loss; carries the step
 
 The command line maps user errors (``ConfigError``, ``ArtifactError``) to exit code 2 with one line
 and no traceback; anything else is a bug of ours and exits 1.
@@ -82,8 +83,26 @@ class TransientError(HistodiffError):
     """A fault that a retry may cure."""
 
 
+class Preempted(HistodiffError):
+    """The run was told to end, and has saved everything first.
+
+    Args:
+        images_seen: Where it ended.
+    """
+
+    def __init__(self, images_seen: int) -> None:
+        super().__init__(
+            f"told to end after {images_seen} images; everything is saved: run the same command"
+            " again to continue"
+        )
+        self.images_seen = images_seen
+
+    def __reduce__(self) -> tuple[type["Preempted"], tuple[int]]:
+        return (Preempted, (self.images_seen,))
+
+
 class TrainingDiverged(HistodiffError):
-    """The loss became non-finite.
+    """The loss became non-finite, or leapt where leaps are watched.
 
     Args:
         step: Optimizer step at which it happened.
@@ -92,7 +111,9 @@ class TrainingDiverged(HistodiffError):
 
     def __init__(self, step: int, checkpoint: str | None) -> None:
         hint = f"resume from {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        super().__init__(f"non-finite loss at step {step}; lower the learning rate; {hint}")
+        super().__init__(
+            f"loss not finite or too large at step {step}; lower the learning rate; {hint}"
+        )
         self.step = step
         self.checkpoint = checkpoint
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
-from histodiff.errors import HistodiffError
+from histodiff.errors import HistodiffError, Preempted
 
 _MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _REFUSALS = {
@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     USER = 2
     UNITS_FAILED = 3
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -41,6 +42,9 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to continue")
         return ExitCode.INTERRUPTED
+    except Preempted as error:
+        _say(_one_line(error))
+        return ExitCode.TERMINATED
     except Exception as error:
         message = user_message(error)
         if message is None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from histodiff.latents import LatentMixture, View, Whitening
@@ -24,6 +25,7 @@ class TrainingFeed:
         rank: This rank.
         world_size: Number of ranks.
         step: First step.
+        batch_of: Number of the batch that a step takes.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class TrainingFeed:
         rank: int,
         world_size: int,
         step: int,
+        batch_of: Callable[[int], int],
     ) -> None:
         self._mixture, self._whitening, self._seed = mixture, whitening, seed
         self._view, self._symmetries = view, symmetries
         self._rank, self._world_size = rank, world_size
-        self._step = step
+        self._step, self._batch_of = step, batch_of
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="training-feed")
         self._ready: deque[Future[CleanAndNoise]] = deque()
         self.waited_seconds = 0.0
@@ -63,7 +66,8 @@ class TrainingFeed:
         self._mixture.close()
 
     def _made(self, step: int) -> CleanAndNoise:
-        batch = self._mixture.batch_at(step, rank=self._rank, world_size=self._world_size)
+        number = self._batch_of(step)
+        batch = self._mixture.batch_at(number, rank=self._rank, world_size=self._world_size)
         return drawn_samples(
             batch.moments_BMHW,
             batch.sample_index_B,

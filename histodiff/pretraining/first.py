@@ -36,6 +36,10 @@ def first_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> De
                 f" with {str(spec.init_sha256)[:12]}; give every machine the same files"
             )
         start_from(denoiser.unet, spec.init)
+    if spec.train.activation_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    if spec.train.compile:
+        denoiser.unet.compile(dynamic=False)
     return denoiser
 
 

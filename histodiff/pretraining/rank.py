@@ -4,32 +4,51 @@ from collections.abc import Callable
 
 import torch
 
+from histodiff.pretraining.divergence import RolledBack
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
 from histodiff.pretraining.trainer import Trainer
+from histodiff.runtime import Notice
 from histodiff.telemetry import serve_metrics
 
 
 def pretrain_rank(
-    spec: PretrainSpec, rank: int, world_size: int, report: Callable[[TrainingNews], None]
+    spec: PretrainSpec,
+    rank: int,
+    world_size: int,
+    report: Callable[[TrainingNews], None],
+    notice: Callable[[], Notice],
 ) -> PretrainResult:
     """Trains on this rank and writes the artifact's files (rank 0) and checkpoints (every rank).
 
-    A process group of ``world_size`` ranks exists. The same call again resumes.
+    A process group of ``world_size`` ranks exists. The same call again resumes, with any number of
+    ranks.
 
     Raises:
-        TrainingDiverged: Loss or gradient became non-finite.
-        ConfigError: The world size does not divide batch or lanes, or does not fit the checkpoint.
+        TrainingDiverged: The loss leapt, or it or the gradient became non-finite.
+        Preempted: Notice was given to leave.
+        ConfigError: The world size does not divide batch or lanes.
     """
     torch.set_num_threads(spec.threads)
     if spec.metrics_port is not None:
         serve_metrics(spec.metrics_port + rank if spec.metrics_port else 0)
-    trainer = Trainer(spec, rank=rank, world_size=world_size, report=report)
+    result = None
+    while result is None:
+        trainer = Trainer(spec, rank=rank, world_size=world_size, report=report, notice=notice)
+        try:
+            result = _attempt(trainer)
+        finally:
+            trainer.close()
+    return result
+
+
+def _attempt(trainer: Trainer) -> PretrainResult | None:
+    """Trains to the end; None when the training went back and has to be taken up again."""
     try:
         trainer.resume()
         trainer.run()
-        trainer.finish()
-    finally:
-        trainer.close()
+    except RolledBack:
+        return None
+    trainer.finish()
     validated = trainer.records.validation
     last = [row.loss for row in validated if row.step == trainer.step]
     return PretrainResult(
@@ -38,7 +57,7 @@ def pretrain_rank(
         validation_loss=sum(last) / len(last) if last else None,
         num_parameters=trainer.num_parameters,
         encoder_sha256=trainer.data.stores[0].encoder_sha256,
-        init_sha256=spec.init_sha256,
+        init_sha256=trainer.spec.init_sha256,
         forward_flops_per_image=trainer.flops.forward,
         training_flops_per_image=trainer.flops.training,
         attention=trainer.attention.to_json(),

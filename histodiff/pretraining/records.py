@@ -1,22 +1,25 @@
 """Metrics of a run as tables: what was computed, and apart from it how long it took.
 
-``metrics.parquet`` and ``validation.parquet`` are functions of the config (up to rounding) and
-count in the content digest; ``timing.parquet`` is not and does not. The rows are part of a
-checkpoint, so that a resumed run has the rows of an undisturbed one.
+``metrics.parquet``, ``validation.parquet`` and ``rollbacks.parquet`` are functions of the config
+(up to rounding) and count in the content digest; ``timing.parquet`` is not and does not. The rows
+are part of a checkpoint, so that a resumed run has the rows of an undisturbed one.
 """
 
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histodiff.pretraining.divergence import Rollback
 from histodiff.storage import StoragePath, write_bytes
 
 METRICS, VALIDATION, TIMING = "metrics.parquet", "validation.parquet", "timing.parquet"
+ROLLBACK_TABLE = "rollbacks.parquet"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class MetricsRow:
     """Of the last step, before clipping."""
     lr: float
     """Of the last step."""
+    skipped_steps: int
+    """Steps since the row before that overflowed fp16 and changed no weight."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,24 @@ class TimingRow:
 
 @dataclass
 class RunRecords:
-    """All rows so far, and the losses since the last row."""
+    """All rows so far, and the losses that rows to come and the watch on leaps need."""
 
     metrics: list[MetricsRow] = field(default_factory=list)
     validation: list[ValidationRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
     pending: list[float] = field(default_factory=list)
+    """Losses since the last row."""
+    skipped: int = 0
+    """Skipped steps since the last row."""
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps."""
+
+    def add(self, loss: float, *, skipped: bool, num_recent: int) -> None:
+        """Takes in a step; the last ``num_recent`` losses are kept for the watch on leaps."""
+        self.pending.append(loss)
+        self.skipped += skipped
+        self.recent.append(loss)
+        del self.recent[: max(len(self.recent) - num_recent, 0)]
 
     def to_json(self) -> bytes:
         """Everything, for a checkpoint; floats survive exactly."""
@@ -75,19 +92,22 @@ class RunRecords:
             validation=[ValidationRow(**row) for row in values["validation"]],
             timing=[TimingRow(**row) for row in values["timing"]],
             pending=values["pending"],
+            skipped=values["skipped"],
+            recent=values["recent"],
         )
 
-    def write_tables(self, folder: StoragePath) -> None:
+    def write_tables(self, folder: StoragePath, rollbacks: Sequence[Rollback]) -> None:
         """Writes the Parquet files."""
         for name, row_type, rows in (
             (METRICS, MetricsRow, self.metrics),
             (VALIDATION, ValidationRow, self.validation),
             (TIMING, TimingRow, self.timing),
+            (ROLLBACK_TABLE, Rollback, rollbacks),
         ):
             write_bytes(folder / name, _parquet(row_type, rows))
 
 
-def _parquet(row_type: type, rows: list[Any]) -> bytes:
+def _parquet(row_type: type, rows: Sequence[Any]) -> bytes:
     schema = pa.schema(
         [
             (column.name, pa.int64() if column.type in (int, "int") else pa.float64())

@@ -4,45 +4,59 @@ Everything that decides results is a function of (config, step), or lies in the 
 B batch, C channels, H height, W width.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed
 
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.diffusion import Preconditioning, WeightingConfig, training_loss
-from histodiff.errors import TrainingDiverged
+from histodiff.errors import Preempted, TrainingDiverged
 from histodiff.latents import LatentMixture, LatentStore
 from histodiff.models.cost import flops_per_image
-from histodiff.models.denoiser import SnapshotInfo, TrainingOutput, save_snapshot
+from histodiff.models.denoiser import SnapshotInfo, save_snapshot
+from histodiff.pretraining.clock import StepClock
+from histodiff.pretraining.denoising import micro_loss
+from histodiff.pretraining.divergence import (
+    RolledBack,
+    batch_of,
+    loss_limit,
+    median_steps,
+    passed_over,
+    read_rollbacks,
+    rollback_of,
+    write_rollbacks,
+)
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
 from histodiff.pretraining.first import chosen_attention, first_denoiser
-from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
+from histodiff.pretraining.records import MetricsRow, RunRecords, ValidationRow
 from histodiff.pretraining.spec import PretrainSpec, TrainingNews
 from histodiff.pretraining.validation import Validation
-from histodiff.runtime import derived_seed
+from histodiff.runtime import Notice, derived_seed
 from histodiff.storage import StoragePath, storage_path
 from histodiff.telemetry import metrics
 from histodiff.training import (
     CheckpointRecord,
+    CheckpointWriter,
     Engine,
     StepResult,
-    WeightAverage,
+    WeightAverages,
     checkpoint_folder,
-    latest_checkpoint,
-    opened_checkpoint,
-    save_checkpoint,
+    discard_checkpoints,
+    opened_newest,
 )
 
 CHECKPOINTS, SNAPSHOTS, LAST = "checkpoints", "snapshots", "last"
 _RECORDS = "records.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,7 @@ class Trainer:
         rank: This rank.
         world_size: Number of ranks.
         report: Told after every step where the training is.
+        notice: Asked before every step whether this rank has to go.
     """
 
     def __init__(
@@ -95,8 +110,10 @@ class Trainer:
         rank: int,
         world_size: int,
         report: Callable[[TrainingNews], None],
+        notice: Callable[[], Notice],
     ) -> None:
-        self.spec, self.rank, self.world_size, self._report = spec, rank, world_size, report
+        self.spec, self.rank, self.world_size = spec, rank, world_size
+        self._report, self._notice, self._told = report, notice, Notice.NONE
         self.path = storage_path(spec.artifact)
         self.data = TrainingData.open(spec)
         self.denoiser = first_denoiser(spec, self.data.latent_shape)
@@ -107,12 +124,16 @@ class Trainer:
         self.attention = chosen_attention(self.denoiser, spec, batch=self.micro_batch)
         self.validation = self._validation()
         self.engine = Engine(self.denoiser, config=spec.train, device=spec.device)
-        self.average = WeightAverage(
+        self.averages = WeightAverages(
             self.engine.masters(), config=spec.train.ema, batch=spec.train.batch
         )
+        self.writer = CheckpointWriter(
+            self._checkpoints, zero_stage=spec.train.zero_stage, kept=spec.train.kept_steps
+        )
+        self.rollbacks = _from_first_rank(lambda: read_rollbacks(self._checkpoints), rank=rank)
         self.records = RunRecords()
         self.step = 0
-        self.checkpoint: CheckpointRecord | None = None
+        self.saved_step: int | None = None
 
     @property
     def images_seen(self) -> int:
@@ -121,21 +142,21 @@ class Trainer:
 
     def resume(self) -> None:
         """Takes up the newest complete checkpoint, if there is one."""
-        record = latest_checkpoint(self._checkpoints, zero_stage=self.spec.train.zero_stage)
-        if record is None:
-            return
-        with opened_checkpoint(self._checkpoints, record) as folder:
-            self.engine.load(folder)
-            self.average.load(load_file(folder / _average_name(self.rank)))
-            self.records = RunRecords.from_json((folder / _RECORDS).read_bytes())
-        self.step, self.checkpoint = record.step, record
+        with opened_newest(self._checkpoints, needed=self._needed) as opened:
+            if opened is None:
+                return
+            self.engine.load(opened.folder, record=opened.record, averages=self.averages.states())
+            self.records = RunRecords.from_json((opened.folder / _RECORDS).read_bytes())
+        self.step = self.saved_step = opened.record.step
         metrics.TRAIN_RESUMES.labels(run=self.spec.run).inc()
 
     def run(self) -> None:
         """Trains to the end; writes checkpoints and snapshots on the way.
 
         Raises:
-            TrainingDiverged: Loss or gradient became non-finite.
+            TrainingDiverged: The loss leapt, or it or the gradient became non-finite.
+            RolledBack: It did, and the next attempt is to pass over some images.
+            Preempted: Notice was given, and a checkpoint is complete.
         """
         feed = TrainingFeed(
             self.data.mixture,
@@ -146,13 +167,16 @@ class Trainer:
             rank=self.rank,
             world_size=self.world_size,
             step=self.step,
+            batch_of=partial(batch_of, passed_over=passed_over(self.rollbacks)),
         )
-        clock = _Clock(self.spec.run, rank=self.rank)
+        clock = StepClock(self.spec.run, rank=self.rank)
         try:
             while self.step < self.spec.train.num_steps:
                 result = self._advance(feed.next())
                 clock.tick(self.spec.train.batch, feed.waited_seconds)
                 self._after_step(result, clock)
+                if result.noticed:
+                    self._heed()
         finally:
             feed.close()
 
@@ -160,10 +184,12 @@ class Trainer:
         """Writes what is published: the last snapshot and the tables."""
         self._snapshot(LAST)
         if self.rank == 0:
-            self.records.write_tables(self.path)
+            self.records.write_tables(self.path, self.rollbacks)
+        self.writer.wait()
 
     def close(self) -> None:
-        """Frees the engine."""
+        """Ends uploads and frees the engine."""
+        self.writer.close()
         self.engine.close()
 
     @property
@@ -191,7 +217,7 @@ class Trainer:
         parts = zip(*(torch.split(tensor, self.micro_batch) for tensor in batch), strict=True)
         losses = [
             partial(
-                _micro_loss,
+                micro_loss,
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
                 weighting=self.spec.denoiser.objective.weighting,
@@ -199,18 +225,65 @@ class Trainer:
             for part in parts
         ]
         seen = self.images_seen + self.spec.train.batch
-        result = self.engine.step(losses, images_seen=seen)
-        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-            saved = self.checkpoint
-            last = str(checkpoint_folder(self._checkpoints, saved.step)) if saved else None
-            raise TrainingDiverged(self.step, last)
+        self._told = self._notice()
+        result = self.engine.step(losses, images_seen=seen, notice=self._told is not Notice.NONE)
+        self._require_sound(result)
         self.step += 1
-        self.average.update(self.engine.masters(), images_seen=seen)
+        self.averages.update(self.engine.masters(), images_seen=seen)
         return result
 
-    def _after_step(self, result: StepResult, clock: "_Clock") -> None:
+    def _require_sound(self, result: StepResult) -> None:
+        """Raises what ``run`` raises where the step went wrong."""
+        train = self.spec.train
+        limit = loss_limit(self.records.recent, train.on_divergence, batch=train.batch)
+        finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or result.skipped)
+        if finite and result.loss <= limit:
+            return
+        loss = result.loss if finite else math.nan
+        used_up = len(self.rollbacks) >= train.on_divergence.max_rollbacks
+        if train.on_divergence.action == "stop" or used_up:
+            saved = self.saved_step
+            last = None if saved is None else str(checkpoint_folder(self._checkpoints, saved))
+            raise TrainingDiverged(self.step, last)
+        self._roll_back(loss, limit)
+
+    def _roll_back(self, loss: float, limit: float) -> NoReturn:
+        """Has the next attempt pass over what made the loss leap."""
+        rollback = rollback_of(
+            self.step, loss=loss, limit=limit, train=self.spec.train, rollbacks=self.rollbacks
+        )
+        self.writer.wait()
+        discard_checkpoints(self._checkpoints, after=rollback.back_to_step)
+        if self.rank == 0:
+            write_rollbacks(self._checkpoints, [*self.rollbacks, rollback])
+        torch.distributed.barrier()
+        _log.warning(
+            "loss %s at step %d (limit %s): back to step %d, batches %d to %d are passed over",
+            loss, rollback.step, limit, rollback.back_to_step,
+            rollback.first_batch, rollback.last_batch,
+        )  # fmt: skip
+        metrics.TRAIN_ROLLBACKS.labels(run=self.spec.run).inc()
+        raise RolledBack
+
+    def _heed(self) -> None:
+        """Makes a checkpoint because some rank has to go; ends if it must go at once."""
+        notices: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(notices, self._told)
+        if self.saved_step != self.step:
+            self._save()
+        if max(notices) is Notice.LEAVE and self.step < self.spec.train.num_steps:
+            self.writer.wait()
+            raise Preempted(self.images_seen)
+
+    def _after_step(self, result: StepResult, clock: StepClock) -> None:
         train, due = self.spec.train, self.spec.train.is_due
-        self.records.pending.append(result.loss)
+        self.records.add(
+            result.loss,
+            skipped=result.skipped,
+            num_recent=median_steps(train.on_divergence, batch=train.batch),
+        )
+        if result.skipped:
+            self._tell_skipped()
         if due(self.step, train.log_images):
             self._record(result, clock)
         if self.validation and due(self.step, self.validation.config.every_images):
@@ -221,7 +294,7 @@ class Trainer:
             self._save()
         self._report(TrainingNews(self.images_seen, result.loss))
 
-    def _record(self, result: StepResult, clock: "_Clock") -> None:
+    def _record(self, result: StepResult, clock: StepClock) -> None:
         pending = self.records.pending
         row = MetricsRow(
             step=self.step,
@@ -229,12 +302,23 @@ class Trainer:
             loss=math.fsum(pending) / len(pending),
             grad_norm=result.grad_norm,
             lr=self.spec.train.lr_at(self.images_seen),
+            skipped_steps=self.records.skipped,
         )
+        self.records.skipped = 0
         pending.clear()
         self.records.metrics.append(row)
         self.records.timing.append(clock.lap(self.step))
         metrics.TRAIN_LOSS.labels(run=self.spec.run).set(row.loss)
         metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(row.grad_norm)
+
+    def _tell_skipped(self) -> None:
+        metrics.TRAIN_SKIPPED_STEPS.labels(run=self.spec.run).inc()
+        scale = self.engine.loss_scale
+        if self.rank == 0 and scale is not None:
+            _log.warning(
+                "step %d overflowed fp16 and changed nothing; the loss is now scaled by %g",
+                self.step, scale.value,
+            )  # fmt: skip
 
     def _validate(self, validation: Validation) -> None:
         self.records.validation += [
@@ -244,31 +328,31 @@ class Trainer:
 
     def _save(self) -> None:
         started = time.perf_counter()
-        save_checkpoint(
-            self._checkpoints,
-            self._write_part,
-            step=self.step,
-            zero_stage=self.spec.train.zero_stage,
-            keep=self.spec.train.keep_checkpoints,
-        )
-        self.checkpoint = CheckpointRecord(
-            self.step, self.world_size, self.spec.train.zero_stage, {}
-        )
+        self.writer.save(self._write_part, step=self.step)
+        self.saved_step = self.step
         seconds = time.perf_counter() - started
         metrics.TRAIN_CHECKPOINT_SECONDS.labels(run=self.spec.run).observe(seconds)
 
     def _write_part(self, folder: Path) -> None:
-        self.engine.save(folder)
-        save_file(self.average.tensors(), folder / _average_name(self.rank))
+        self.engine.save(folder, averages=self.averages.states())
         if self.rank == 0:
             (folder / _RECORDS).write_bytes(self.records.to_json())
 
+    def _needed(self, record: CheckpointRecord) -> list[str]:
+        return [*self.engine.needed(record), _RECORDS]
+
     def _snapshot(self, name: str) -> None:
-        state = self.engine.gathered(self.average.parts)
-        if self.rank != 0:
-            return
+        """Writes the averages: the first under ``name``, the others with their half-life too."""
+        for number, half_life in enumerate(self.spec.train.ema.half_lives_images):
+            state = self.engine.gathered(self.averages.parts[number])
+            if self.rank == 0:
+                full_name = f"{name}-{half_life:.0f}" if number else name
+                folder = self.path / SNAPSHOTS / full_name
+                save_snapshot(folder, self.denoiser, self._snapshot_info(), state=state)
+
+    def _snapshot_info(self) -> SnapshotInfo:
         store = self.data.stores[0]
-        info = SnapshotInfo(
+        return SnapshotInfo(
             whitening_mean=self.spec.whitening.mean,
             whitening_std=self.spec.whitening.std,
             view=self.spec.view,
@@ -277,54 +361,10 @@ class Trainer:
             mpp=store.mpp,
             images_seen=self.images_seen,
         )
-        save_snapshot(self.path / SNAPSHOTS / name, self.denoiser, info, state=state)
 
 
-class _Clock:
-    """Wall time of steps, for metrics and the timing table; rank 0 counts the images of all."""
-
-    def __init__(self, run: str, *, rank: int) -> None:
-        self._run, self._rank = run, rank
-        self._tick = self._lap = time.perf_counter()
-        self._waited = self._lap_waited = 0.0
-
-    def tick(self, images: int, waited_seconds: float) -> None:
-        """Counts a step of ``images`` images."""
-        now = time.perf_counter()
-        seconds = now - self._tick
-        if self._rank == 0:
-            metrics.TRAIN_IMAGES.labels(run=self._run).inc(images)
-            metrics.TRAIN_IMAGES_PER_SECOND.labels(run=self._run).set(images / seconds)
-        metrics.TRAIN_STEP_SECONDS.labels(run=self._run).observe(seconds)
-        metrics.TRAIN_DATA_WAIT_SECONDS.labels(run=self._run).inc(waited_seconds - self._waited)
-        self._tick, self._waited = now, waited_seconds
-
-    def lap(self, step: int) -> TimingRow:
-        """The time since the last lap."""
-        row = TimingRow(step, self._tick - self._lap, self._waited - self._lap_waited)
-        self._lap, self._lap_waited = self._tick, self._waited
-        return row
-
-
-def _micro_loss(
-    denoise: torch.nn.Module,
-    *,
-    part: CleanAndNoise,
-    preconditioning: Preconditioning,
-    weighting: WeightingConfig,
-) -> torch.Tensor:
-    """Mean training loss of one micro-batch: unweighted as a value, weighted as a gradient."""
-    sigma_B = preconditioning.training_sigma(part.uniform_B).float()
-    noisy_BCHW = part.clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * part.noise_BCHW
-    found: TrainingOutput = denoise(noisy_BCHW, sigma_B, output="training")
-    return training_loss(
-        preconditioning.loss(found.denoised_BCHW, part.clean_BCHW, sigma_B),
-        sigma_B,
-        weighting=weighting,
-        preconditioning=preconditioning,
-        uncertainty_B=found.uncertainty_B,
-    )
-
-
-def _average_name(rank: int) -> str:
-    return f"average-{rank:05d}.safetensors"
+def _from_first_rank(read: Callable[[], Any], *, rank: int) -> Any:
+    """What rank 0 reads, on every rank."""
+    found = [read() if rank == 0 else None]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]

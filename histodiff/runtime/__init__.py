@@ -1,5 +1,6 @@
 """How work is cut up and run in one process: units, workers, seeds, interruption."""
 
+from histodiff.runtime.notice import Notice
 from histodiff.runtime.prefetching import Prefetched
 from histodiff.runtime.seeds import derived_seed, generator_for
 from histodiff.runtime.units import (
@@ -15,6 +16,7 @@ from histodiff.runtime.units import (
 __all__ = [
     "Encoder",
     "Finished",
+    "Notice",
     "PixelBlock",
     "Prefetched",
     "Reader",

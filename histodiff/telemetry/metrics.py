@@ -63,4 +63,10 @@ TRAIN_CHECKPOINT_SECONDS = Histogram(
     "histodiff_train_checkpoint_duration_seconds", "Time to write one checkpoint.", ["run"],
     buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )  # fmt: skip
+TRAIN_SKIPPED_STEPS = Counter(
+    "histodiff_train_skipped_steps", "Steps that overflowed fp16 and changed no weight.", ["run"]
+)
+TRAIN_ROLLBACKS = Counter(
+    "histodiff_train_rollbacks", "Times training went back and passed over images.", ["run"]
+)
 TRAIN_RESUMES = Counter("histodiff_train_resumes", "Times a run was resumed.", ["run"])

@@ -1,27 +1,30 @@
 """Training machinery: a plain loop for small models, and the DeepSpeed engine for the denoiser."""
 
+from histodiff.training.checkpoint_writer import CheckpointWriter
 from histodiff.training.checkpoints import (
     CheckpointRecord,
     checkpoint_folder,
-    latest_checkpoint,
+    discard_checkpoints,
     newest_step,
-    opened_checkpoint,
-    save_checkpoint,
+    opened_newest,
 )
 from histodiff.training.config import (
     AdamWConfig,
+    DivergenceConfig,
     EmaConfig,
     RateConfig,
     TrainConfig,
     deepspeed_config,
 )
-from histodiff.training.ema import WeightAverage
+from histodiff.training.ema import WeightAverages
 from histodiff.training.engine import Engine, StepResult, mean_over_ranks
 from histodiff.training.fit import FitConfig, FitRecord, fit
 
 __all__ = [
     "AdamWConfig",
     "CheckpointRecord",
+    "CheckpointWriter",
+    "DivergenceConfig",
     "EmaConfig",
     "Engine",
     "FitConfig",
@@ -29,13 +32,12 @@ __all__ = [
     "RateConfig",
     "StepResult",
     "TrainConfig",
-    "WeightAverage",
+    "WeightAverages",
     "checkpoint_folder",
     "deepspeed_config",
+    "discard_checkpoints",
     "fit",
-    "latest_checkpoint",
     "mean_over_ranks",
     "newest_step",
-    "opened_checkpoint",
-    "save_checkpoint",
+    "opened_newest",
 ]

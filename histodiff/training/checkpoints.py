@@ -1,13 +1,15 @@
 """Checkpoints of a gang: one folder per step, complete only when ``complete.json`` lies in it.
 
-``checkpoints/step-00000042/`` holds files from every rank. Each rank writes its own files beside
-it and moves (or uploads) them; rank 0 then gathers the digests and puts ``complete.json`` last.
-A folder without it is torn and never chosen; one whose files do not match their digests is passed
-over for the one before, aloud. Everything here is called by all ranks together.
+``checkpoints/step-00000042/`` holds files from every rank, and ``complete.json`` with the SHA-256
+of every other file, put last. A folder without it is torn and never chosen; one whose files do not
+match is passed over for the one before, aloud. A checkpoint is private to the run that wrote it: it
+records its address and is refused elsewhere. This module chooses and opens; ``checkpoint_writer``
+writes. What is not said to be for one process is called by all ranks together.
 """
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +24,9 @@ from histodiff.storage import (
     StoragePath,
     is_local,
     list_names,
-    local_copy,
     remove_tree,
     sha256_of,
     storage_path,
-    upload_tree,
-    write_bytes,
 )
 
 COMPLETE = "complete.json"
@@ -42,8 +41,22 @@ class CheckpointRecord:
     step: int
     world_size: int
     zero_stage: int
+    address: str
+    """The folder of checkpoints that it was written to."""
     files: dict[str, str]
     """SHA-256 by relative path."""
+
+    def to_json(self) -> bytes:
+        """As it is stored."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint whose files, as far as this rank needs them, are at hand and intact."""
+
+    record: CheckpointRecord
+    folder: Path
 
 
 def checkpoint_folder(checkpoints: StoragePath, step: int) -> StoragePath:
@@ -51,107 +64,8 @@ def checkpoint_folder(checkpoints: StoragePath, step: int) -> StoragePath:
     return checkpoints / f"{_PREFIX}{step:08d}"
 
 
-def save_checkpoint(
-    checkpoints: StoragePath,
-    write: Callable[[Path], None],
-    *,
-    step: int,
-    zero_stage: int,
-    keep: int,
-) -> None:
-    """Writes a checkpoint and removes the oldest beyond ``keep``.
-
-    Args:
-        checkpoints: Folder of all checkpoints, shared by the ranks.
-        write: Writes this rank's files into an empty local folder; names must differ by rank.
-        step: Optimizer steps done.
-        zero_stage: ZeRO stage, checked on resume.
-        keep: How many complete checkpoints stay.
-    """
-    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    target = checkpoint_folder(checkpoints, step)
-    if rank == 0:
-        remove_tree(target)
-    torch.distributed.barrier()
-    digests = _written(target, write)
-    gathered: list[dict[str, str] | None] = [None] * world_size
-    torch.distributed.all_gather_object(gathered, digests)
-    if rank == 0:
-        files = {name: sha for part in gathered if part for name, sha in part.items()}
-        record = CheckpointRecord(step, world_size, zero_stage, dict(sorted(files.items())))
-        write_bytes(target / COMPLETE, (json.dumps(asdict(record), indent=2) + "\n").encode())
-        for old in _complete_steps(checkpoints)[:-keep]:
-            remove_tree(checkpoint_folder(checkpoints, old))
-    torch.distributed.barrier()
-
-
-def latest_checkpoint(checkpoints: StoragePath, *, zero_stage: int) -> CheckpointRecord | None:
-    """The newest checkpoint that is complete and intact; None when there is none.
-
-    Raises:
-        ConfigError: It was written by another number of ranks or with another ZeRO stage.
-    """
-    chosen: list[Any] = [None]
-    if torch.distributed.get_rank() == 0:
-        chosen[0] = _newest_intact(checkpoints)
-    torch.distributed.broadcast_object_list(chosen)
-    record: CheckpointRecord | None = chosen[0]
-    if record is None:
-        return None
-    world_size = torch.distributed.get_world_size()
-    if record.world_size != world_size or record.zero_stage != zero_stage:
-        raise ConfigError(
-            f"{checkpoint_folder(checkpoints, record.step)}: was written by {record.world_size}"
-            f" ranks with zero_stage={record.zero_stage}, but this run has {world_size} ranks with"
-            f" zero_stage={zero_stage}; set `ranks` of the site back, or remove {checkpoints}"
-        )
-    return record
-
-
-def newest_step(checkpoints: StoragePath) -> int:
-    """Step of the newest complete checkpoint, intact or not; 0 when there is none. One process."""
-    return max(_complete_steps(checkpoints), default=0)
-
-
-@contextmanager
-def opened_checkpoint(checkpoints: StoragePath, record: CheckpointRecord) -> Iterator[Path]:
-    """A local folder with the checkpoint's files, their digests checked."""
-    folder = checkpoint_folder(checkpoints, record.step)
-    with local_copy(folder) as local:
-        if not is_local(folder) and not _is_intact(storage_path(local), record):
-            raise ConfigError(f"{folder}: arrived damaged; run the command again")
-        yield local
-
-
-def _written(target: StoragePath, write: Callable[[Path], None]) -> dict[str, str]:
-    """Has this rank's files written and published; returns their digests."""
-    parent = None
-    if is_local(target):
-        Path(target.path).mkdir(parents=True, exist_ok=True)
-        parent = target.path
-    with tempfile.TemporaryDirectory(prefix=".rank-", dir=parent) as scratch:
-        folder = Path(scratch)
-        write(folder)
-        names = _files(folder)
-        digests = {name: sha256_of(storage_path(folder / name)) for name in names}
-        if parent is None:
-            upload_tree(folder, target)
-        else:
-            _moved(folder, Path(parent), names)
-    return digests
-
-
-def _files(folder: Path) -> list[str]:
-    return [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
-
-
-def _moved(source: Path, target: Path, names: Sequence[str]) -> None:
-    for name in names:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).replace(target / name)
-
-
-def _complete_steps(checkpoints: StoragePath) -> list[int]:
+def complete_steps(checkpoints: StoragePath) -> list[int]:
+    """Steps of all complete checkpoints, intact or not, in order. One process."""
     steps = [
         int(name.removeprefix(_PREFIX))
         for name in list_names(checkpoints)
@@ -160,18 +74,90 @@ def _complete_steps(checkpoints: StoragePath) -> list[int]:
     return [step for step in steps if (checkpoint_folder(checkpoints, step) / COMPLETE).exists()]
 
 
-def _newest_intact(checkpoints: StoragePath) -> CheckpointRecord | None:
-    for step in reversed(_complete_steps(checkpoints)):
-        folder = checkpoint_folder(checkpoints, step)
-        record = CheckpointRecord(**json.loads((folder / COMPLETE).read_bytes()))
-        if _is_intact(folder, record):
-            return record
-        _log.warning("%s does not match its digests; trying the one before", folder)
-    return None
+def newest_step(checkpoints: StoragePath) -> int:
+    """Step of the newest complete checkpoint; 0 when there is none. One process."""
+    return max(complete_steps(checkpoints), default=0)
 
 
-def _is_intact(folder: StoragePath, record: CheckpointRecord) -> bool:
-    return all(
-        (folder / name).exists() and sha256_of(folder / name) == digest
-        for name, digest in record.files.items()
-    )
+def discard_checkpoints(checkpoints: StoragePath, *, after: int) -> None:
+    """Removes every checkpoint of more than ``after`` steps."""
+    if torch.distributed.get_rank() == 0:
+        for step in complete_steps(checkpoints):
+            if step > after:
+                remove_tree(checkpoint_folder(checkpoints, step))
+    torch.distributed.barrier()
+
+
+@contextmanager
+def opened_newest(
+    checkpoints: StoragePath, *, needed: Callable[[CheckpointRecord], Sequence[str]]
+) -> Iterator[OpenedCheckpoint | None]:
+    """The newest checkpoint that is complete and intact; None when there is none.
+
+    Args:
+        checkpoints: Folder of all checkpoints.
+        needed: Names of the files that this rank reads; only these are fetched and hashed.
+
+    Raises:
+        ConfigError: It was written by another run or another version.
+    """
+    for record in _records(checkpoints):
+        with _fetched(checkpoint_folder(checkpoints, record.step), needed(record)) as folder:
+            intact = all(_is_intact(folder, record, name) for name in needed(record))
+            if _all_ranks(intact):
+                yield OpenedCheckpoint(record, folder)
+                return
+        _log.warning(
+            "%s does not match its digests; trying the one before",
+            checkpoint_folder(checkpoints, record.step),
+        )
+    yield None
+
+
+def _records(checkpoints: StoragePath) -> list[CheckpointRecord]:
+    """Of all complete checkpoints, the newest first; rank 0 looks for all."""
+    found: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        steps = reversed(complete_steps(checkpoints))
+        found[0] = [
+            (checkpoint_folder(checkpoints, step) / COMPLETE).read_bytes() for step in steps
+        ]
+    torch.distributed.broadcast_object_list(found)
+    return [_record(text, checkpoints) for text in found[0]]
+
+
+def _record(text: bytes, checkpoints: StoragePath) -> CheckpointRecord:
+    values = json.loads(text)
+    here = str(checkpoints)
+    if values.get("address") != here:
+        raise ConfigError(
+            f"{here}: holds a checkpoint that was written to {values.get('address')};"
+            " a checkpoint is resumed where it was written: move it back, or remove it"
+        )
+    return CheckpointRecord(**values)
+
+
+@contextmanager
+def _fetched(folder: StoragePath, names: Sequence[str]) -> Iterator[Path]:
+    """A local folder with the named files, as far as they exist."""
+    if is_local(folder):
+        yield Path(folder.path)
+        return
+    with tempfile.TemporaryDirectory(prefix="histodiff-checkpoint-") as scratch:
+        for name in names:
+            if (folder / name).exists():
+                with (folder / name).open("rb") as source, (Path(scratch) / name).open("wb") as to:
+                    shutil.copyfileobj(source, to, 8 * 2**20)
+        yield Path(scratch)
+
+
+def _is_intact(folder: Path, record: CheckpointRecord, name: str) -> bool:
+    file = folder / name
+    return file.exists() and sha256_of(storage_path(file)) == record.files.get(name)
+
+
+def _all_ranks(passed: bool) -> bool:
+    """Whether it is so on every rank."""
+    votes: list[bool | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(votes, passed)
+    return all(votes)

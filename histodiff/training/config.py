@@ -4,6 +4,7 @@ The clock is ``images_seen``. The global batch is what counts for results; how i
 and micro-batches follows from the world size and changes results by rounding only.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from histodiff.config import Config, Location
 from histodiff.errors import ConfigError
 from histodiff.training.rates import RateShape, rate_factor
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class AdamWConfig(Config):
@@ -37,16 +38,53 @@ class RateConfig(Config):
     warmup_images: int = Field(ge=0)
     """Length of the linear warm-up in images."""
     shape: RateShape
-    """What follows the warm-up: `constant`, or `cosine` to zero at the last image."""
+    """What follows the warm-up: `constant`, `cosine` to zero at the last image, or
+    `inverse_sqrt`, which needs a warm-up and no end."""
+
+    @model_validator(mode="after")
+    def _inverse_sqrt_has_a_warmup(self) -> "RateConfig":
+        if self.shape == "inverse_sqrt" and self.warmup_images == 0:
+            raise ValueError(
+                "shape=inverse_sqrt falls from the end of the warm-up on: set warmup_images > 0"
+            )
+        return self
 
 
 class EmaConfig(Config):
-    """Exponential moving average of the weights, in fp32."""
+    """Exponential moving averages of the weights, in fp32."""
 
-    half_life_images: float = Field(gt=0)
-    """Images after which an old weight counts half."""
+    half_lives_images: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    """Images after which an old weight counts half; one average for each. The first becomes the
+    snapshot `last`, the others `last-<half-life>`."""
     rampup: float | None = Field(default=0.05, gt=0, le=1)
     """The half-life is at most this share of the images seen so far; null never shortens it."""
+
+    @model_validator(mode="after")
+    def _half_lives_have_names(self) -> "EmaConfig":
+        if len({f"{half_life:.0f}" for half_life in self.half_lives_images}) < len(
+            self.half_lives_images
+        ):
+            raise ValueError(
+                f"half_lives_images={list(self.half_lives_images)}: give different whole numbers,"
+                " as snapshots are named by them"
+            )
+        return self
+
+
+class DivergenceConfig(Config):
+    """What happens when the loss or the gradient is not finite, or the loss leaps."""
+
+    action: Literal["stop", "roll_back"] = "stop"
+    """`stop` ends the run with an error. `roll_back` goes back to before the images named by
+    `pass_over_images`, passes over them, and records it in `rollbacks.parquet`."""
+    spike_factor: float | None = Field(default=None, gt=1)
+    """A loss above this many medians of the last steps counts as well; null watches no leaps."""
+    median_images: int = Field(default=65536, ge=1)
+    """Images over which the median is taken; nothing is a leap before there are as many."""
+    pass_over_images: int = Field(default=1, ge=1)
+    """Images up to the bad step that are passed over, in whole batches."""
+    max_rollbacks: int = Field(default=3, ge=1)
+    """After as many the run stops."""
 
 
 class TrainConfig(Config):
@@ -64,16 +102,29 @@ class TrainConfig(Config):
     """The learning rate over time."""
     ema: EmaConfig
     """The average that becomes the snapshot."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], Location()] = 1
     """What DeepSpeed partitions over the ranks: 1 optimizer, 2 gradients too, 3 weights too."""
     precision: Precision
     """Type of the matrix products; weights, gradients and optimizer are fp32."""
+    loss_scale: float | None = Field(default=None, gt=0)
+    """Factor on the loss under fp16; null finds the largest that does not overflow, step by step.
+    A step that overflows changes no weight and is counted in `skipped_steps`."""
+    on_divergence: DivergenceConfig = DivergenceConfig()
+    """What happens to a run that goes wrong."""
+    activation_checkpointing: Annotated[bool, Location()] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more
+    time, the same numbers."""
+    compile: Annotated[bool, Location()] = False
+    """Compile the network with `torch.compile`, at ZeRO stages 0 to 2; changes numbers by
+    rounding."""
     log_images: int = Field(ge=1)
     """Every how many images a row of metrics is recorded."""
     checkpoint_images: Annotated[int, Location()] = Field(ge=1)
     """Every how many images a checkpoint is written."""
     keep_checkpoints: Annotated[int, Location()] = Field(default=2, ge=1)
-    """How many checkpoints are kept."""
+    """How many checkpoints are kept: the newest."""
+    keep_every_images: Annotated[int | None, Location()] = Field(default=None, ge=1)
+    """A checkpoint is kept for ever about every so many images; null keeps the newest only."""
 
     @model_validator(mode="after")
     def _warmup_is_shorter(self) -> "TrainConfig":
@@ -81,6 +132,20 @@ class TrainConfig(Config):
             raise ValueError(
                 f"rate.warmup_images={self.rate.warmup_images} is longer than"
                 f" images={self.images}; shorten the warm-up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "TrainConfig":
+        if self.loss_scale is not None and self.precision != "fp16":
+            raise ValueError(
+                f"loss_scale={self.loss_scale} belongs to precision=fp16, which"
+                f" precision={self.precision} is not; remove it"
+            )
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile=true does not go with zero_stage=3, which gathers weights inside the"
+                " network; set zero_stage to 2 or less, or compile=false"
             )
         return self
 
@@ -93,6 +158,14 @@ class TrainConfig(Config):
         """Whether something done every so many images is due after ``step`` steps."""
         seen = step * self.batch
         return step == self.num_steps or seen // every_images > (seen - self.batch) // every_images
+
+    def kept_steps(self, steps: Sequence[int]) -> set[int]:
+        """Of the steps of all checkpoints, in order, those that are kept."""
+        newest = set(steps[-self.keep_checkpoints :])
+        if self.keep_every_images is None:
+            return newest
+        first_of = {step * self.batch // self.keep_every_images: step for step in reversed(steps)}
+        return newest | {step for interval, step in first_of.items() if interval > 0}
 
     def lr_at(self, images_seen: int) -> float:
         """Learning rate of the step that ends at ``images_seen``."""
@@ -121,8 +194,8 @@ class TrainConfig(Config):
 def deepspeed_config(train: TrainConfig, *, world_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON for ``train`` on ``world_size`` ranks.
 
-    bf16 is torch's autocast around fp32 weights: one kind of master weights for every stage, and
-    gradients are accumulated and reduced in fp32.
+    bf16 and fp16 are torch's autocast around fp32 weights: one kind of master weights for every
+    stage, and gradients are accumulated and reduced in fp32.
     """
     micro_batch = train.micro_batch_of(world_size)
     config: dict[str, Any] = {
@@ -136,8 +209,10 @@ def deepspeed_config(train: TrainConfig, *, world_size: int) -> dict[str, Any]:
     }
     if train.optimizer.clip is not None:
         config["gradient_clipping"] = train.optimizer.clip
-    if train.precision == "bf16":
+    if train.precision != "fp32":
         config["torch_autocast"] = {
-            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
-        }  # fmt: skip
+            "enabled": True,
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}[train.precision],
+            "lower_precision_safe_modules": [],
+        }
     return config

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
@@ -51,6 +51,14 @@ class FitConfig(Config):
     """Every how many steps the loss is recorded (the mean since the last record)."""
     checkpoint_steps: Annotated[int, Location()] = Field(default=200, ge=1)
     """Every how many steps a checkpoint is written; changes no result."""
+
+    @model_validator(mode="after")
+    def _inverse_sqrt_has_a_warmup(self) -> "FitConfig":
+        if self.schedule == "inverse_sqrt" and self.warmup_steps == 0:
+            raise ValueError(
+                "schedule=inverse_sqrt falls from the end of the warm-up on: set warmup_steps > 0"
+            )
+        return self
 
 
 class FitRecord(NamedTuple):

@@ -7,8 +7,9 @@ pre-training. Being a function of the clock, a rate needs no state in a checkpoi
 import math
 from typing import Literal
 
-RateShape = Literal["constant", "cosine"]
-"""What the rate does after the warm-up: stays, or falls to zero along half a cosine."""
+RateShape = Literal["constant", "cosine", "inverse_sqrt"]
+"""What the rate does after the warm-up: stays, falls to zero along half a cosine, or falls with the
+square root of the clock from the end of a warm-up on (as Karras et al. 2024 train EDM2)."""
 
 
 def rate_factor(clock: float, *, warmup: float, total: float, shape: RateShape) -> float:
@@ -24,5 +25,7 @@ def rate_factor(clock: float, *, warmup: float, total: float, shape: RateShape) 
         return clock / warmup
     if shape == "constant":
         return 1.0
+    if shape == "inverse_sqrt":
+        return math.sqrt(warmup / clock)
     done = min((clock - warmup) / max(total - warmup, 1e-9), 1.0)
     return 0.5 * (1.0 + math.cos(math.pi * done))

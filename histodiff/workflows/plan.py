@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from histodiff.cluster.site import NoRay, Prices, Site
+from histodiff.cluster.site import NoRay, Prices, Site, fewest_ranks
 from histodiff.config import Config, parse_config
 from histodiff.config.loader import apply_overrides, read_yaml
 from histodiff.errors import ConfigError
@@ -175,7 +175,7 @@ def _time_of(
         return _encode_time(step.config, planned, site, rates, measure_seconds)
     images = planned.estimate.get("images")
     if planned.command == "pretrain" and rates.images_per_second and images is not None:
-        return StepTime(float(images) / rates.images_per_second, site.ranks, None)
+        return StepTime(float(images) / rates.images_per_second, fewest_ranks(site.ranks), None)
     return None
 
 

@@ -23,7 +23,7 @@ from histodiff.artifacts import (
 )
 from histodiff.artifacts.artifact import published_digests
 from histodiff.cluster.gang import run_gang, torchrun_rank
-from histodiff.cluster.site import Site
+from histodiff.cluster.site import Ranks, Site, fewest_ranks, possible_ranks
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import (
@@ -152,7 +152,7 @@ def _pretrained(
         result = run_gang(
             pretrain_rank,
             _spec(config, site, draft, inputs, whitening, init_sha256),
-            num_ranks=site.ranks,
+            ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
             report=_reporter(bar, already=already),
@@ -167,8 +167,8 @@ def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]
     return {
         "images": config.train.num_steps * config.train.batch,
         "steps": config.train.num_steps,
-        "ranks": site.ranks,
-        "micro_batch": config.train.micro_batch_of(site.ranks),
+        "ranks": fewest_ranks(site.ranks),
+        "micro_batch": config.train.micro_batch_of(fewest_ranks(site.ranks)),
         "rows": sum(int(artifact.manifest.contents["rows"]) for artifact in inputs),
     }
 
@@ -184,13 +184,14 @@ def _require_stores_of_one_kind(inputs: Mapping[str, Artifact]) -> None:
             raise ArtifactError(f"stores: of different {key} ({listed}); {fix}")
 
 
-def _require_fitting_ranks(config: PretrainConfig, ranks: int) -> None:
-    config.train.micro_batch_of(ranks)
-    if config.num_lanes % ranks:
-        raise ConfigError(
-            f"num_lanes={config.num_lanes} must be a multiple of the site's ranks={ranks}; change"
-            " the ranks"
-        )
+def _require_fitting_ranks(config: PretrainConfig, ranks: Ranks) -> None:
+    for number in possible_ranks(ranks):
+        config.train.micro_batch_of(number)
+        if config.num_lanes % number:
+            raise ConfigError(
+                f"num_lanes={config.num_lanes} must be a multiple of the site's ranks={number};"
+                " change the ranks"
+            )
 
 
 def _spec(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from histodiff.artifacts import Artifact
-from histodiff.cluster.site import Site
+from histodiff.cluster.site import RankRange, Site
 from histodiff.errors import ArtifactError, ConfigError, TrainingDiverged
 from histodiff.models.denoiser import load_denoiser
 from histodiff.models.pretrained import UNetSource, source_sha256
@@ -95,7 +95,13 @@ def test_pretrain_diverging_names_step_and_last_checkpoint(stored):
 
 @pytest.mark.parametrize(
     ("ranks", "problem"),
-    [(3, "train.batch=16"), (8, "num_lanes=4"), (2, "ray.type=local")],
+    [
+        (3, "train.batch=16"),
+        (8, "num_lanes=4"),
+        (2, "ray.type=local"),
+        (RankRange(min=1, max=4), "world size 3"),
+        (RankRange(min=1, max=2), "ray.type=local"),
+    ],
 )
 def test_pretrain_unfit_ranks_are_refused_with_the_fix(stored, ranks, problem):
     with pytest.raises(ConfigError, match=problem):

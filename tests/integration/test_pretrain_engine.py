@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from histodiff.storage import storage_path
 from histodiff.training import (
+    CheckpointWriter,
     Engine,
     TrainConfig,
-    WeightAverage,
-    latest_checkpoint,
-    opened_checkpoint,
-    save_checkpoint,
+    WeightAverages,
+    opened_newest,
 )
 
 STEPS, BATCH, WORLD = 6, 8, 2
+HALF_LIVES = (12, 40)
 
 
 def config(stage: int) -> TrainConfig:
@@ -29,7 +29,7 @@ def config(stage: int) -> TrainConfig:
             "images": STEPS * BATCH, "batch": BATCH, "micro_batch": 2, "zero_stage": stage,
             "optimizer": {"type": "adamw", "lr": 0.02, "weight_decay": 0.1, "clip": 0.5},
             "rate": {"warmup_images": 16, "shape": "cosine"},
-            "ema": {"half_life_images": 12, "rampup": 0.5},
+            "ema": {"half_lives_images": HALF_LIVES, "rampup": 0.5},
             "precision": "fp32", "log_images": 8, "checkpoint_images": 8,
         }
     )  # fmt: skip
@@ -44,13 +44,16 @@ def inputs(step: int) -> torch.Tensor:
     return torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(step))
 
 
-def oracle() -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def oracle() -> tuple[list[float], dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """Losses, weights and averaged weights of an ordinary loop over whole batches."""
     module, train = network(), config(0)
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.1, eps=1e-8
     )
-    average = {name: p.detach().double().clone() for name, p in module.named_parameters()}
+    averages = [
+        {name: p.detach().double().clone() for name, p in module.named_parameters()}
+        for _ in HALF_LIVES
+    ]
     losses = []
     for step in range(STEPS):
         seen = (step + 1) * BATCH
@@ -61,10 +64,11 @@ def oracle() -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tens
         optimizer.param_groups[0]["lr"] = train.lr_at(seen)
         optimizer.step()
         losses.append(loss.item())
-        decay = 0.5 ** (BATCH / min(12, 0.5 * seen))
-        for name, parameter in module.named_parameters():
-            average[name] = decay * average[name] + (1 - decay) * parameter.detach().double()
-    return losses, {n: p.detach() for n, p in module.named_parameters()}, average
+        for half_life, average in zip(HALF_LIVES, averages, strict=True):
+            decay = 0.5 ** (BATCH / min(half_life, 0.5 * seen))
+            for name, parameter in module.named_parameters():
+                average[name] = decay * average[name] + (1 - decay) * parameter.detach().double()
+    return losses, {n: p.detach() for n, p in module.named_parameters()}, averages
 
 
 def train_rank(rank: int, world: int, port: int, folder: str) -> None:
@@ -86,36 +90,33 @@ def run_stage(stage: int, rank: int, world: int, folder: Path, resume_at: int | 
     losses = []
     for start, stop in spans:
         engine = Engine(network(), config=config(stage), device="cpu")
-        average = WeightAverage(engine.masters(), config=config(stage).ema, batch=BATCH)
+        averages = WeightAverages(engine.masters(), config=config(stage).ema, batch=BATCH)
         if start:
-            record = latest_checkpoint(checkpoints, zero_stage=stage)
-            assert record is not None
-            assert record.step == start
-            with opened_checkpoint(checkpoints, record) as local:
-                engine.load(local)
-                average.load(load_file(local / f"average{rank}.safetensors"))
+            with opened_newest(checkpoints, needed=engine.needed) as opened:
+                assert opened is not None
+                assert opened.record.step == start
+                engine.load(opened.folder, record=opened.record, averages=averages.states())
         for step in range(start, stop):
             share = inputs(step).chunk(world)[rank].split(2)
             seen = (step + 1) * BATCH
             result = engine.step(
                 [lambda module, x=x: module(x).square().mean() for x in share], images_seen=seen
             )
-            average.update(engine.masters(), images_seen=seen)
+            averages.update(engine.masters(), images_seen=seen)
             losses.append(result.loss)
         weights = engine.gathered(engine.masters())
-        averaged = engine.gathered(average.parts)
-
-        def write(local: Path, engine=engine, average=average) -> None:
-            engine.save(local)
-            save_file(average.tensors(), local / f"average{rank}.safetensors")
-
+        averaged = [engine.gathered(parts) for parts in averages.parts]
         if resume_at is not None and not start:
-            save_checkpoint(checkpoints, write, step=stop, zero_stage=stage, keep=1)
+            writer = CheckpointWriter(checkpoints, zero_stage=stage, kept=set)
+            states = averages.states()
+            writer.save(lambda local: engine.save(local, averages=states), step=stop)  # noqa: B023
+            writer.close()
         engine.close()
     if rank == 0:
         name = f"stage{stage}-{'resumed' if resume_at else 'straight'}.safetensors"
         tensors = {f"weights/{n}": t for n, t in weights.items()}
-        tensors |= {f"average/{n}": t for n, t in averaged.items()}
+        for number, average in enumerate(averaged):
+            tensors |= {f"average{number}/{n}": t for n, t in average.items()}
         save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, folder / name)
 
 
@@ -135,15 +136,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", range(4))
 @pytest.mark.parametrize("course", ["straight", "resumed"])
 def test_engine_two_ranks_equal_plain_loop(trained, stage, course):
-    losses, weights, average = oracle()
+    losses, weights, averages = oracle()
     found = load_file(trained / f"stage{stage}-{course}.safetensors")
     torch.testing.assert_close(found["losses"], torch.tensor(losses, dtype=torch.float64),
                                rtol=1e-5, atol=1e-6)  # fmt: skip
     for name in weights:
         torch.testing.assert_close(found[f"weights/{name}"], weights[name], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(
-            found[f"average/{name}"], average[name].float(), rtol=1e-5, atol=1e-6
-        )
+        for number, average in enumerate(averages):
+            torch.testing.assert_close(
+                found[f"average{number}/{name}"], average[name].float(), rtol=1e-5, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("stage", range(4))

@@ -12,6 +12,7 @@ from histodiff.cluster.gang import run_gang
 from histodiff.latents import LatentStore
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.runtime import Notice
 from histodiff.storage import StoragePath, storage_path, write_bytes
 from histodiff.workflows.pretrain import PretrainConfig
 from tests.support.latent_stores import patch_table, write_store
@@ -45,7 +46,7 @@ def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
         "images": 192, "batch": 16, "micro_batch": 8, "zero_stage": 1, "precision": "fp32",
         "optimizer": {"type": "adamw", "lr": 2e-3},
         "rate": {"warmup_images": 32, "shape": "cosine"},
-        "ema": {"half_life_images": 64},
+        "ema": {"half_lives_images": [64]},
         "log_images": 32, "checkpoint_images": 64,
         **changes.pop("train", {}),
     }  # fmt: skip
@@ -79,7 +80,11 @@ def interrupted_gang(function: Any, spec: PretrainSpec, *, report: Any, **option
 
 
 def killed_once(
-    spec: PretrainSpec, rank: int, world_size: int, report: Callable[[TrainingNews], None]
+    spec: PretrainSpec,
+    rank: int,
+    world_size: int,
+    report: Callable[[TrainingNews], None],
+    notice: Callable[[], Notice],
 ) -> PretrainResult:
     """Trains; the first time, the last rank kills itself with SIGKILL after six steps."""
     marker = Path(spec.artifact) / "scratch" / "killed"
@@ -91,4 +96,4 @@ def killed_once(
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return pretrain_rank(spec, rank, world_size, report_or_die)
+    return pretrain_rank(spec, rank, world_size, report_or_die, notice)

@@ -8,6 +8,7 @@ from histodiff.errors import (
     ArtifactDrift,
     ArtifactNotFound,
     ConfigError,
+    Preempted,
     SkipReason,
     SlideError,
     TrainingDiverged,
@@ -129,3 +130,14 @@ def test_guarded_maps_errors_to_codes(
 
 def test_guarded_passes_the_code_through() -> None:
     assert guarded(lambda: 137) == 137
+
+
+def test_guarded_run_that_was_told_to_end_says_how_to_continue(capsys) -> None:
+    def told() -> int:
+        raise Preempted(96)
+
+    assert guarded(told) == ExitCode.TERMINATED == 143
+    said = capsys.readouterr().err
+    assert "96 images" in said
+    assert "same command again" in said
+    assert not said.startswith("error")

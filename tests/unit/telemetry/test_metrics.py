@@ -8,7 +8,10 @@ from histodiff.errors import ConfigError
 from histodiff.telemetry import metrics, serve_metrics
 
 DECLARED = [v for v in vars(metrics).values() if isinstance(v, (Counter, Gauge, Histogram))]
-UNITS = r"(seconds|bytes|value|images|patches|slides|rows|requests|resumes|images_per_second)"
+UNITS = (
+    r"(seconds|bytes|value|images|patches|slides|rows|requests|resumes|rollbacks|steps"
+    r"|images_per_second)"
+)
 
 
 @pytest.mark.parametrize("family", [metric.describe()[0] for metric in DECLARED])

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import torch.distributed
 
 from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, storage_path
-from histodiff.training import latest_checkpoint, opened_checkpoint, save_checkpoint
+from histodiff.training import CheckpointWriter, discard_checkpoints, opened_newest
+from histodiff.training.checkpoints import newest_step
 
 
 @pytest.fixture(autouse=True)
@@ -25,61 +27,88 @@ def folder(request, tmp_path) -> StoragePath:
     return storage_path(f"memory://{tmp_path.name}/checkpoints")
 
 
-def save(folder: StoragePath, step: int, *, keep: int = 5) -> None:
-    def write(local: Path) -> None:
-        (local / "engine").mkdir()
-        (local / "engine" / "state").write_text(f"state after {step}")
-        (local / "average").write_text(str(step))
+def last(number: int):
+    """Keeps so many."""
 
-    save_checkpoint(folder, write, step=step, zero_stage=1, keep=keep)
+    def kept(steps: Sequence[int]) -> Collection[int]:
+        return steps[-number:]
+
+    return kept
+
+
+@pytest.fixture
+def writer(folder) -> Iterator[CheckpointWriter]:
+    made = CheckpointWriter(folder, zero_stage=1, kept=last(2))
+    yield made
+    made.close()
+
+
+def save(writer: CheckpointWriter, *steps: int) -> None:
+    for step in steps:
+        writer.save(lambda local, step=step: state(local, step), step=step)
+    writer.wait()
+
+
+def state(local: Path, step: int) -> None:
+    (local / "state").write_text(f"state after {step}")
+    (local / "unread").write_text(str(step))
 
 
 def content(folder: StoragePath) -> str | None:
-    record = latest_checkpoint(folder, zero_stage=1)
-    if record is None:
-        return None
-    with opened_checkpoint(folder, record) as local:
-        return (local / "engine" / "state").read_text()
+    with opened_newest(folder, needed=lambda record: ["state"]) as opened:
+        return None if opened is None else (opened.folder / "state").read_text()
 
 
-def test_latest_checkpoint_none_without_any(folder):
-    assert latest_checkpoint(folder, zero_stage=1) is None
+def test_newest_checkpoint_none_without_any(folder):
+    assert content(folder) is None
 
 
-def test_latest_checkpoint_is_the_newest_and_old_ones_go(folder):
-    for step in (5, 10, 100):
-        save(folder, step, keep=2)
+def test_newest_checkpoint_is_opened_and_those_not_kept_go(folder, writer):
+    save(writer, 5, 10, 100)
     assert content(folder) == "state after 100"
     assert not (folder / "step-00000005").exists()
     assert (folder / "step-00000010" / "complete.json").exists()
 
 
-def test_latest_checkpoint_torn_one_is_never_chosen(folder):
-    save(folder, 5)
-    save(folder, 10)
+def test_newest_checkpoint_torn_one_is_never_chosen(folder, writer):
+    save(writer, 5, 10)
     (folder / "step-00000010" / "complete.json").unlink()
     assert content(folder) == "state after 5"
-    save(folder, 10)
+    save(writer, 10)
     assert content(folder) == "state after 10"
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_latest_checkpoint_damaged_one_is_passed_over(folder, damage):
-    save(folder, 5)
-    save(folder, 10)
-    state = folder / "step-00000010" / "engine" / "state"
+def test_newest_checkpoint_damaged_one_is_passed_over(folder, writer, damage):
+    save(writer, 5, 10)
+    path = folder / "step-00000010" / "state"
     if damage == "changed":
-        state.write_text("state after 11")
+        path.write_text("state after 11")
     else:
-        state.unlink()
+        path.unlink()
     assert content(folder) == "state after 5"
 
 
-def test_latest_checkpoint_of_other_ranks_or_stage_says_what_to_do(folder):
-    save(folder, 5)
-    with pytest.raises(ConfigError, match="zero_stage=1, but this run has 1 ranks"):
-        latest_checkpoint(folder, zero_stage=3)
+def test_checkpoint_that_was_written_elsewhere_is_refused_with_the_fix(folder, writer):
+    save(writer, 5)
     record = folder / "step-00000005" / "complete.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"world_size": 4}))
-    with pytest.raises(ConfigError, match="written by 4 ranks"):
-        latest_checkpoint(folder, zero_stage=1)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"address": "s3://else/where"}))
+    with pytest.raises(ConfigError, match=r"written to s3://else/where.*move it back, or remove"):
+        content(folder)
+
+
+def test_discarded_checkpoints_are_those_after_a_step(folder, writer):
+    save(writer, 5, 10)
+    discard_checkpoints(folder, after=5)
+    assert newest_step(folder) == 5
+
+
+def test_failed_upload_is_raised_by_the_next_wait(tmp_path, writer):
+    def write(local: Path) -> None:
+        state(local, 5)
+
+    blocked = CheckpointWriter(storage_path(tmp_path / "blocked"), zero_stage=1, kept=last(1))
+    (tmp_path / "blocked").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="blocked"):
+        blocked.save(write, step=5)
+    blocked.close()

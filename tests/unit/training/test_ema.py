@@ -1,40 +1,37 @@
 import pytest
 import torch
 
-from histodiff.training import EmaConfig, WeightAverage
+from histodiff.training import EmaConfig, WeightAverages
 from histodiff.training.ema import ema_decay
 
 
 def test_ema_decay_halves_an_old_weight_after_the_half_life():
-    config = EmaConfig(half_life_images=1000, rampup=None)
-    assert ema_decay(config, images_seen=50, batch=50) ** 20 == pytest.approx(0.5)
+    assert ema_decay(1000, rampup=None, images_seen=50, batch=50) ** 20 == pytest.approx(0.5)
 
 
 def test_ema_decay_rampup_forgets_the_first_weights():
-    config = EmaConfig(half_life_images=1e6, rampup=0.05)
     survived = 1.0
     for step in range(1, 101):
-        survived *= ema_decay(config, images_seen=step * 10, batch=10)
+        survived *= ema_decay(1e6, rampup=0.05, images_seen=step * 10, batch=10)
     assert survived < 1e-6
 
 
-def test_average_of_bf16_like_small_updates_moves_in_fp32():
+def test_averages_of_bf16_like_small_updates_move_in_fp32_each_by_its_half_life():
+    half_lives = (1e5, 2e3)
     weights = [torch.zeros(3)]
-    average = WeightAverage(weights, config=EmaConfig(half_life_images=1e5, rampup=None), batch=10)
-    expected = torch.zeros(3, dtype=torch.float64)
-    decay = 0.5 ** (10 / 1e5)
+    config = EmaConfig(half_lives_images=half_lives, rampup=None)
+    averages = WeightAverages(weights, config=config, batch=10)
+    expected = [torch.zeros(3, dtype=torch.float64) for _ in half_lives]
     for step in range(1, 201):
         weights[0] += 1e-3
-        average.update(weights, images_seen=10 * step)
-        expected = decay * expected + (1 - decay) * weights[0].double()
-    torch.testing.assert_close(average.parts[0].double(), expected, rtol=1e-4, atol=0)
+        averages.update(weights, images_seen=10 * step)
+        for number, half_life in enumerate(half_lives):
+            decay = 0.5 ** (10 / half_life)
+            expected[number] = decay * expected[number] + (1 - decay) * weights[0].double()
+    for parts, value in zip(averages.parts, expected, strict=True):
+        torch.testing.assert_close(parts[0].double(), value, rtol=1e-4, atol=0)
 
 
-def test_average_loaded_goes_on_where_it_was():
-    config = EmaConfig(half_life_images=100)
-    first = WeightAverage([torch.ones(2), torch.zeros(3)], config=config, batch=10)
-    first.update([torch.zeros(2), torch.ones(3)], images_seen=10)
-    second = WeightAverage([torch.zeros(2), torch.zeros(3)], config=config, batch=10)
-    second.load({name: tensor.clone() for name, tensor in first.tensors().items()})
-    for mine, theirs in zip(first.parts, second.parts, strict=True):
-        assert torch.equal(mine, theirs)
+def test_ema_half_lives_that_would_share_a_name_are_refused():
+    with pytest.raises(ValueError, match="different whole numbers"):
+        EmaConfig(half_lives_images=(100.2, 100.4))

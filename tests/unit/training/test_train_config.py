@@ -12,7 +12,7 @@ def config(**changes) -> TrainConfig:
     values = {
         "images": 1000, "batch": 48, "micro_batch": 10, "precision": "fp32",
         "optimizer": {"type": "adamw", "lr": 0.5}, "rate": {"warmup_images": 96, "shape": "cosine"},
-        "ema": {"half_life_images": 100}, "log_images": 100, "checkpoint_images": 500,
+        "ema": {"half_lives_images": [100]}, "log_images": 100, "checkpoint_images": 500,
     }  # fmt: skip
     return TrainConfig.model_validate(values | changes)
 
@@ -65,6 +65,32 @@ def test_rate_factor_constant_stays_and_first_step_is_not_zero():
     assert rate_factor(1, warmup=0, total=2, shape="cosine") == pytest.approx(
         0.5 * (1 + math.cos(math.pi / 2))
     )
+
+
+def test_rate_factor_inverse_sqrt_joins_the_warmup_and_needs_one():
+    assert rate_factor(10, warmup=10, total=100, shape="inverse_sqrt") == 1.0
+    assert rate_factor(40, warmup=10, total=100, shape="inverse_sqrt") == pytest.approx(0.5)
+    with pytest.raises(ValidationError, match="warmup_images > 0"):
+        config(rate={"warmup_images": 0, "shape": "inverse_sqrt"})
+
+
+def test_kept_steps_are_the_newest_and_the_first_of_every_interval():
+    steps = list(range(5, 101, 5))
+    assert config(keep_checkpoints=3).kept_steps(steps) == {90, 95, 100}
+    kept = config(keep_checkpoints=1, keep_every_images=48 * 40).kept_steps(steps)
+    assert kept == {40, 80, 100}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"loss_scale": 128.0}, "precision=fp16"),
+        ({"compile": True, "zero_stage": 3}, "zero_stage to 2 or less"),
+    ],
+)
+def test_options_that_do_not_fit_name_the_fix(changes, fix):
+    with pytest.raises(ValidationError, match=fix):
+        config(**changes)
 
 
 def test_due_once_per_interval_and_at_the_end():
