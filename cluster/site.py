@@ -131,7 +131,8 @@ class Site(Config):
     prices: Prices | None = None
     """What it costs, for `plan`."""
     metrics_port: int | None = None
-    """First port of ``/metrics`` (rank r serves port + r); 0 takes free ports, null serves none."""
+    """Port of a command's driver: ``/metrics``, and ``/sd``, where Prometheus finds all processes
+    of the command; 0 takes a free one, null serves nothing."""
 
     cache: LatentCache | None = None
     """Local disk for slabs of remote latent stores that training reads; null keeps none."""

@@ -8,7 +8,7 @@ from histodiff.pretraining.divergence import RolledBack
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
 from histodiff.pretraining.trainer import Trainer
 from histodiff.runtime import Notice
-from histodiff.telemetry import serve_metrics
+from histodiff.telemetry import announce
 
 
 def pretrain_rank(
@@ -29,8 +29,7 @@ def pretrain_rank(
         ConfigError: The world size does not divide batch or lanes.
     """
     torch.set_num_threads(spec.threads)
-    if spec.metrics_port is not None:
-        serve_metrics(spec.metrics_port + rank if spec.metrics_port else 0)
+    announce(spec.hub, {"stage": "pretrain", "role": "rank", "rank": str(rank)})
     result = None
     while result is None:
         trainer = Trainer(spec, rank=rank, world_size=world_size, report=report, notice=notice)

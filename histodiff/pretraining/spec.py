@@ -10,6 +10,7 @@ from histodiff.latents import SlabCache, View, Whitening
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource
+from histodiff.telemetry import HubAddress
 from histodiff.training import TrainConfig
 
 
@@ -60,8 +61,8 @@ class PretrainSpec:
     device: str
     cache: SlabCache | None
     """Local disk for slabs of remote stores."""
-    metrics_port: int | None
-    """Port of rank 0; rank r serves at port + r, or at any free port where it is 0."""
+    hub: HubAddress | None
+    """Where ranks announce their metrics."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ from histodiff.latents.writer import recorded_shards
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
 from histodiff.storage import list_names, read_bytes
-from histodiff.telemetry import progress, serve_metrics
+from histodiff.telemetry import HubAddress, announced, metrics_hub, progress
 from histodiff.telemetry.metrics import (
     ENCODE_BUSY_SECONDS,
     ENCODE_PATCHES,
@@ -73,6 +73,7 @@ from histodiff.telemetry.metrics import (
 )
 from histodiff.workflows.encode_amounts import store_amounts, store_requests
 from histodiff.workflows.encode_sample import (
+    Run,
     measured_speed,
     num_encoders,
     sample_rows_per_shard,
@@ -157,10 +158,10 @@ def _encoded(
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
     plan = _plan(config, index)
     writer.write_metadata()
-    if site.metrics_port is not None:
-        serve_metrics(site.metrics_port)
     watch = Stopwatch(num_encoders(site, plan.num_shards))
-    records = _encode_missing(config, site, plan, writer, inputs, watch)
+    with metrics_hub(site.metrics_port) as hub:
+        run = partial(_run, config, site, inputs=inputs, hub=hub)
+        records = _encode_missing(run, plan, writer, watch)
     took = watch.speed(source="run", end_seconds=time.monotonic() - started - watch.ended)
     measured = recorded(took, _conditions(config, site, writer.layout))
     return _finish(config, draft, index, writer, plan, records, measured)
@@ -273,12 +274,7 @@ def _plan(config: EncodeConfig, index: PatchIndex) -> ShardPlan:
 
 
 def _encode_missing(
-    config: EncodeConfig,
-    site: Site,
-    plan: ShardPlan,
-    writer: ShardWriter,
-    inputs: Mapping[str, Artifact],
-    watch: Stopwatch,
+    run: Run, plan: ShardPlan, writer: ShardWriter, watch: Stopwatch
 ) -> dict[int, ShardRecord]:
     """Encodes the shards that are not in the ledger; the records of all."""
     done = _done(writer)
@@ -288,7 +284,7 @@ def _encode_missing(
     failed = 0
     load = EncoderLoad()
     with progress("encode", total=rows, unit="patches", already=rows - units.num_rows) as bar:
-        for finished in _run(config, site, units, writer, inputs):
+        for finished in run(units, writer):
             record = finished.record.record
             watch.lap(record.rows)
             records[record.shard] = record
@@ -312,15 +308,27 @@ def _run(
     site: Site,
     units: Sequence[ShardUnit],
     writer: ShardWriter,
+    *,
     inputs: Mapping[str, Artifact],
+    hub: HubAddress | None = None,
 ) -> Generator[Finished[ShardUnit, EncodedShard], None, None]:
-    make_reader = partial(EncodeReader, inputs["patches"].path)
+    make_reader = partial(
+        announced,
+        partial(EncodeReader, inputs["patches"].path),
+        hub=hub,
+        labels={"stage": "encode", "role": "reader"},
+    )
     make_encoder = partial(
-        ShardEncoder,
-        partial(load_autoencoder, inputs["autoencoder"].path, device=site.device),
-        writer=writer,
-        settings=EncodeSettings(config.batch, config.threads, config.precision),
-        device=site.device,
+        announced,
+        partial(
+            ShardEncoder,
+            partial(load_autoencoder, inputs["autoencoder"].path, device=site.device),
+            writer=writer,
+            settings=EncodeSettings(config.batch, config.threads, config.precision),
+            device=site.device,
+        ),
+        hub=hub,
+        labels={"stage": "encode", "role": "encoder"},
     )
     cut = partial(parts_of, batch=config.batch)
     if isinstance(site.ray, NoRay):

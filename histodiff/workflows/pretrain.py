@@ -4,7 +4,8 @@ The rank function lies in ``pretraining``, the machinery that runs it N times in
 How many ranks there are is a matter of the site and changes results by rounding only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -22,7 +23,7 @@ from histodiff.artifacts import (
     open_artifact,
 )
 from histodiff.artifacts.artifact import published_digests
-from histodiff.cluster.gang import run_gang, torchrun_rank
+from histodiff.cluster.gang import run_gang, torchrun_host, torchrun_rank
 from histodiff.cluster.site import Ranks, Site, fewest_ranks, possible_ranks
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
@@ -48,7 +49,7 @@ from histodiff.pretraining.spec import (
 )
 from histodiff.pretraining.trainer import CHECKPOINTS
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.telemetry import Progress, progress
+from histodiff.telemetry import HubAddress, Progress, metrics_hub, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.workflows.networks import ENCODER_SHA256
 
@@ -148,10 +149,13 @@ def _pretrained(
     whitening = _whitening(config, draft.path / _WHITENING, inputs)
     images = config.train.num_steps * config.train.batch
     already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
-    with progress("pretrain", total=images, unit="images", already=already) as bar:
+    with (
+        _hub(site) as hub,
+        progress("pretrain", total=images, unit="images", already=already) as bar,
+    ):
         result = run_gang(
             pretrain_rank,
-            _spec(config, site, draft, inputs, whitening, init_sha256),
+            _spec(config, site, draft, inputs, whitening, init_sha256, hub),
             ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
@@ -201,6 +205,7 @@ def _spec(
     inputs: Mapping[str, Artifact],
     whitening: Whitening,
     init_sha256: str | None,
+    hub: HubAddress | None,
 ) -> PretrainSpec:
     shares = zip(inputs.values(), config.stores, strict=True)
     return PretrainSpec(
@@ -221,8 +226,19 @@ def _spec(
         threads=config.threads,
         device=site.device,
         cache=_cache(site),
-        metrics_port=site.metrics_port,
+        hub=hub,
     )
+
+
+@contextmanager
+def _hub(site: Site) -> Iterator[HubAddress | None]:
+    """The hub of the run; under torchrun that of rank 0."""
+    if torchrun_rank():
+        port = site.metrics_port
+        yield HubAddress(torchrun_host(), port, pid=0) if port else None
+        return
+    with metrics_hub(site.metrics_port) as hub:
+        yield hub
 
 
 def _whitening(

@@ -71,7 +71,7 @@ from histodiff.errors import SkipReason
 from histodiff.runtime import Worker, run_in_process
 from histodiff.runtime.units import Finished
 from histodiff.storage import StoragePath, list_names, write_bytes
-from histodiff.telemetry import progress
+from histodiff.telemetry import announced, metrics_hub, progress
 from histodiff.telemetry.metrics import TILE_PATCHES, TILE_SLIDES
 from histodiff.workflows.cohort_page import cohort_page
 
@@ -221,12 +221,14 @@ def _run_on(
     """On Ray where that brings more than one worker, else here."""
     alone = isinstance(site.ray, NoRay) or site.reader_workers == 1 or len(units) < 2
     if alone and not isinstance(site.ray, ClusterRay):
-        yield from run_in_process(make_worker, units)
+        with metrics_hub(site.metrics_port):
+            yield from run_in_process(make_worker, units)
         return
     each = ActorResources(num_cpus=1 if isinstance(site.ray, ClusterRay) else 0)
-    with ray_session(site.ray):
+    with metrics_hub(site.metrics_port) as hub, ray_session(site.ray):
         require_capacity(site.ray, {"reader_workers": Actors(site.reader_workers, each)})
-        yield from run_pool(make_worker, units, num_workers=site.reader_workers, resources=each)
+        make = partial(announced, make_worker, hub=hub, labels={"stage": "tile", "role": "reader"})
+        yield from run_pool(make, units, num_workers=site.reader_workers, resources=each)
 
 
 def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:

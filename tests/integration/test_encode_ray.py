@@ -16,7 +16,8 @@ from histodiff.workflows import bench_encode
 from histodiff.workflows import encode as workflow
 from histodiff.workflows.bench import bench
 from tests.support.encode_inputs import encode_config, write_inputs
-from tests.support.encoders import DyingEncoder, load_convolution_encoder
+from tests.support.encoders import DyingEncoder, ScrapedEncoder, load_convolution_encoder
+from tests.support.ports import free_ports
 from tests.support.workers import (
     CountedUnits,
     CountingReader,
@@ -165,6 +166,15 @@ def test_encode_killed_encoder_leaves_the_same_bytes(tmp_path, monkeypatch, ligh
     assert marker.exists()
     assert manifest.files == expected.files
     assert manifest.content_sha256 == expected.content_sha256
+
+
+def test_encode_lists_all_its_processes_for_prometheus(tmp_path, monkeypatch, light_encoder):
+    del light_encoder
+    inputs_at(tmp_path, tmp_path / "images")
+    (port,) = free_ports(1)
+    monkeypatch.setattr(workflow, "ShardEncoder", partial(ScrapedEncoder, port=port))
+    site = site_at(tmp_path, encode_workers=1, reader_workers=1, metrics_port=port)
+    assert workflow.encode(encode_config(), site).manifest.contents["quarantined"] == 0
 
 
 def test_encode_asking_for_more_than_the_cluster_has_names_the_counts(tmp_path, light_encoder):

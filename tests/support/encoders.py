@@ -1,7 +1,9 @@
 """Encoders for tests of the machinery around them; they do not import diffusers."""
 
+import json
 import os
 import signal
+import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,3 +52,25 @@ class DyingEncoder(ShardEncoder):
         yield from blocks
         self._marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ScrapedEncoder(ShardEncoder):
+    """Ends no unit before Prometheus would find its process and a reader's, and could scrape both."""
+
+    def __init__(self, *args: object, port: int, **options: object) -> None:
+        super().__init__(*args, **options)
+        self._hub = f"http://127.0.0.1:{port}/sd"
+
+    def run(self, unit: ShardUnit, blocks: Iterable[PixelBlock]) -> EncodedShard:
+        return super().run(unit, self._found(blocks))
+
+    def _found(self, blocks: Iterable[PixelBlock]) -> Iterable[PixelBlock]:
+        yield from blocks
+        roles: set[str] = set()
+        while roles < {"driver", "reader", "encoder"}:  # bounded by the test's time limit
+            with urllib.request.urlopen(self._hub) as response:
+                targets = json.load(response)
+            roles = {target["labels"]["role"] for target in targets}
+        for target in targets:
+            with urllib.request.urlopen(f"http://{target['targets'][0]}/metrics") as response:
+                assert b"histodiff_" in response.read()
