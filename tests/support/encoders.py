@@ -55,7 +55,7 @@ class DyingEncoder(ShardEncoder):
 
 
 class ScrapedEncoder(ShardEncoder):
-    """Ends no unit before Prometheus would find its process and a reader's, and could scrape both."""
+    """Ends no unit before its process and a reader's can be found and scraped by Prometheus."""
 
     def __init__(self, *args: object, port: int, **options: object) -> None:
         super().__init__(*args, **options)
