@@ -116,7 +116,7 @@ def fabricate_networks(root):
     write_bytes(path / "reconstructions.png", picture())
     path = finished(root, Kind.DENOISERS, "d", contents={"images_seen": 200, "parameters": 10})
     RunRecords(
-        metrics=[MetricsRow(1, 100, 1.0, 1.0, 1e-3), MetricsRow(2, 200, 0.5, 1.0, 1e-3)],
+        metrics=[MetricsRow(1, 100, 1.0, 1.0, 1e-3, 0), MetricsRow(2, 200, 0.5, 1.0, 1e-3, 0)],
         validation=[
             ValidationRow(step, 100 * step, sigma, 1.0 / step + sigma, 4)
             for step in (1, 2)
