@@ -123,7 +123,7 @@ def fabricate_networks(root):
             for sigma in (0.1, 1.0)
         ],
         timing=[TimingRow(1, 1.0, 0.1)],
-    ).write_tables(path)
+    ).write_tables(path, [])
 
 
 def fabricate_sweep(root, gains):
