@@ -111,6 +111,7 @@ def test_encode_pool_actors_without_a_place_keep_nobody_waiting(tmp_path):
     assert {done.unit: done.record for done in pool} == {k: ten_parts(k) for k in range(5)}
 
 
+@pytest.mark.slow
 def test_bench_encode_reports_every_field(monkeypatch):
     small = {"AUTOENCODERS": ("tiny",), "ROUNDS": 1, "ROWS_PER_SHARD": 8, "ROWS_PER_CHUNK": 4}
     for name, value in {**small, "BUSY_BATCHES": 1}.items():

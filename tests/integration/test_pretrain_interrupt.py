@@ -21,6 +21,7 @@ from tests.support.pretraining import finished_store, tiny_config
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
 
+@pytest.mark.slow
 def test_pretrain_ctrl_c_stops_the_ranks_and_the_command_resumes(site: Site, monkeypatch):
     def interrupted(function: Any, spec: Any, *, report: Any, **options: Any) -> Any:
         def press(news: TrainingNews) -> None:
@@ -38,6 +39,7 @@ def test_pretrain_ctrl_c_stops_the_ranks_and_the_command_resumes(site: Site, mon
     require_curve_of_one_rank(together, site)
 
 
+@pytest.mark.slow
 def test_pretrain_sigterm_to_the_driver_saves_and_another_number_of_ranks_resumes(
     site: Site, monkeypatch
 ):
@@ -67,7 +69,7 @@ def test_pretrain_sigterm_to_the_driver_saves_and_another_number_of_ranks_resume
 
 def long_config(name: str = "tiny") -> PretrainConfig:
     """Long enough that it has not ended when the driver hears of it."""
-    return tiny_config(name, train={"images": 4096, "checkpoint_images": 1024})
+    return tiny_config(name, train={"images": 32768, "checkpoint_images": 8192})
 
 
 def require_curve_of_one_rank(
