@@ -115,7 +115,8 @@ def test_validation_noise_is_fixed_and_its_loss_is_unweighted(tmp_path, one_rank
     validations = [
         Validation(
             config, stores=[store], whitening=WHITENING,
-            preconditioning=create_preconditioning(objective), seed=1, batch=4, device="cpu", view="sample",
+            preconditioning=create_preconditioning(objective), seed=1, batch=4, device="cpu",
+            view="sample",
         )
         for objective in (EdmObjective(type="edm"), weighted)
     ]  # fmt: skip
