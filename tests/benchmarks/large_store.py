@@ -78,9 +78,9 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     workers: list[float] = [0.0]
     run = workflow._run
 
-    def watched(*inputs: Any) -> Iterator[Any]:
+    def watched(*inputs: Any, **named: Any) -> Iterator[Any]:
         ends.append(_now())
-        for finished in run(*inputs):
+        for finished in run(*inputs, **named):
             ends.append(_now())
             rows.append(finished.record.record.rows)
             workers.append(_peak_of_workers())
