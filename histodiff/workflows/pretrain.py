@@ -48,7 +48,7 @@ from histodiff.pretraining.spec import (
     ValidationConfig,
 )
 from histodiff.pretraining.trainer import CHECKPOINTS
-from histodiff.storage import StoragePath, write_bytes
+from histodiff.storage import StoragePath, read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, Progress, metrics_hub, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.workflows.networks import ENCODER_SHA256
@@ -245,10 +245,8 @@ def _whitening(
     config: PretrainConfig, place: StoragePath, inputs: Mapping[str, Artifact]
 ) -> Whitening:
     """Whitening of the mixture: computed once and kept, so that a restart reads no store for it."""
-    try:
-        return Whitening.from_json(place.read_bytes())
-    except FileNotFoundError:
-        pass
+    if place.exists():
+        return Whitening.from_json(read_bytes(place))
     found = mixture_whitening(
         [LatentStore.open(artifact.path) for artifact in inputs.values()],
         [part.weight for part in config.stores],

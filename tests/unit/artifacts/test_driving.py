@@ -99,7 +99,7 @@ def test_killed_driver_of_this_machine_is_replaced_at_once(path: StoragePath) ->
 def test_process_number_that_is_used_again_is_another_process(path: StoragePath) -> None:
     write_lease(path, replace(Driver.here(), process_started="12"))
     with Lease(path):
-        pass
+        assert drivers(path) == ["000001.json", "000002.json"]
 
 
 def test_process_that_has_ended_but_is_not_waited_for_is_gone() -> None:
@@ -124,7 +124,7 @@ def test_lease_is_given_back_on_errors_and_ctrl_c(
 def test_driver_elsewhere_silent_for_a_minute_is_replaced(path: StoragePath) -> None:
     write_lease(path, ELSEWHERE, age_seconds=driving.DEAD_SECONDS + 1)
     with Lease(path):
-        pass
+        assert drivers(path) == ["000001.json", "000002.json"]
 
 
 def test_driver_elsewhere_that_falls_silent_is_waited_for_and_this_is_said(
