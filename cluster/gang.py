@@ -21,11 +21,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import ray
 import ray.train
 import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
 
-import ray
 from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.session import ray_session

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
 import ray
+
 from histodiff.cluster.capacity import ActorResources
 from histodiff.cluster.pool import Retries, run_encode_pool, run_pool
 from histodiff.cluster.session import ray_session
