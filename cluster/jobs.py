@@ -15,6 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from histodiff.errors import ConfigError
+from histodiff.runtime.memory import ONE_ARENA
 
 _POLL_SECONDS = 1.0
 _START_SECONDS = 60.0
@@ -85,7 +86,7 @@ def _submitted(client: Any, job: Job) -> str:
                     entrypoint=job.entrypoint,
                     runtime_env={
                         "working_dir": str(job.working_dir),
-                        "env_vars": dict(job.environment),
+                        "env_vars": ONE_ARENA | dict(job.environment),
                     },
                 )
             )

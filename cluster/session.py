@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError
 import histodiff
 from histodiff.cluster.site import ClusterRay, LocalRay, RayConfig
 from histodiff.errors import ConfigError, TransientError
+from histodiff.runtime.memory import ONE_ARENA
 
 _CONNECT_SECONDS = 5.0
 _TOO_SLOW = "timed out during startup"  # ray raises a bare Exception
@@ -65,9 +66,10 @@ def code_environment() -> dict[str, str]:
 
 
 def _start(config: LocalRay) -> None:
-    before = dict(os.environ)
     # inherited by Ray's processes; a runtime_env would cost a process of its own for every actor
-    os.environ.update(code_environment())
+    added = ONE_ARENA | code_environment()
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
     try:
         # "local" starts a new Ray even where RAY_ADDRESS names another one
         ray.init(
@@ -85,14 +87,15 @@ def _start(config: LocalRay) -> None:
             " again, or without Ray (--local)"
         ) from error
     finally:
-        os.environ.pop("PYTHONPATH", None)
-        os.environ.update({k: v for k, v in before.items() if k == "PYTHONPATH"})
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
 
 
 def _join(config: ClusterRay) -> None:
     _require_listening(config.address)
     # a submitted job has the environment that it was submitted with
-    own = {} if _JOB_VARIABLE in os.environ else {"env_vars": code_environment()}
+    own = {} if _JOB_VARIABLE in os.environ else {"env_vars": ONE_ARENA | code_environment()}
     try:
         ray.init(
             address=config.address,
