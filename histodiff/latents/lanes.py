@@ -194,6 +194,8 @@ class StoreCycle:
 
     def draws(self, lane: int, start: int, stop: int) -> tuple[Int64s, Int64s]:
         """Of draws ``start`` to ``stop``: the store, and the number of the draw in that store."""
+        if len(self.quotas) == 1:
+            return np.zeros(stop - start, np.int64), np.arange(start, stop)
         stores, numbers = [], []
         for cycle in range(start // CYCLE, -(-stop // CYCLE)):
             chosen = self._cycle(lane, cycle)

@@ -38,7 +38,7 @@ class ReaderSettings:
     """Bytes that are read as one range; at least an inner chunk."""
     window_slabs: int = 4
     """Slabs of a lane whose rows are shuffled among each other."""
-    fetch_threads: int = 4
+    fetch_threads: int = 8
     """Slabs that are read at the same time, over all lanes of the rank."""
 
 
@@ -201,7 +201,7 @@ class LatentMixture:
         """Fills ``into`` with the draws of a lane from number ``start`` on."""
         stores, draws = self._cycle.draws(lane, start, start + len(into.row_B))
         into.store_B[:] = stores
-        for number in np.unique(stores):
+        for number in np.flatnonzero(np.bincount(stores)):
             places = np.flatnonzero(stores == number)
             done = 0
             while done < len(places):

@@ -24,6 +24,8 @@ class LoadedWindow:
     """A window that is being read, or has been."""
 
     window: Window
+    first_draw: int
+    """Number of its first draw among those of the lane."""
     buffer: Moments
     parts: "Sequence[Future[None]]"
 
@@ -51,24 +53,30 @@ class LaneWindows:
 
     def at(self, lane: int, draw: int) -> tuple[LoadedWindow, int]:
         """The window of a draw, and the draw's number in it; the window after it is being read."""
-        key, offset = self.order.window_of(lane, draw)
         loaded = self._loaded.setdefault(lane, {})
-        if next(iter(loaded), None) != key:
-            for other in [other for other in loaded if other != key]:
-                self._drop(loaded.pop(other))
-            if key not in loaded:
-                loaded[key] = self._begun(key)
-            end = draw - offset + len(loaded[key].window.rows_D)
-            following, _ = self.order.window_of(lane, end)
-            loaded[following] = self._begun(following)
-        return loaded[key], offset
+        current = next(iter(loaded.values()), None)
+        if current is None or not 0 <= draw - current.first_draw < len(current.window.rows_D):
+            current = self._moved(loaded, lane, draw)
+        return current, draw - current.first_draw
+
+    def _moved(self, loaded: dict[WindowKey, LoadedWindow], lane: int, draw: int) -> LoadedWindow:
+        """Goes to the window of a draw, and begins the one after it."""
+        key, offset = self.order.window_of(lane, draw)
+        for other in [other for other in loaded if other != key]:
+            self._drop(loaded.pop(other))
+        if key not in loaded:
+            loaded[key] = self._begun(key, draw - offset)
+        end = draw - offset + len(loaded[key].window.rows_D)
+        following, _ = self.order.window_of(lane, end)
+        loaded[following] = self._begun(following, end)
+        return loaded[key]
 
     def forget(self, lane: int) -> None:
         """Drops the windows of a lane, so that they are read again when they are asked for."""
         for window in self._loaded.pop(lane, {}).values():
             self._drop(window)
 
-    def _begun(self, key: WindowKey) -> LoadedWindow:
+    def _begun(self, key: WindowKey, first_draw: int) -> LoadedWindow:
         window = self.order.window(key)
         if not self._free:
             shape = self.fetcher.layout.moment_shape
@@ -78,7 +86,7 @@ class LaneWindows:
             into = buffer[start : start + len(piece)]
             parts.append(self.threads.submit(self.fetcher.read_into, piece, into))
             start += len(piece)
-        return LoadedWindow(window, buffer, parts)
+        return LoadedWindow(window, first_draw, buffer, parts)
 
     def _drop(self, loaded: LoadedWindow) -> None:
         for part in loaded.parts:
