@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -119,6 +120,8 @@ def run_encode_pool(
     survives = {**_options(reader_resources), "max_restarts": -1}
     reader_class = ray.remote(_ReaderHost).options(**survives)
     readers = [reader_class.remote(make_reader) for _ in range(num_readers)] if units else []
+    for reader in readers:
+        reader.ready.remote()  # made while encoders start; if that fails, who reads is told
     encoder_options = {**_options(encoder_resources), "max_concurrency": _UNITS_PER_ENCODER}
     window = max(2, -(-2 * num_readers // num_encoders))
 
@@ -151,22 +154,24 @@ class _WorkerHost(Generic[UnitT, RecordT]):
 
 
 class _ReaderHost(Generic[PartT]):
-    """The actor around a reader; the reader is made at the first read, also after a restart.
+    """The actor around a reader, which is made when the actor is first asked for anything.
 
     A restart repeats no read by itself: the encoder gives it to a reader that is there.
     """
 
     def __init__(self, make_reader: Callable[[], Reader[PartT]]) -> None:
         self._make_reader = make_reader
-        self._reader: Reader[PartT] | None = None
+
+    @cached_property
+    def _reader(self) -> Reader[PartT]:
+        return self._make_reader()
 
     @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
     def ready(self) -> None:
-        """Answers as soon as there is a process, also after a restart."""
+        """Answers as soon as there is a reader, also after a restart."""
+        _ = self._reader
 
     def read(self, part: PartT) -> PixelBlock:
-        if self._reader is None:
-            self._reader = self._make_reader()
         return self._reader.read(part)
 
 

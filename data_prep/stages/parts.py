@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from histodiff.data_prep.slides.patch_index import IndexedSlides
 from histodiff.data_prep.slides.reading import RowReader
+from histodiff.latents.arrow import arrow_numbers
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath
@@ -45,7 +46,7 @@ def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
     rows = min(max(batch, MIN_PART_ROWS), MAX_PART_ROWS)
     cuts = [0, *_cuts(unit.supertile_ends, rows)]
     pieces = [unit.reading_order[start:end] for start, end in pairwise(cuts)]
-    return [EncodePart(positions, unit.rows.take(pa.array(positions))) for positions in pieces]
+    return [EncodePart(positions, unit.rows.take(arrow_numbers(positions))) for positions in pieces]
 
 
 def _cuts(ends: npt.NDArray[np.int64], rows: int) -> list[int]:

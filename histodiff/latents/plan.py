@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histodiff.errors import ConfigError
+from histodiff.latents.arrow import arrow_numbers
 from histodiff.runtime import generator_for
 
 Int64s = npt.NDArray[np.int64]
@@ -88,7 +89,7 @@ class ShardPlan:
         blocks = self.block_of_patch[patches].astype(np.int64)
         order = np.lexsort((patches, blocks)).astype(np.int64)
         last = np.append(np.diff(blocks[order]) > 0, True)
-        rows = self.patches.select(READ_SCHEMA.names).take(pa.array(patches)).cast(READ_SCHEMA)
+        rows = self.patches.select(READ_SCHEMA.names).take(arrow_numbers(patches)).cast(READ_SCHEMA)
         return ShardUnit(shard, patches, order, np.flatnonzero(last) + 1, rows)
 
 
@@ -193,7 +194,7 @@ def _supertiles(patches: pa.Table, side: int) -> tuple[Numbers, Numbers]:
 def _taken(table: pa.Table, rows: "slice | Int64s") -> pa.Table:
     if isinstance(rows, slice):
         return table.slice(rows.start, rows.stop - rows.start)
-    return table.take(pa.array(rows))
+    return table.take(arrow_numbers(rows))
 
 
 def _runs_of_slides(slide: Numbers) -> Iterator[slice | Int64s]:

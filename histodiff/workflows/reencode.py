@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from histodiff.artifacts import Artifact, fingerprint, open_artifact
 from histodiff.artifacts.artifact import read_plan
@@ -23,6 +22,7 @@ from histodiff.data_prep.stages.encode import EncodeSettings, ShardEncoder
 from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.errors import ArtifactError, ConfigError, TransientError
 from histodiff.latents import LatentStore, ShardRecord, ShardUnit, ShardWriter
+from histodiff.latents.arrow import arrow_numbers
 from histodiff.latents.layout import shard_name
 from histodiff.latents.plan import READ_SCHEMA
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
@@ -167,7 +167,7 @@ def _encoded_again(
         settings=EncodeSettings(config.batch, config.threads, config.precision),
         device=site.device,
     )
-    rows = index.patches.select(READ_SCHEMA.names).take(pa.array(patches)).cast(READ_SCHEMA)
+    rows = index.patches.select(READ_SCHEMA.names).take(arrow_numbers(patches)).cast(READ_SCHEMA)
     unit = ShardUnit(0, patches, np.arange(len(patches)), np.array([len(patches)]), rows)
     reader = partial(EncodeReader, inputs["patches"].path)
     cut = partial(parts_of, batch=config.batch)
