@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from histodiff.data_prep.slides.patch_index import IndexedSlides
 from histodiff.data_prep.slides.reading import RowReader
-from histodiff.latents.arrow import arrow_numbers
+from histodiff.latents.arrow import arrow_numbers, arrow_stream
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock
 from histodiff.storage import StoragePath
@@ -31,8 +31,13 @@ class EncodePart:
     """Some rows of a unit: their positions in it, and what to read for each."""
 
     positions: npt.NDArray[np.int64]
-    rows: pa.Table
-    """Columns of the table of patches that reading takes; no reader needs the whole table."""
+    rows: pa.Buffer
+    """What reading takes of the table of patches, as an Arrow stream: no reader needs the whole
+    table, and for a table Ray would import pandas in every process, which takes it a second."""
+
+    def table(self) -> pa.Table:
+        """The rows."""
+        return pa.ipc.open_stream(self.rows).read_all()
 
 
 def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
@@ -46,7 +51,10 @@ def parts_of(unit: ShardUnit, *, batch: int) -> Sequence[EncodePart]:
     rows = min(max(batch, MIN_PART_ROWS), MAX_PART_ROWS)
     cuts = [0, *_cuts(unit.supertile_ends, rows)]
     pieces = [unit.reading_order[start:end] for start, end in pairwise(cuts)]
-    return [EncodePart(positions, unit.rows.take(arrow_numbers(positions))) for positions in pieces]
+    return [
+        EncodePart(positions, arrow_stream(unit.rows.take(arrow_numbers(positions))))
+        for positions in pieces
+    ]
 
 
 def _cuts(ends: npt.NDArray[np.int64], rows: int) -> list[int]:
@@ -76,6 +84,6 @@ class EncodeReader:
 
     def read(self, part: EncodePart) -> PixelBlock:
         """Pixels of a part; ``positions`` and ``failures`` count in the unit."""
-        block = self._reader.read_rows(part.rows)
+        block = self._reader.read_rows(part.table())
         failures = {int(part.positions[row]): reason for row, reason in block.failures.items()}
         return PixelBlock(part.positions, block.pixels, failures)

@@ -15,6 +15,7 @@ from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.stages.parts import EncodePart, EncodeReader
 from histodiff.errors import ArtifactDrift, ConfigError
 from histodiff.latents import LatentStore
+from histodiff.latents.arrow import arrow_stream
 from histodiff.latents.layout import shard_name
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.storage import file_sizes, storage_path
@@ -48,7 +49,7 @@ def test_encode_rows_are_the_moments_of_their_patches(inputs, tmp_path):
     patches = store.rows["patch"].to_numpy()
     folder = inputs.storage_root / "patches/patches/v1"
     rows = PatchIndex.open(folder).patches.take(patches)
-    pixels = EncodeReader(folder).read(EncodePart(np.arange(ROWS), rows)).pixels
+    pixels = EncodeReader(folder).read(EncodePart(np.arange(ROWS), arrow_stream(rows))).pixels
     first = np.asarray(Image.open(tmp_path / "images" / f"{patches[0]:03d}.png"))
     assert np.array_equal(pixels[0], first)
     mean, std = autoencoder.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2))

@@ -33,8 +33,9 @@ class NullReader:
         del patches
 
     def read(self, part: EncodePart) -> PixelBlock:
-        pixels = np.zeros((part.rows.num_rows, PATCH_PX, PATCH_PX, 3), np.uint8)
-        places = np.stack([part.rows[name].to_numpy() for name in ("x", "y")], axis=1)
+        table = part.table()
+        pixels = np.zeros((table.num_rows, PATCH_PX, PATCH_PX, 3), np.uint8)
+        places = np.stack([table[name].to_numpy() for name in ("x", "y")], axis=1)
         flat = pixels.reshape(len(pixels), -1)
         flat[:, 8] = 255  # a patch of one colour would be quarantined
         flat[:, :8] = (places // PITCH_PX).astype("<i4").view(np.uint8)

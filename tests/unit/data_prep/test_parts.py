@@ -31,7 +31,7 @@ def test_parts_have_every_row_once_and_end_with_supertiles(supertiles, batch):
     unit = unit_of(supertiles)
     parts = parts_of(unit, batch=batch)
     assert np.array_equal(np.concatenate([part.positions for part in parts]), unit.reading_order)
-    assert all(np.array_equal(part.rows["x"], part.positions + 1000) for part in parts)
+    assert all(np.array_equal(part.table()["x"], part.positions + 1000) for part in parts)
     assert all(1 <= len(part.positions) <= MAX_PART_ROWS for part in parts)
     ends = set(unit.supertile_ends.tolist())
     cuts = set(np.cumsum([len(part.positions) for part in parts]).tolist())
