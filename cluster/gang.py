@@ -12,6 +12,7 @@ torchrun's, and under Ray Train when a node is about to be reclaimed. A second S
 import itertools
 import logging
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import ray
@@ -39,6 +41,9 @@ _POLL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 600
 _PREEMPTION_CALLS = 20
 """Every how many steps Ray Train is asked whether nodes are about to be reclaimed."""
+_MADE = "histodiff-spec"
+_LONGEST_MAKING = timedelta(days=2)
+"""How long ranks of torchrun wait for the first; they are ended earlier if it ends."""
 _NEXT_TO_NOTHING = 0.001
 """CPUs that a rank reserves on one machine, shared as it comes; Ray Train refuses 0."""
 
@@ -55,7 +60,7 @@ RankFunction = Callable[[SpecT, int, int, Reporting, Noticing], ResultT]
 
 def run_gang(
     rank_function: RankFunction[SpecT, ResultT],
-    spec: SpecT,
+    make_spec: Callable[[], SpecT],
     *,
     ranks: Ranks,
     ray_config: RayConfig,
@@ -67,7 +72,8 @@ def run_gang(
 
     Args:
         rank_function: A function at the top of a module; resumes by itself when called again.
-        spec: What it is given; picklable.
+        make_spec: Makes what it is given, picklable; called once in all, by the driver. Under
+            torchrun the other ranks wait for what rank 0 makes.
         ranks: How many, or how few and how many; of no account under torchrun, which has decided.
         ray_config: The Ray that runs more than one rank.
         device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
@@ -79,8 +85,9 @@ def run_gang(
         TransientError: The gang failed more often than that; has the errors of the ranks.
     """
     if torchrun_rank() is not None:
-        return _run_under_torchrun(rank_function, spec, device=device, report=report)
+        return _run_under_torchrun(rank_function, make_spec, device=device, report=report)
     if ranks == 1:
+        spec = make_spec()
         with (
             _process_group(device, rank=0, world_size=1, store=_own_store()),
             _sigterm_as_notice() as notice,
@@ -97,7 +104,7 @@ def run_gang(
     with ray_session(ray_config):
         require_capacity(ray_config, {"ranks": Actors(fewest_ranks(ranks), each)})
         return _run_under_ray(
-            rank_function, spec,
+            rank_function, make_spec(),
             ranks=ranks, device=device, report=report, max_failures=max_failures, each=each,
         )  # fmt: skip
 
@@ -115,17 +122,18 @@ def torchrun_host() -> str:
 
 def _run_under_torchrun(
     rank_function: RankFunction[SpecT, ResultT],
-    spec: SpecT,
+    make_spec: Callable[[], SpecT],
     *,
     device: str,
     report: Reporting,
 ) -> ResultT:
     """This process is one rank of torchrun's; all but rank 0 end here, as they write nothing."""
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    spec = _made_once(make_spec, store, rank)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with (
-        _process_group(device, rank=rank, world_size=world_size, store=None),
+        _process_group(device, rank=rank, world_size=world_size, store=store),
         _sigterm_as_notice() as notice,
     ):
         result = rank_function(spec, rank, world_size, report if rank == 0 else _unheard, notice)
@@ -134,9 +142,30 @@ def _run_under_torchrun(
     return result
 
 
+def _made_once(make: Callable[[], SpecT], store: Any, rank: int) -> SpecT:
+    """What rank 0 makes, on every rank; what keeps it from that ends all ranks alike.
+
+    Nothing is sent while it is made, so that it may take longer than a process group would wait.
+    """
+    if rank == 0:
+        try:
+            made = make()
+        except HistodiffError as error:
+            store.set(_MADE, pickle.dumps(error))
+            raise
+        store.set(_MADE, pickle.dumps(made))
+        return made
+    store.wait([_MADE], _LONGEST_MAKING)
+    found = pickle.loads(store.get(_MADE))
+    if isinstance(found, HistodiffError):
+        raise found
+    made_there: SpecT = found
+    return made_there
+
+
 @contextmanager
 def _process_group(device: str, *, rank: int, world_size: int, store: Any) -> Iterator[None]:
-    """A process group for the time of the block; without a store, met through MASTER_ADDR."""
+    """A process group for the time of the block, whose ranks meet in ``store``."""
     torch.distributed.init_process_group(
         _BACKENDS[device], store=store, rank=rank, world_size=world_size
     )

@@ -28,7 +28,7 @@ from histodiff.latents.plan import READ_SCHEMA
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.runtime import encode_in_process
 from histodiff.storage import read_bytes
-from histodiff.workflows.encode import EncodeConfig, store_layout
+from histodiff.workflows.encode_config import EncodeConfig, store_layout
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2}
 """Largest difference, relative to ``1 + |stored|``, between unlike devices or libraries."""
