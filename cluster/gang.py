@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,9 +27,11 @@ import ray
 import ray.train
 import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch.distributed.rendezvous import rendezvous
 
 from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
+from histodiff.cluster.environment import environment
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
 from histodiff.errors import ConfigError, HistodiffError, TransientError
@@ -128,7 +130,7 @@ def _run_under_torchrun(
     report: Reporting,
 ) -> ResultT:
     """This process is one rank of torchrun's; all but rank 0 end here, as they write nothing."""
-    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    store, rank, world_size = next(rendezvous("env://"))
     spec = _made_once(make_spec, store, rank)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -170,7 +172,7 @@ def _process_group(device: str, *, rank: int, world_size: int, store: Any) -> It
         _BACKENDS[device], store=store, rank=rank, world_size=world_size
     )
     try:
-        with _environment(_rank_variables(rank, world_size)):
+        with environment(_rank_variables(rank, world_size)):
             yield
     finally:
         torch.distributed.destroy_process_group()
@@ -185,20 +187,6 @@ def _rank_variables(rank: int, world_size: int) -> dict[str, str]:
     """What DeepSpeed reads; a local rank that is known already stays."""
     local_rank = os.environ.get("LOCAL_RANK", "0")
     return {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": local_rank}
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _run_under_ray(
