@@ -28,6 +28,7 @@ from histodiff.data_prep.stages.encode import (
     ShardEncoder,
 )
 from histodiff.data_prep.stages.parts import EncodeReader, parts_of
+from histodiff.data_prep.stages.tally import TalliedEncoder, TalliedShard
 from histodiff.latents import (
     ShardPlan,
     ShardRecord,
@@ -37,11 +38,11 @@ from histodiff.latents import (
 )
 from histodiff.latents.codec import shard_size
 from histodiff.latents.finish import present_shards
-from histodiff.latents.plan import READ_SCHEMA
 from histodiff.latents.rows import reason_code
 from histodiff.latents.writer import recorded_shards
 from histodiff.models.autoencoder import load_autoencoder
 from histodiff.runtime import Finished, encode_in_process
+from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.telemetry import HubAddress, announced, metrics_hub, progress
 from histodiff.telemetry.metrics import (
     ENCODE_BUSY_SECONDS,
@@ -59,6 +60,7 @@ from histodiff.workflows.encode_config import (
 )
 from histodiff.workflows.encode_estimate import estimate
 from histodiff.workflows.encode_finish import EncodedStore
+from histodiff.workflows.encode_reading import Reading
 from histodiff.workflows.encode_sample import (
     Run,
     measured_speed,
@@ -111,12 +113,12 @@ def _encoded(
     writer = ShardWriter(draft.path, store_layout(config, index, inputs["autoencoder"]))
     plan = shard_plan(config, index)
     writer.write_metadata()
-    watch = Stopwatch(num_encoders(site, plan.num_shards))
+    watch, reading = Stopwatch(num_encoders(site, plan.num_shards)), Reading()
     with metrics_hub(site.metrics_port) as hub:
         run = partial(_run, config, site, inputs=inputs, hub=hub)
-        records = _encode_missing(run, plan, writer, watch)
+        records = _encode_missing(run, plan, writer, watch, reading)
     took = watch.speed(source="run", end_seconds=time.monotonic() - started - watch.ended)
-    measured = recorded(took, encode_conditions(config, site, writer.layout))
+    measured = recorded(took, encode_conditions(config, site, writer.layout)) | reading.recorded()
     store = EncodedStore(config, index, writer.layout, plan, records)
     return store.published(draft, measured=measured)
 
@@ -145,7 +147,7 @@ def speed(config: EncodeConfig, site: Site, *, measure_seconds: float | None) ->
 
 
 def _encode_missing(
-    run: Run, plan: ShardPlan, writer: ShardWriter, watch: Stopwatch
+    run: Run, plan: ShardPlan, writer: ShardWriter, watch: Stopwatch, reading: Reading
 ) -> dict[int, ShardRecord]:
     """Encodes the shards that are not in the ledger; the records of all."""
     done = _done(writer)
@@ -162,8 +164,10 @@ def _encode_missing(
             _count(finished.record)
             failed += len(record.quarantined)
             load.add(finished.record)
+            reading.add(finished.record.read)
             bar.advance(record.rows, quarantined=failed, encoder_busy=load.busy_share)
     _advise(load)
+    reading.log()
     return records | read_ledger(writer.path, done)
 
 
@@ -182,7 +186,7 @@ def _run(
     *,
     inputs: Mapping[str, Artifact],
     hub: HubAddress | None = None,
-) -> Generator[Finished[ShardUnit, EncodedShard], None, None]:
+) -> Generator[Finished[ShardUnit, TalliedShard], None, None]:
     make_reader = partial(
         announced,
         partial(EncodeReader, inputs["patches"].path),
@@ -192,10 +196,13 @@ def _run(
     make_encoder = partial(
         announced,
         partial(
+            TalliedEncoder,
             ShardEncoder,
             partial(load_autoencoder, inputs["autoencoder"].path, device=site.device),
             writer=writer,
-            settings=EncodeSettings(config.batch, config.threads, config.precision),
+            settings=EncodeSettings(
+                config.batch, config.threads, config.precision, config.compiled
+            ),
             device=site.device,
         ),
         hub=hub,

@@ -47,6 +47,9 @@ class EncodeConfig(CommandConfig):
     """Torch threads of an encoder; results on a CPU depend on it."""
     precision: Literal["fp32", "bf16"]
     """Precision of the encoder; bf16 is slower than fp32 on most CPUs."""
+    compiled: bool = False
+    """Whether the encoder runs through torch.compile. Its bytes differ from those without it by
+    rounding, so it decides what the store is; it pays on few CPUs: measure (data_prep/README)."""
     seed: int
     """Seed of the row order."""
     max_failed_fraction: Annotated[float, Location()] = Field(ge=0, le=1)
@@ -113,6 +116,7 @@ def encode_conditions(config: EncodeConfig, site: Site, layout: StoreLayout) -> 
         batch=config.batch,
         threads=config.threads,
         precision=config.precision,
+        compiled=config.compiled,
         device=site.device,
         ray=site.ray.type,
         encode_workers=site.encode_workers,

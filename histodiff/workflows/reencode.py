@@ -24,9 +24,9 @@ from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.errors import ArtifactError, ConfigError, TransientError
 from histodiff.latents import LatentStore, ShardRecord, ShardUnit, ShardWriter
 from histodiff.latents.layout import shard_name
-from histodiff.latents.plan import READ_SCHEMA
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.runtime import encode_in_process
+from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import read_bytes
 from histodiff.workflows.encode_config import EncodeConfig, store_layout
 
@@ -164,7 +164,7 @@ def _encoded_again(
         ShardEncoder,
         lambda: autoencoder,
         writer=kept,
-        settings=EncodeSettings(config.batch, config.threads, config.precision),
+        settings=EncodeSettings(config.batch, config.threads, config.precision, config.compiled),
         device=site.device,
     )
     rows = index.patches.select(READ_SCHEMA.names).take(pa.array(patches)).cast(READ_SCHEMA)

@@ -17,7 +17,7 @@ from histodiff.workflows.plan import Rates, plan
 from histodiff.workflows.plan_table import described
 from histodiff.workflows.registry import COMMANDS, load
 from histodiff.workflows.steps import ResolvedStep
-from tests.support.encode_inputs import encode_config, write_inputs
+from tests.support.encode_inputs import PATCH_PX, encode_config, write_inputs
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_objects_and_bytes_are_those_of_the_run(site):
 
 def test_pictures_of_quarantined_patches_are_within_their_bound(site, tmp_path):
     for number in (0, 5):
-        side = Image.open(tmp_path / "images" / f"{number:03d}.png").width
-        Image.new("RGB", (side, side)).save(tmp_path / "images" / f"{number:03d}.png")
+        one_colour = Image.new("RGB", (PATCH_PX, PATCH_PX))
+        one_colour.save(tmp_path / "images" / f"{number:03d}.png")
     config = encode_config()
     expected = estimate(config, site)
     sizes = file_sizes(encode(config, site).path)
