@@ -1,4 +1,7 @@
-"""A compiled encoder gives the same moments within rounding, of the same encoder."""
+"""A compiled encoder gives the same moments within rounding, of the same encoder.
+
+Compiling takes most of a minute where nothing of it is cached.
+"""
 
 import shutil
 
@@ -32,6 +35,7 @@ def far_apart(found: np.ndarray, expected: np.ndarray) -> float:
     return float((np.abs(found - wide) / (1 + np.abs(wide))).max())
 
 
+@pytest.mark.slow
 def test_compiled_tiny_encoder_has_the_moments_and_the_digest_of_the_plain_one():
     torch.manual_seed(0)
     autoencoder = Autoencoder(create_network(autoencoder_preset("tiny")))
@@ -44,6 +48,7 @@ def test_compiled_tiny_encoder_has_the_moments_and_the_digest_of_the_plain_one()
     assert Autoencoder(autoencoder.network).encoder_sha256 == digest
 
 
+@pytest.mark.slow
 def test_compiled_store_is_another_store_that_verifies(site, tmp_path):
     write_inputs(site.storage_root, tmp_path / "images")
     plain = encode(encode_config(), site)
