@@ -48,8 +48,9 @@ class EncodeConfig(CommandConfig):
     precision: Literal["fp32", "bf16"]
     """Precision of the encoder; bf16 is slower than fp32 on most CPUs."""
     compiled: bool = False
-    """Whether the encoder runs through torch.compile. Its bytes differ from those without it by
-    rounding, so it decides what the store is; it pays on few CPUs: measure (data_prep/README)."""
+    """Whether the encoder runs through torch.compile. Bytes differ from those without it by
+    rounding, so it decides what the store is. Every encoder compiles for most of a minute first, so
+    that it pays for runs of many minutes only (data_prep/README)."""
     seed: int
     """Seed of the row order."""
     max_failed_fraction: Annotated[float, Location()] = Field(ge=0, le=1)
