@@ -12,22 +12,26 @@ torchrun's, and under Ray Train when a node is about to be reclaimed. A second S
 import itertools
 import logging
 import os
+import pickle
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import ray
 import ray.train
 import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch.distributed.rendezvous import rendezvous
 
 from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
+from histodiff.cluster.environment import environment
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
 from histodiff.errors import ConfigError, HistodiffError, TransientError
@@ -39,6 +43,9 @@ _POLL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 600
 _PREEMPTION_CALLS = 20
 """Every how many steps Ray Train is asked whether nodes are about to be reclaimed."""
+_MADE = "histodiff-spec"
+_LONGEST_MAKING = timedelta(days=2)
+"""How long ranks of torchrun wait for the first; they are ended earlier if it ends."""
 _NEXT_TO_NOTHING = 0.001
 """CPUs that a rank reserves on one machine, shared as it comes; Ray Train refuses 0."""
 
@@ -55,7 +62,7 @@ RankFunction = Callable[[SpecT, int, int, Reporting, Noticing], ResultT]
 
 def run_gang(
     rank_function: RankFunction[SpecT, ResultT],
-    spec: SpecT,
+    make_spec: Callable[[], SpecT],
     *,
     ranks: Ranks,
     ray_config: RayConfig,
@@ -67,7 +74,8 @@ def run_gang(
 
     Args:
         rank_function: A function at the top of a module; resumes by itself when called again.
-        spec: What it is given; picklable.
+        make_spec: Makes what it is given, picklable; called once in all, by the driver. Under
+            torchrun the other ranks wait for what rank 0 makes.
         ranks: How many, or how few and how many; of no account under torchrun, which has decided.
         ray_config: The Ray that runs more than one rank.
         device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
@@ -79,8 +87,9 @@ def run_gang(
         TransientError: The gang failed more often than that; has the errors of the ranks.
     """
     if torchrun_rank() is not None:
-        return _run_under_torchrun(rank_function, spec, device=device, report=report)
+        return _run_under_torchrun(rank_function, make_spec, device=device, report=report)
     if ranks == 1:
+        spec = make_spec()
         with (
             _process_group(device, rank=0, world_size=1, store=_own_store()),
             _sigterm_as_notice() as notice,
@@ -97,7 +106,7 @@ def run_gang(
     with ray_session(ray_config):
         require_capacity(ray_config, {"ranks": Actors(fewest_ranks(ranks), each)})
         return _run_under_ray(
-            rank_function, spec,
+            rank_function, make_spec(),
             ranks=ranks, device=device, report=report, max_failures=max_failures, each=each,
         )  # fmt: skip
 
@@ -115,17 +124,18 @@ def torchrun_host() -> str:
 
 def _run_under_torchrun(
     rank_function: RankFunction[SpecT, ResultT],
-    spec: SpecT,
+    make_spec: Callable[[], SpecT],
     *,
     device: str,
     report: Reporting,
 ) -> ResultT:
     """This process is one rank of torchrun's; all but rank 0 end here, as they write nothing."""
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, rank, world_size = next(rendezvous("env://"))
+    spec = _made_once(make_spec, store, rank)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with (
-        _process_group(device, rank=rank, world_size=world_size, store=None),
+        _process_group(device, rank=rank, world_size=world_size, store=store),
         _sigterm_as_notice() as notice,
     ):
         result = rank_function(spec, rank, world_size, report if rank == 0 else _unheard, notice)
@@ -134,14 +144,35 @@ def _run_under_torchrun(
     return result
 
 
+def _made_once(make: Callable[[], SpecT], store: Any, rank: int) -> SpecT:
+    """What rank 0 makes, on every rank; what keeps it from that ends all ranks alike.
+
+    Nothing is sent while it is made, so that it may take longer than a process group would wait.
+    """
+    if rank == 0:
+        try:
+            made = make()
+        except HistodiffError as error:
+            store.set(_MADE, pickle.dumps(error))
+            raise
+        store.set(_MADE, pickle.dumps(made))
+        return made
+    store.wait([_MADE], _LONGEST_MAKING)
+    found = pickle.loads(store.get(_MADE))
+    if isinstance(found, HistodiffError):
+        raise found
+    made_there: SpecT = found
+    return made_there
+
+
 @contextmanager
 def _process_group(device: str, *, rank: int, world_size: int, store: Any) -> Iterator[None]:
-    """A process group for the time of the block; without a store, met through MASTER_ADDR."""
+    """A process group for the time of the block, whose ranks meet in ``store``."""
     torch.distributed.init_process_group(
         _BACKENDS[device], store=store, rank=rank, world_size=world_size
     )
     try:
-        with _environment(_rank_variables(rank, world_size)):
+        with environment(_rank_variables(rank, world_size)):
             yield
     finally:
         torch.distributed.destroy_process_group()
@@ -156,20 +187,6 @@ def _rank_variables(rank: int, world_size: int) -> dict[str, str]:
     """What DeepSpeed reads; a local rank that is known already stays."""
     local_rank = os.environ.get("LOCAL_RANK", "0")
     return {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": local_rank}
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _run_under_ray(

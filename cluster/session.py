@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 import histodiff
+from histodiff.cluster.environment import environment
 from histodiff.cluster.site import ClusterRay, LocalRay, RayConfig
 from histodiff.errors import ConfigError, TransientError
 from histodiff.runtime.memory import ONE_ARENA
@@ -67,18 +68,16 @@ def code_environment() -> dict[str, str]:
 
 def _start(config: LocalRay) -> None:
     # inherited by Ray's processes; a runtime_env would cost a process of its own for every actor
-    added = ONE_ARENA | code_environment()
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
     try:
         # "local" starts a new Ray even where RAY_ADDRESS names another one
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with environment(ONE_ARENA | code_environment()):
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:
         if _TOO_SLOW not in str(error):
             raise
@@ -86,10 +85,6 @@ def _start(config: LocalRay) -> None:
             "Ray did not start within its 30 s, so this machine is too busy; run the same command"
             " again, or without Ray (--local)"
         ) from error
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
 
 
 def _join(config: ClusterRay) -> None:

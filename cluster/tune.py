@@ -7,16 +7,15 @@ artifact and returns nothing; the artifacts are the state of a sweep, so Tune sa
 """
 
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ray import tune
 from ray.tune.search import Searcher
 
+from histodiff.cluster.environment import environment
 from histodiff.errors import HistodiffError
 
 _log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def run_trials(
     trainable = tune.with_resources(
         tune.with_parameters(_TrialActor, run=run, payloads=payloads), {"cpu": cpus, "gpu": gpus}
     )
-    with _environment(_QUIET), tempfile.TemporaryDirectory(prefix="histodiff-tune-") as scratch:
+    with environment(_QUIET), tempfile.TemporaryDirectory(prefix="histodiff-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -212,18 +211,3 @@ class _TrialActor(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: Mapping[str, str]) -> bool:
         self._key = new_config["key"]
         return True
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables that Tune reads, and restores what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

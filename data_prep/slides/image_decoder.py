@@ -11,6 +11,7 @@ import numpy.typing as npt
 from histodiff.data_prep.slides.containers import ImageContainer, member_of, open_container
 from histodiff.data_prep.slides.pixels import decode_image
 from histodiff.storage import StoragePath
+from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 MAX_OPEN_CONTAINERS = 4
 
@@ -36,6 +37,7 @@ class ImageDecoder:
                 if member
                 else decode_image(folder / path)
             )
+            TILE_DECODED_BYTES.inc(pixels.nbytes)
             self._last = (key, pixels)
         return self._last[1]
 

@@ -12,6 +12,7 @@ from histodiff.data_prep.slides.ome import ome_scale
 from histodiff.data_prep.slides.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes, shrink_into
 from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.errors import SkipReason, SlideError
+from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_STARTS = {"PNG": (b"\x89PNG", ".png"), "JPEG": (b"\xff\xd8\xff", ".jpg")}
@@ -75,6 +76,7 @@ class ImageReader:
                 f"{self._path.name}: is a TIFF by its content; rename it to end in .svs or .tif",
             )
         self._levels[0] = decode_bytes(data, name=self._path.name)
+        TILE_DECODED_BYTES.inc(self._levels[0].nbytes)
         height, width = self._levels[0].shape[:2]
         return _slide_info(
             width, height, downsamples=(1.0,), scale=None, reader="pillow", version=PIL.__version__
@@ -109,6 +111,7 @@ class ImageReader:
                     self._levels[level] = np.asarray(tiff.series[0].levels[level].asarray())
             except Exception as error:  # as above
                 raise self._unreadable(error) from error
+            TILE_DECODED_BYTES.inc(self._levels[level].nbytes)
         return self._levels[level]
 
     def _bytes(self) -> bytes:

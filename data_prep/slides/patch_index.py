@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from histodiff.data_prep.slides.readers import Resample
 from histodiff.errors import ArtifactCorrupt
+from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import StoragePath, list_names, read_bytes, write_bytes
 
 FORMAT = 2
@@ -71,14 +72,9 @@ the same tissue.
 
 PATCHES_SCHEMA = pa.schema(
     [
-        ("slide_id", pa.string()),
+        READ_SCHEMA.field("slide_id"),
         ("patient_id", pa.string()),
-        ("path", pa.string()),
-        ("x", pa.int64()),
-        ("y", pa.int64()),
-        ("level", pa.int32()),
-        ("read_width", pa.int32()),
-        ("read_height", pa.int32()),
+        *list(READ_SCHEMA)[1:],
         ("effective_mpp_x", pa.float64()),
         ("effective_mpp_y", pa.float64()),
         ("tissue_fraction", pa.float32()),

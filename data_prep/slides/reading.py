@@ -26,8 +26,14 @@ from histodiff.data_prep.slides.pixels import shrink_into
 from histodiff.data_prep.slides.readers import Box
 from histodiff.data_prep.slides.tiff_index import TiffIndex
 from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
-from histodiff.runtime import PixelBlock
+from histodiff.runtime import PixelBlock, ReadBytes
 from histodiff.storage import StoragePath, file_size, read_bytes, storage_path
+from histodiff.telemetry.metrics import (
+    TILE_DECODED_BYTES,
+    TILE_FETCHED_BYTES,
+    TILE_SHOWN_BYTES,
+    total,
+)
 
 MAX_OPEN_SLIDES = 8
 MAX_RESIDENT_BYTES = 2**30
@@ -35,6 +41,11 @@ MAX_TOGETHER = 256
 """Patches of a slide whose bytes are fetched together."""
 
 Row = dict[str, Any]
+
+
+def read_so_far() -> ReadBytes:
+    """What reading has taken in this process."""
+    return ReadBytes(total(TILE_DECODED_BYTES), total(TILE_SHOWN_BYTES), total(TILE_FETCHED_BYTES))
 
 
 class RowReader:
@@ -59,6 +70,7 @@ class RowReader:
             ArtifactCorrupt: A file of the index itself is missing or broken.
         """
         rows = table.to_pylist()
+        TILE_SHOWN_BYTES.inc(sum(3 * row["read_width"] * row["read_height"] for row in rows))
         side = self._index.facts.patch_px
         pixels = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
         failures: dict[int, str] = {}

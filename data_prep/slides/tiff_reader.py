@@ -23,6 +23,7 @@ from histodiff.data_prep.slides.readers import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.slides.tiff_index import TiffIndex, TiffLevel, read_tiff_index
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
+from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 NAME = "tiff"
 TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
@@ -299,6 +300,7 @@ class TiffReader:
         data = self._fetched.get(key) or self._source.read([self._range(level, number)])[0]
         try:
             decode_tile(data, self._prefixes[level], out=out)
+            TILE_DECODED_BYTES.inc(out.nbytes)
         except ValueError as error:
             row, column = divmod(number, self._index.levels[level].tiles_across)
             raise SlideError(

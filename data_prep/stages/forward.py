@@ -5,8 +5,9 @@ and started before the moments of the last one are taken: both copies are pinned
 and the device always has work. A pass always has ``batch`` rows, the last filled up with zeros.
 """
 
+import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -16,10 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from histodiff.errors import ConfigError
 from histodiff.runtime import PixelBlock
 
 Precision = Literal["fp32", "bf16"]
 Moments = npt.NDArray[np.float16]
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class PixelEncoder(Protocol):
@@ -36,6 +39,7 @@ class EncodeSettings:
     batch: int
     threads: int
     precision: Precision
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,19 @@ class ForwardPasses:
 
     Args:
         autoencoder: On the device already.
-        settings: Batch and precision.
+        settings: Batch, precision, and whether the autoencoder is compiled, at the first batch.
         device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: It is to be compiled, and there is no compiler.
     """
 
     def __init__(
         self, autoencoder: PixelEncoder, *, settings: EncodeSettings, device: torch.device
     ) -> None:
-        self._autoencoder = autoencoder
+        self._encode: Encode = autoencoder.encode
+        if settings.compiled:
+            self._encode = _compiled(autoencoder.encode, device)
         self._settings = settings
         self._device = device
         self._pinned = device.type == "cuda"
@@ -91,7 +100,7 @@ class ForwardPasses:
         low = self._settings.precision == "bf16"
         autocast = torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext()
         with torch.no_grad(), autocast:
-            mean, std = self._autoencoder.encode(self._on_device(block.pixels))
+            mean, std = self._encode(self._on_device(block.pixels))
         both = torch.cat([mean, std], dim=1).to(torch.float16).contiguous()
         if not self._pinned:
             return _Flying(block, both, None)
@@ -109,6 +118,14 @@ class ForwardPasses:
         rows[: len(pixels_BHWC)] = pixels_BHWC
         rows[len(pixels_BHWC) :] = 0
         return full.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def _compiled(encode: Encode, device: torch.device) -> Encode:
+    """The same function through TorchInductor; weights and their digest stay as they are."""
+    if device.type == "cpu" and shutil.which("g++") is None:
+        raise ConfigError("compiled=true: needs g++ on every node; install it, or set it to false")
+    compiled: Encode = torch.compile(encode, dynamic=False)
+    return compiled
 
 
 def batches_of(blocks: Iterable[PixelBlock], batch: int) -> Iterator[PixelBlock]:

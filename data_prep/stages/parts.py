@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from histodiff.data_prep.slides.patch_index import IndexedSlides
-from histodiff.data_prep.slides.reading import RowReader
+from histodiff.data_prep.slides.reading import RowReader, read_so_far
 from histodiff.latents.arrow import arrow_numbers, arrow_stream
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock
@@ -84,6 +84,7 @@ class EncodeReader:
 
     def read(self, part: EncodePart) -> PixelBlock:
         """Pixels of a part; ``positions`` and ``failures`` count in the unit."""
+        before = read_so_far()  # a process reads one part at a time
         block = self._reader.read_rows(part.table())
         failures = {int(part.positions[row]): reason for row, reason in block.failures.items()}
-        return PixelBlock(part.positions, block.pixels, failures)
+        return PixelBlock(part.positions, block.pixels, failures, read_so_far() - before)

@@ -7,6 +7,7 @@ piece is cut).
 Threads, never forked workers: storage clients do not survive a fork.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ from histodiff.latents.slabs import SlabGrid
 from histodiff.latents.store import LatentStore
 from histodiff.latents.windows import WINDOWS_PER_LANE, LaneWindows
 from histodiff.runtime import derived_seed
+from histodiff.telemetry import metrics
+
+_log = logging.getLogger(__name__)
 
 PREFETCHED_BATCHES = 2
 
@@ -116,6 +120,7 @@ class LatentMixture:
             for store, order in zip(stores, orders, strict=True)
         )
         self._lock = threading.Lock()
+        self._before = _counted()
 
     @property
     def num_rows(self) -> int:
@@ -137,6 +142,7 @@ class LatentMixture:
             for lane in range(per_rank):
                 part = batch.rows(lane * per_lane, (lane + 1) * per_lane)
                 self._copy_rows(first + lane, step * per_lane, part)
+        metrics.READER_GIVEN_BYTES.inc(batch.moments_BMHW.nbytes)
         return batch
 
     def batches(
@@ -186,8 +192,17 @@ class LatentMixture:
         return (windows + batches) * self.stores[0].layout.row_bytes + order
 
     def close(self) -> None:
-        """Ends the threads; slabs that wait to be read are not read any more."""
+        """Ends the threads; slabs that wait to be read are not read any more.
+
+        One line of the log says what was fetched of the stores since the mixture was opened.
+        """
         self._threads.shutdown(cancel_futures=True)
+        fetched, given = (now - then for now, then in zip(_counted(), self._before, strict=True))
+        if given:
+            _log.info(
+                "latents: %.3f GB fetched for %.3f GB of rows (%.2f bytes a byte)",
+                fetched / 1e9, given / 1e9, fetched / given,
+            )  # fmt: skip
 
     def _lanes_per_rank(self, world_size: int) -> int:
         if self.num_lanes % world_size:
@@ -229,6 +244,11 @@ class LatentMixture:
             for place, row in zip(places.tolist(), inside.tolist(), strict=False):
                 into.moments_BMHW[place] = moments[row]
         return len(rows)
+
+
+def _counted() -> tuple[int, int]:
+    """Bytes that this process has fetched of stores, and given as rows."""
+    return metrics.total(metrics.READER_FETCHED_BYTES), metrics.total(metrics.READER_GIVEN_BYTES)
 
 
 def _order(

@@ -18,24 +18,13 @@ import pyarrow.compute as pc
 from histodiff.errors import ConfigError
 from histodiff.latents.arrow import arrow_numbers
 from histodiff.runtime import generator_for
+from histodiff.runtime.patches import READ_SCHEMA
 
 Int64s = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.uint32]
 
 MAX_ROWS = 2**32 - 1
 _ROWS_AT_ONCE = 2**18
-READ_SCHEMA = pa.schema(
-    [
-        ("slide_id", pa.string()),
-        ("path", pa.string()),
-        ("x", pa.int64()),
-        ("y", pa.int64()),
-        ("level", pa.int32()),
-        ("read_width", pa.int32()),
-        ("read_height", pa.int32()),
-    ]
-)
-"""What a reader of pixels must know of a patch; columns of the table of patches."""
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,45 @@ class Worker(Protocol[UnitT_contra, RecordT_co]):
 
 
 @dataclass(frozen=True)
+class ReadBytes:
+    """What reading some patches took, in bytes."""
+
+    decoded: int = 0
+    """Pixels that were decoded."""
+    shown: int = 0
+    """Pixels that the patches show, as they lie in the slide, before they are shrunk."""
+    fetched: int = 0
+    """Compressed bytes that came over a network."""
+
+    def __add__(self, other: "ReadBytes") -> "ReadBytes":
+        return ReadBytes(
+            self.decoded + other.decoded, self.shown + other.shown, self.fetched + other.fetched
+        )
+
+    def __sub__(self, other: "ReadBytes") -> "ReadBytes":
+        return ReadBytes(
+            self.decoded - other.decoded, self.shown - other.shown, self.fetched - other.fetched
+        )
+
+    @property
+    def amplification(self) -> float:
+        """Bytes decoded per byte shown; 0 where nothing was read."""
+        return self.decoded / self.shown if self.shown else 0.0
+
+
+@dataclass(frozen=True)
 class PixelBlock:
     """Pixels of some rows of a unit.
 
     ``pixels`` is uint8 ``(n, H, W, 3)``; ``positions`` are the rows' places in the unit;
     ``failures`` maps the position of a row that could not be read to its reason (its pixels are
-    zeros).
+    zeros); ``read`` is what reading took, where it was counted.
     """
 
     positions: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
     failures: dict[int, str]
+    read: ReadBytes = ReadBytes()
 
 
 class Reader(Protocol[PartT_contra]):

@@ -31,6 +31,12 @@ TILE_FETCHED_BYTES = Counter(
 TILE_NEEDED_BYTES = Counter(
     "histodiff_tile_needed_bytes", "Bytes of the tiles that were needed of remote slides."
 )
+TILE_DECODED_BYTES = Counter(
+    "histodiff_tile_decoded_bytes", "Bytes of pixels that were decoded from slides and images."
+)
+TILE_SHOWN_BYTES = Counter(
+    "histodiff_tile_shown_bytes", "Bytes of the pixels that patches showed, before shrinking."
+)
 TILE_SLIDES = Counter("histodiff_tile_slides", "Slides finished.", ["status"])
 TRAIN_IMAGES = Counter("histodiff_train_images", "Images seen by the trainer, all ranks.", ["run"])
 TRAIN_IMAGES_PER_SECOND = Gauge(
@@ -49,6 +55,9 @@ TRAIN_DATA_WAIT_SECONDS = Counter(
 )
 READER_FETCHED_BYTES = Counter(
     "histodiff_reader_fetched_bytes", "Bytes of latents that were read from their storage."
+)
+READER_GIVEN_BYTES = Counter(
+    "histodiff_reader_given_bytes", "Bytes of the rows of latents that batches were made of."
 )
 READER_INDEX_BYTES = Counter(
     "histodiff_reader_index_bytes", "Bytes of the indexes of shards that were read."
@@ -70,3 +79,9 @@ TRAIN_ROLLBACKS = Counter(
     "histodiff_train_rollbacks", "Times training went back and passed over images.", ["run"]
 )
 TRAIN_RESUMES = Counter("histodiff_train_resumes", "Times a run was resumed.", ["run"])
+
+
+def total(counter: Counter) -> int:
+    """What a counter without labels has counted in this process."""
+    (family,) = counter.collect()
+    return int(sum(sample.value for sample in family.samples if sample.name.endswith("_total")))

@@ -1,8 +1,9 @@
 """What a run of ``encode`` writes and asks of the store, by arithmetic: objects, bytes, requests.
 
 Shards and metadata are exact. Row tables are as large as those of a sample of the patches; ledger
-records, plan and manifest as large as ones with numbers of the same length. Requests are those of a
-run from begin to end without a failure, against S3; local folders have none.
+records, plan and manifest as large as ones with numbers of the same length. No patch is taken to be
+quarantined: what the pictures of such patches may add is an upper bound of its own. Requests are
+those of a run from begin to end without a failure, against S3; local folders have none.
 """
 
 import json
@@ -14,8 +15,10 @@ import pyarrow as pa
 
 from histodiff.artifacts import Artifact, CommandConfig, Manifest
 from histodiff.artifacts.artifact import planned_identity
+from histodiff.artifacts.driving import RENEW_SECONDS
 from histodiff.artifacts.provenance import provenance
 from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.stages.encode import MAX_PICTURES
 from histodiff.latents import ShardRecord, StoreLayout
 from histodiff.latents.codec import metadata_files, shard_size
 from histodiff.latents.finish import SHARDS_SCHEMA
@@ -29,6 +32,9 @@ _LISTED_AT_ONCE = 1000
 _PUT_BYTES = 100 * 2**20
 _PART_BYTES = 50 * 2**20
 """s3fs puts objects of `_PUT_BYTES` and more in parts of `_PART_BYTES`."""
+_GETS_OF_READ = 2
+"""Reading an object is a head and a get."""
+_PNG_OVERHEAD = 1.01
 _DIGEST = "0" * 64
 _NUMBER = -0.12345678901234567
 
@@ -76,31 +82,60 @@ def store_amounts(
     )
 
 
-def store_requests(
-    layout: StoreLayout,
-    inputs: Mapping[str, Artifact],
-    *,
-    index_files: int,
-    processes: int,
-) -> Requests:
-    """Requests of an undisturbed run.
+def most_pictures(layout: StoreLayout, *, max_failed_fraction: float) -> StoreAmounts:
+    """What pictures of quarantined patches may add to the store at most, if the run ends well.
 
-    Args:
-        layout: Of the store.
-        inputs: The artifacts that are read.
-        index_files: Files of the patch index that every process that reads patches reads.
-        processes: Encoders, which read the autoencoder's files, and readers, which read the index.
+    PNG of pixels that cannot be compressed is hardly larger than the pixels.
+    """
+    failed = int(max_failed_fraction * layout.num_rows)
+    pictures = min(failed, MAX_PICTURES * layout.num_shards)
+    pixels = 3 * layout.attributes.patch_px**2
+    return StoreAmounts(objects=pictures, bytes=pictures * round(_PNG_OVERHEAD * pixels))
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """Files of the store's inputs, and by how many processes they are read."""
+
+    inputs: int
+    """Artifacts that are read."""
+    index_parts: int
+    """Files of the patch index's table of patches."""
+    autoencoder_files: int
+    """Files of the autoencoder; every encoder fetches them."""
+    slide_opens: int
+    """Openings of a slide whose table of tiles is kept in the index."""
+    readers: int
+    encoders: int
+
+
+def store_requests(layout: StoreLayout, files: ReadFiles) -> Requests:
+    """Requests of an undisturbed run; those that keep its lease are `lease_requests`.
+
+    Deletions are free of charge and left out.
     """
     shards = layout.num_shards
     size = shard_size(layout, 0)
     puts_of_shard = 1 if size < _PUT_BYTES else 2 + -(-size // _PART_BYTES)
-    # probe, plan, manifest, two of metadata, table of shards; shard and record; rows
-    puts = 6 + shards * (puts_of_shard + 1) + num_row_files(layout)
-    # plan, manifest of the output; manifests of inputs; autoencoder.json; index by every process
-    gets = 2 + len(inputs) + 1 + (1 + processes) * index_files
-    pages = -(-shards // _LISTED_AT_ONCE)
-    # ledger and shards before, shards after; partitions of the index by every process
-    return Requests(puts=puts, gets=gets, lists=2 + pages + 1 + processes)
+    # probe, plan, lease, two of metadata, table of shards, manifest; shard and record; rows
+    puts = 7 + shards * (puts_of_shard + 1) + num_row_files(layout)
+    # manifests of the inputs, plan, index, autoencoder.json; two files of the index by readers
+    reads = files.inputs + 1 + (2 + files.index_parts) + 1 + 2 * files.readers
+    reads += files.encoders + files.slide_opens
+    # that there is no plan, no manifest (twice) and no shard; the lease that is given back
+    looks = 5
+    gets = _GETS_OF_READ * reads + looks + files.encoders * files.autoencoder_files
+    # what is not there is looked for as a folder, too: plan, manifest, lease, shards, ledger
+    missing = 1 + 2 + 2 + 2 + 2
+    # lease (taken, before the manifest, given back), index; the autoencoder by every encoder
+    lists = missing + 3 + 1 + 2 * files.encoders + -(-shards // _LISTED_AT_ONCE)
+    return Requests(puts=puts, gets=gets, lists=lists)
+
+
+def lease_requests(seconds: float) -> Requests:
+    """Requests with which a driver keeps its lease for so long."""
+    renewals = int(seconds / RENEW_SECONDS)
+    return Requests(puts=renewals, gets=0, lists=renewals)
 
 
 def num_row_files(layout: StoreLayout) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.stages.encode import EncodedShard
+from histodiff.data_prep.stages.tally import TalliedShard
 from histodiff.errors import ConfigError
 from histodiff.latents import ShardPlan, ShardUnit, ShardWriter, StoreLayout
 from histodiff.runtime import Finished, generator_for
@@ -23,7 +23,7 @@ MAX_SHARD_ROWS = 1024
 _MAX_SHARDS = 64
 
 Run = Callable[
-    [Sequence[ShardUnit], ShardWriter], Generator[Finished[ShardUnit, EncodedShard], None, None]
+    [Sequence[ShardUnit], ShardWriter], Generator[Finished[ShardUnit, TalliedShard], None, None]
 ]
 
 

@@ -28,6 +28,7 @@ class EncodeConditions:
     batch: int
     threads: int
     precision: str
+    compiled: bool
     device: str
     ray: str
     encode_workers: int

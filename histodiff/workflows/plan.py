@@ -7,7 +7,7 @@ has run is listed as such, never guessed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from histodiff.cluster.site import NoRay, Prices, Site, fewest_ranks
 from histodiff.config import Config, parse_config
 from histodiff.config.loader import apply_overrides, read_yaml
 from histodiff.errors import ConfigError
-from histodiff.workflows.encode import EncodeConfig, speed
+from histodiff.workflows.encode import speed
+from histodiff.workflows.encode_amounts import lease_requests
+from histodiff.workflows.encode_config import EncodeConfig
+from histodiff.workflows.encode_estimate import with_requests
 from histodiff.workflows.encode_sample import num_encoders
 from histodiff.workflows.encode_speed import EncodeSpeed
 from histodiff.workflows.registry import COMMANDS, LoadedCommand, load
@@ -106,15 +109,17 @@ def plan(
     Raises:
         ConfigError: The sample is too small to measure.
     """
-    plans = tuple(plan_step(step, site) for step in steps)
+    plans: list[StepPlan] = []
     times: dict[str, StepTime] = {}
-    for step, planned in zip(steps, plans, strict=True):
+    for step in steps:
+        planned = plan_step(step, site)
         if not _is_unknown(planned):
             took = _time_of(step, planned, site, rates, measure_seconds)
             times |= {step.name: took} if took else {}
+        plans.append(_with_lease(planned, times.get(step.name)))
     unknown = tuple(_unknown(step) for step in plans if _is_unknown(step))
     currency = site.prices.currency if site.prices else None
-    return CostPlan(plans, times, totals(plans, times, site), currency, unknown)
+    return CostPlan(tuple(plans), times, totals(plans, times, site), currency, unknown)
 
 
 def totals(
@@ -162,6 +167,13 @@ def _product(*pairs: tuple[float | None, float]) -> float | None:
     """Sum of price times amount over the prices that are given; None if none is."""
     given = [price * amount for price, amount in pairs if price is not None]
     return sum(given) if given else None
+
+
+def _with_lease(planned: StepPlan, took: StepTime | None) -> StepPlan:
+    """With the requests that keep the driver's lease, where it is known for how long."""
+    if took is None:
+        return planned
+    return replace(planned, estimate=with_requests(planned.estimate, lease_requests(took.seconds)))
 
 
 def _time_of(

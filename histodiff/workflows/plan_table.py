@@ -8,7 +8,8 @@ from histodiff.workflows.run import StepPlan
 
 _WIDTH = 16
 _NAMES = {
-    "units": "shards", "puts_requests": "  puts", "gets_requests": "  gets",
+    "units": "shards", "most_picture_bytes": "  pictures <=",
+    "most_picture_objects": "  pictures <=", "puts_requests": "  puts", "gets_requests": "  gets",
     "lists_requests": "  lists", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours",
     "cost_requests": "  requests", "cost_compute": "  compute", "cost": "cost",
     "cost_storage_month": "storage / month",
@@ -75,7 +76,7 @@ def _line(key: str, value: float | str) -> str:
     name = _NAMES.get(key, key)
     if isinstance(value, str):
         return _text(name, value)
-    if key == "bytes":
+    if key.endswith("bytes"):
         return _text(name, size(value))
     if key == "hours":
         return _text("time", duration(3600 * value))

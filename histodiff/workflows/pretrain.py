@@ -6,7 +6,8 @@ How many ranks there are is a matter of the site and changes results by rounding
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -48,7 +49,7 @@ from histodiff.pretraining.spec import (
     ValidationConfig,
 )
 from histodiff.pretraining.trainer import CHECKPOINTS
-from histodiff.storage import StoragePath, read_bytes, write_bytes
+from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, Progress, metrics_hub, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.workflows.networks import ENCODER_SHA256
@@ -133,35 +134,41 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:
         return draft.finished
+    run = _Run(config, site, draft, inputs, init_sha256)
     if torchrun_rank():  # the process of rank 0 drives
-        return _pretrained(config, site, draft, inputs, init_sha256)
+        return _pretrained(run)
     with draft:
-        return _pretrained(config, site, draft, inputs, init_sha256)
+        return _pretrained(run)
 
 
-def _pretrained(
-    config: PretrainConfig,
-    site: Site,
-    draft: Draft,
-    inputs: Mapping[str, Artifact],
-    init_sha256: str | None,
-) -> Artifact:
-    whitening = _whitening(config, draft.path / _WHITENING, inputs)
-    images = config.train.num_steps * config.train.batch
-    already = newest_step(draft.path / CHECKPOINTS) * config.train.batch
+@dataclass(frozen=True)
+class _Run:
+    """A training that has been begun, and what it is made from."""
+
+    config: PretrainConfig
+    site: Site
+    draft: Draft
+    inputs: Mapping[str, Artifact]
+    init_sha256: str | None
+
+
+def _pretrained(run: _Run) -> Artifact:
+    train, site = run.config.train, run.site
+    images = train.num_steps * train.batch
+    already = newest_step(run.draft.path / CHECKPOINTS) * train.batch
     with (
         _hub(site) as hub,
         progress("pretrain", total=images, unit="images", already=already) as bar,
     ):
         result = run_gang(
             pretrain_rank,
-            _spec(config, site, draft, inputs, whitening, init_sha256, hub),
+            partial(_spec, run, hub),
             ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
             report=_reporter(bar, already=already),
         )
-    return _finished(draft, result)
+    return _finished(run.draft, result)
 
 
 def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]:
@@ -198,27 +205,21 @@ def _require_fitting_ranks(config: PretrainConfig, ranks: Ranks) -> None:
             )
 
 
-def _spec(
-    config: PretrainConfig,
-    site: Site,
-    draft: Draft,
-    inputs: Mapping[str, Artifact],
-    whitening: Whitening,
-    init_sha256: str | None,
-    hub: HubAddress | None,
-) -> PretrainSpec:
-    shares = zip(inputs.values(), config.stores, strict=True)
+def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
+    """What every rank is given; one process makes it, as the whitening reads the stores."""
+    config, site = run.config, run.site
+    shares = zip(run.inputs.values(), config.stores, strict=True)
     return PretrainSpec(
         run=f"{config.name}@{config.version}",
-        artifact=str(draft.path),
+        artifact=str(run.draft.path),
         stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
-        whitening=whitening,
+        whitening=_whitening(run),
         view=config.view,
         symmetries=config.symmetries,
         num_lanes=config.num_lanes,
         denoiser=config.denoiser,
         init=None if config.init is None else absolute_source(config.init),
-        init_sha256=init_sha256,
+        init_sha256=run.init_sha256,
         train=config.train,
         validation=config.validation,
         snapshot_images=config.snapshot_images,
@@ -241,17 +242,16 @@ def _hub(site: Site) -> Iterator[HubAddress | None]:
         yield hub
 
 
-def _whitening(
-    config: PretrainConfig, place: StoragePath, inputs: Mapping[str, Artifact]
-) -> Whitening:
+def _whitening(run: _Run) -> Whitening:
     """Whitening of the mixture: computed once and kept, so that a restart reads no store for it."""
+    place = run.draft.path / _WHITENING
     if place.exists():
         return Whitening.from_json(read_bytes(place))
     found = mixture_whitening(
-        [LatentStore.open(artifact.path) for artifact in inputs.values()],
-        [part.weight for part in config.stores],
-        view=config.view,
-        recorded=[_statistics(artifact) for artifact in inputs.values()],
+        [LatentStore.open(artifact.path) for artifact in run.inputs.values()],
+        [part.weight for part in run.config.stores],
+        view=run.config.view,
+        recorded=[_statistics(artifact) for artifact in run.inputs.values()],
     )
     write_bytes(place, found.to_json().encode())
     return found

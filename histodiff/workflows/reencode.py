@@ -24,11 +24,11 @@ from histodiff.errors import ArtifactError, ConfigError, TransientError
 from histodiff.latents import LatentStore, ShardRecord, ShardUnit, ShardWriter
 from histodiff.latents.arrow import arrow_numbers
 from histodiff.latents.layout import shard_name
-from histodiff.latents.plan import READ_SCHEMA
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.runtime import encode_in_process
+from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import read_bytes
-from histodiff.workflows.encode import EncodeConfig, store_layout
+from histodiff.workflows.encode_config import EncodeConfig, store_layout
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2}
 """Largest difference, relative to ``1 + |stored|``, between unlike devices or libraries."""
@@ -164,7 +164,7 @@ def _encoded_again(
         ShardEncoder,
         lambda: autoencoder,
         writer=kept,
-        settings=EncodeSettings(config.batch, config.threads, config.precision),
+        settings=EncodeSettings(config.batch, config.threads, config.precision, config.compiled),
         device=site.device,
     )
     rows = index.patches.select(READ_SCHEMA.names).take(arrow_numbers(patches)).cast(READ_SCHEMA)

@@ -11,7 +11,7 @@ import numpy as np
 
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.latents import plan_shards
-from histodiff.latents.plan import READ_SCHEMA
+from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import storage_path
 from tests.support.null_encoding import write_null_inputs
 

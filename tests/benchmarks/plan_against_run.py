@@ -11,47 +11,23 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from histodiff.artifacts import begin
 from histodiff.cluster.site import Site
 from histodiff.data_prep.slides.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,
-    PatchIndex,
-    table_from_rows,
-    write_patch_index,
-)
-from histodiff.models.autoencoder import (
-    Autoencoder,
-    AutoencoderArchitecture,
-    create_network,
-    save_autoencoder,
 )
 from histodiff.storage import StoragePath, file_sizes, list_names
 from histodiff.workflows.encode import EncodeConfig, encode
 from histodiff.workflows.plan import CostPlan, Rates, plan
 from histodiff.workflows.registry import COMMANDS, load
 from histodiff.workflows.steps import ResolvedStep
-from tests.support.encode_inputs import AutoencodersConfig, PatchesConfig
+from tests.support.encode_inputs import write_autoencoder, write_index
 from tests.support.tiff_slides import tissue_pixels, write_svs
 
 PATCH_PX = 128
 SLIDE_TILES = 20
 """Patches along a side of a generated slide."""
-
-
-def write_autoencoder(root: StoragePath) -> None:
-    """``kl@v1``: random weights, down to 16x16 px of 4 channels."""
-    torch.manual_seed(0)
-    architecture = AutoencoderArchitecture(
-        channels=(8, 16, 16, 16), latent_channels=4, blocks_per_level=1, norm_groups=4,
-        mid_attention=False,
-    )  # fmt: skip
-    draft = begin(root, AutoencodersConfig(name="kl", version="v1", seed=0))
-    save_autoencoder(draft.path, Autoencoder(create_network(architecture)))
-    draft.finish({})
 
 
 def write_patches(root: StoragePath, folder: Path, *, name: str, count: int) -> None:
@@ -81,13 +57,8 @@ def write_patches(root: StoragePath, folder: Path, *, name: str, count: int) -> 
         }
         for number in range(count)
     ]  # fmt: skip
-    index = PatchIndex(
-        slides=table_from_rows(slide_rows, SLIDES_SCHEMA),
-        patches=table_from_rows(patch_rows, PATCHES_SCHEMA),
-        facts=IndexFacts(patch_px=PATCH_PX, mpp=0.5, resample="box", classes=()),
-    )
-    draft = begin(root, PatchesConfig(name=name, version="v1"))
-    draft.finish({}, content=write_patch_index(draft.path, index))
+    facts = IndexFacts(patch_px=PATCH_PX, mpp=0.5, resample="box", classes=())
+    write_index(root, slide_rows, patch_rows, facts, name=name)
 
 
 def config_of(name: str) -> EncodeConfig:
@@ -151,7 +122,8 @@ def main() -> None:
                 "ray": {"type": "none" if arguments.local else "local"},
             }
         )  # fmt: skip
-        write_autoencoder(site.storage_root)
+        # down to 16x16 px of 4 channels
+        write_autoencoder(site.storage_root, channels=(8, 16, 16, 16), latent_channels=4)
         for count in arguments.patches:
             name = f"patches-{count}"
             write_patches(site.storage_root, folder, name=name, count=count)

@@ -19,10 +19,12 @@ from tests.integration.test_s3_encode import (
 from tests.integration.test_s3_ranges import (
     test_reader_on_s3_gives_the_local_batches_and_names_a_lost_shard,
 )
+from tests.integration.test_s3_requests import test_s3_encode_makes_the_planned_requests
 
 __all__ = [
     "test_pretrain_on_s3_resumed_equals_the_local_run",
     "test_reader_on_s3_gives_the_local_batches_and_names_a_lost_shard",
+    "test_s3_encode_makes_the_planned_requests",
     "test_s3_store_equals_the_local_one_and_lost_shards_are_found",
 ]
 

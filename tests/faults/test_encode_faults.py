@@ -12,12 +12,13 @@ import pytest
 
 from histodiff.storage import storage_path
 from tests.support.disturbed_encode import (
+    NODE_CPUS,
     DisturbedEncode,
-    two_nodes,
     undisturbed,
     write_inputs,
 )
 from tests.support.faulting_proxy import FaultingProxy
+from tests.support.ray_nodes import ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.ceph, pytest.mark.ray]
 
@@ -41,7 +42,7 @@ def disturbed(
             "AWS_ENDPOINT_URL": proxy.endpoint,
             "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
         }
-        with two_nodes(environment) as cluster:
+        with ray_nodes(environment, num_cpus=(NODE_CPUS, NODE_CPUS)) as cluster:
             runs = DisturbedEncode(
                 root, cluster, proxy, environment=environment, folder=folder, num_shards=num_shards
             )

@@ -57,6 +57,15 @@ def test_encode_rows_are_the_moments_of_their_patches(inputs, tmp_path):
     assert np.allclose(store.read(0, ROWS).astype(np.float32), expected, atol=2e-3, rtol=2e-3)
 
 
+def test_encode_manifest_says_what_reading_took(inputs, caplog):
+    with caplog.at_level("INFO", logger="histodiff"):
+        manifest = encode(encode_config(), inputs).manifest
+    pixels = ROWS * 16 * 16 * 3  # every image is one patch: what is decoded is shown
+    found = manifest.provenance["encode_reading"]
+    assert found == {"decoded": pixels, "shown": pixels, "fetched": 0, "amplification": 1.0}
+    assert "amplification 1.00" in caplog.text
+
+
 def test_encode_again_does_nothing_and_gives_the_same_artifact(inputs):
     first = encode(encode_config(), inputs)
     manifest = first.path / "manifest.json"

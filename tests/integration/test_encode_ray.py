@@ -153,6 +153,8 @@ def test_encode_bytes_are_equal_in_process_with_one_worker_and_with_three(tmp_pa
         )
     assert manifests[0].files == manifests[1].files == manifests[2].files
     assert len({manifest.content_sha256 for manifest in manifests}) == 1
+    for manifest in manifests:
+        assert manifest.provenance["encode_reading"]["amplification"] == 1.0
 
 
 def test_encode_killed_encoder_leaves_the_same_bytes(tmp_path, monkeypatch, light_encoder):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -30,9 +30,11 @@ from histodiff.workflows.tile import TileConfig, tile
 from histodiff.workflows.verify import verify
 from tests.support.encode_inputs import write_autoencoder
 from tests.support.faulting_proxy import FaultingProxy
+from tests.support.ray_nodes import node
 
 READER, ENCODER, DRIVER, NODE = "reader", "encoder", "driver", "node"
 VICTIMS = (READER, ENCODER, DRIVER, NODE)
+NODE_CPUS = 3
 _TITLES = {READER: "ray::_ReaderHost", ENCODER: "ray::_EncoderHost"}
 _POLL_SECONDS = 0.1
 _MOST_RERUNS = 12
@@ -95,25 +97,6 @@ def undisturbed(root: StoragePath) -> tuple[str, int]:
     config = EncodeConfig.model_validate(encode_values("undisturbed"))
     manifest = encode(config, direct_site(root)).manifest
     return manifest.content_sha256, int(manifest.contents["shards"])
-
-
-@contextmanager
-def two_nodes(environment: dict[str, str]) -> Iterator[Cluster]:
-    """A Ray cluster of two nodes, whose processes have this environment besides ours."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    cluster = Cluster(initialize_head=True, head_node_args=_node())
-    try:
-        cluster.add_node(**_node())
-        yield cluster
-    finally:
-        cluster.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _node() -> dict[str, object]:
-    return {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
 
 class DisturbedEncode:
@@ -203,14 +186,14 @@ class DisturbedEncode:
             driver.kill()
             return True
         if victim == NODE:
-            (node,) = self._cluster.worker_nodes
-            self._cluster.remove_node(node, allow_graceful=False)
-            self._cluster.add_node(wait=False, **_node())
+            (lost,) = self._cluster.worker_nodes
+            self._cluster.remove_node(lost, allow_graceful=False)
+            self._cluster.add_node(wait=False, **node(NODE_CPUS))
             return True
         raylets = {
             info.process.pid
-            for node in self._cluster.list_all_nodes()
-            for info in node.all_processes["raylet"]
+            for each in self._cluster.list_all_nodes()
+            for info in each.all_processes["raylet"]
         }
         found = [pid for pid, title in _children(raylets) if title.startswith(_TITLES[victim])]
         for pid in found[:1]:

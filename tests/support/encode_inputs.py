@@ -70,8 +70,6 @@ def draw_images(images: Path) -> None:
 
 
 def write_patches(root: StoragePath, images: Path, *, patch_px: int = PATCH_PX) -> None:
-    config = PatchesConfig(name="patches", version="v1")
-    draft = begin(root, config)
     slides = [f"slide-{number}" for number in range(SLIDES)]
     empty = dict.fromkeys(SLIDES_SCHEMA.names)
     slide_rows = [
@@ -89,19 +87,42 @@ def write_patches(root: StoragePath, images: Path, *, patch_px: int = PATCH_PX) 
         for number, slide in enumerate(slides)
         for image in range(IMAGES_PER_SLIDE)
     ]  # fmt: skip
+    facts = IndexFacts(patch_px=patch_px, mpp=None, resample="box", classes=("a", "b"))
+    write_index(root, slide_rows, patch_rows, facts)
+
+
+def write_index(
+    root: StoragePath,
+    slides: list[dict[str, object]],
+    patches: list[dict[str, object]],
+    facts: IndexFacts,
+    *,
+    name: str = "patches",
+) -> None:
+    """``name@v1`` of rows with all columns."""
     index = PatchIndex(
-        slides=table_from_rows(slide_rows, SLIDES_SCHEMA),
-        patches=table_from_rows(patch_rows, PATCHES_SCHEMA),
-        facts=IndexFacts(patch_px=patch_px, mpp=None, resample="box", classes=("a", "b")),
+        slides=table_from_rows(slides, SLIDES_SCHEMA),
+        patches=table_from_rows(patches, PATCHES_SCHEMA),
+        facts=facts,
     )
+    draft = begin(root, PatchesConfig(name=name, version="v1"))
     draft.finish({}, content=write_patch_index(draft.path, index))
 
 
-def write_autoencoder(root: StoragePath, *, version: str = "v1", seed: int = 0) -> None:
+def write_autoencoder(
+    root: StoragePath,
+    *,
+    version: str = "v1",
+    seed: int = 0,
+    channels: tuple[int, ...] = (8, 16),
+    latent_channels: int = 2,
+) -> None:
+    """``kl@version`` with random weights."""
     torch.manual_seed(seed)
     architecture = AutoencoderArchitecture(
-        channels=(8, 16), latent_channels=2, blocks_per_level=1, norm_groups=4, mid_attention=False
-    )
+        channels=channels, latent_channels=latent_channels, blocks_per_level=1, norm_groups=4,
+        mid_attention=False,
+    )  # fmt: skip
     config = AutoencodersConfig(name="kl", version=version, seed=seed)
     draft = begin(root, config)
     save_autoencoder(draft.path, Autoencoder(create_network(architecture)))

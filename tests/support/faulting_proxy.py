@@ -3,7 +3,7 @@
 Requests are forwarded byte for byte, the ``Host`` header too, so that signatures stay valid. Faults
 are those of real servers and networks: 503 SlowDown; a connection that is reset before the request
 is served, or after it was served and before the answer arrives; a body that ends too early in spite
-of its Content-Length, in either direction; and delays.
+of its Content-Length, in either direction; and delays. Requests are counted by what they cost.
 """
 
 import asyncio
@@ -14,12 +14,13 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 SLOW_DOWN, RESET, LOST = "slow_down", "reset", "lost_answer"
 SHORT_ANSWER, SHORT_UPLOAD, DELAY = "short_answer", "short_upload", "delay"
 KINDS = (SLOW_DOWN, RESET, LOST, SHORT_ANSWER, SHORT_UPLOAD, DELAY)
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
+PUTS, GETS, LISTS, DELETES = "puts", "gets", "lists", "deletes"
 _NO_LIMIT = 10**9
 _DELAY_SECONDS = 2.0
 _ABORT_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -39,13 +40,24 @@ class Message:
     def first_line(self) -> list[str]:
         return self.head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
 
+    @property
+    def price(self) -> str:
+        """As what a request is charged: uploads in parts are puts, heads are gets."""
+        method, target = self.first_line[:2]
+        asked = parse_qs(urlsplit(target).query, keep_blank_values=True)
+        if method == "DELETE" or "delete" in asked:
+            return DELETES
+        if method == "GET" and ("list-type" in asked or "prefix" in asked):
+            return LISTS
+        return GETS if method in ("GET", "HEAD") else PUTS
+
 
 class FaultingProxy:
     """Listens on a free port of the loopback interface for the time of the block.
 
     ``rate`` is the share of requests that meet a fault, ``latency`` the most seconds that any
     request waits, ``most`` how many faults there are in all; ``found`` counts them by kind, and
-    ``kinds`` and ``methods`` limit them.
+    ``kinds`` and ``methods`` limit them. ``served`` counts requests since the last ``disturb``.
     """
 
     def __init__(self, server: str) -> None:
@@ -67,6 +79,7 @@ class FaultingProxy:
     ) -> None:
         """Begins anew: so many of the requests meet a fault, and all are late."""
         self._random, self.found = random.Random(seed), Counter[str]()
+        self.served = Counter[str]()
         self.rate, self.latency, self.most = rate, latency, most
 
     def __enter__(self) -> "FaultingProxy":
@@ -121,6 +134,7 @@ class FaultingProxy:
         to_server: asyncio.StreamWriter,
     ) -> bool:
         """Serves one request; False when the connection is over."""
+        self.served[request.price] += 1
         fault = self._fault(request)
         await asyncio.sleep(self._random.uniform(0, self.latency))
         if fault == DELAY:

@@ -21,6 +21,7 @@ import numpy as np
 
 from histodiff.cli.failures import guarded
 from histodiff.cluster.site import NoRay, Site
+from histodiff.latents import Whitening, mixture_whitening
 from histodiff.pretraining import feed
 from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
 from histodiff.pretraining.rank import pretrain_rank
@@ -90,6 +91,9 @@ def _process(gang: Gang, rank: int, port: int) -> None:
         os.dup2(stream.fileno(), sys.stderr.fileno())
         note = gang.notes / f"draws-{os.getpid()}.jsonl"
         feed.drawn_samples = functools.partial(_noted, drawn_samples, note)  # type: ignore[attr-defined]
+        pretrain_workflow.mixture_whitening = functools.partial(  # type: ignore[attr-defined]
+            _noted_whitening, mixture_whitening, gang, rank
+        )
         pretrain_workflow.pretrain_rank = functools.partial(_ended, gang)  # type: ignore[attr-defined]
         site = Site(root=str(gang.root), ray=NoRay(type="none"), device="cpu")
         code = guarded(lambda: bool(pretrain(gang.config, site)) * 0)
@@ -111,11 +115,21 @@ def _noted(
     return drawn
 
 
+def _noted_whitening(
+    compute: Callable[..., Whitening], gang: Gang, rank: int, *arguments: Any, **options: Any
+) -> Whitening:
+    """Computes, and writes down who did."""
+    with (gang.notes / "whitened-by.txt").open("a") as stream:
+        stream.write(f"{rank}\n")
+    return compute(*arguments, **options)
+
+
 def _ended(
     gang: Gang, spec: PretrainSpec, rank: int, world_size: int,
     report: Callable[[TrainingNews], None], notice: Callable[[], Notice],
 ) -> PretrainResult:  # fmt: skip
     """Trains; the last rank gets the signal after a certain step."""
+    (gang.notes / f"whitening-{rank}.json").write_text(spec.whitening.to_json())
     if rank == 0:
         gang.spec_file.write_bytes(pickle.dumps(spec))
 

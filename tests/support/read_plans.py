@@ -36,6 +36,7 @@ from histodiff.telemetry.metrics import (
     TILE_FETCHED_BYTES,
     TILE_NEEDED_BYTES,
     TILE_RANGE_REQUESTS,
+    total,
 )
 from histodiff.workflows.encode import EncodeConfig
 
@@ -182,6 +183,6 @@ def shipped_encode(name: str) -> EncodeConfig:
     return load_config(EncodeConfig, shipped_configs() / "encode" / f"{name}.yaml")
 
 
-def _counted() -> tuple[float, ...]:
+def _counted() -> tuple[int, ...]:
     counters = (TILE_RANGE_REQUESTS, TILE_FETCHED_BYTES, TILE_NEEDED_BYTES)
-    return tuple(counter._value.get() for counter in counters)
+    return tuple(total(counter) for counter in counters)

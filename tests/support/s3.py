@@ -1,6 +1,5 @@
 """An S3 server (moto) in a process of its own on the loopback interface."""
 
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 from s3fs import S3FileSystem
 
+from histodiff.cluster.environment import environment
 from histodiff.storage import StoragePath, storage_path
 
 _VARIABLES = {
@@ -46,15 +46,12 @@ def aws_environment(endpoint: str, *, key: str, secret: str) -> Iterator[None]:
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_ENDPOINT_URL": endpoint,
     }
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    S3FileSystem.clear_instance_cache()
-    try:
-        yield
-    finally:
+    with environment(values):
         S3FileSystem.clear_instance_cache()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        try:
+            yield
+        finally:
+            S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

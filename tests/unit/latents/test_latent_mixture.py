@@ -10,6 +10,7 @@ from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import LatentMixture
 from histodiff.latents.lanes import CYCLE, LaneOrder, cycle_quotas
 from histodiff.latents.slabs import SlabGrid
+from histodiff.telemetry.metrics import READER_GIVEN_BYTES, total
 from tests.support.latent_stores import open_new_store, patch_table
 
 
@@ -39,6 +40,16 @@ def test_mixture_batch_has_the_moments_of_its_rows(store):
     assert np.array_equal(batch.moments_BMHW, store.read_rows(batch.row_B))
     assert np.array_equal(batch.sample_index_B, np.arange(32, 48))
     assert batch.moments_BMHW.dtype == np.float16
+
+
+def test_mixture_counts_the_bytes_that_it_gives_and_says_them_at_its_end(store, caplog):
+    before = total(READER_GIVEN_BYTES)
+    reader = mixture([store])
+    given = sum(reader.batch_at(step).moments_BMHW.nbytes for step in range(3))
+    assert total(READER_GIVEN_BYTES) - before == given
+    with caplog.at_level("INFO", logger="histodiff"):
+        reader.close()
+    assert "fetched for" in caplog.text
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

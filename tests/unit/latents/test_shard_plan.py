@@ -9,8 +9,8 @@ import pytest
 
 from histodiff.latents import plan as plan_module
 from histodiff.latents import plan_shards
-from histodiff.latents.plan import READ_SCHEMA
 from histodiff.runtime import generator_for
+from histodiff.runtime.patches import READ_SCHEMA
 from tests.support.latent_stores import patch_table
 
 PATCHES = patch_table(slides=12, side=8)

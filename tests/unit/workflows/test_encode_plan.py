@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from histodiff.cluster.site import Site
 from histodiff.errors import ConfigError
@@ -16,7 +17,7 @@ from histodiff.workflows.plan import Rates, plan
 from histodiff.workflows.plan_table import described
 from histodiff.workflows.registry import COMMANDS, load
 from histodiff.workflows.steps import ResolvedStep
-from tests.support.encode_inputs import encode_config, write_inputs
+from tests.support.encode_inputs import PATCH_PX, encode_config, write_inputs
 
 
 @pytest.fixture
@@ -37,6 +38,31 @@ def test_objects_and_bytes_are_those_of_the_run(site):
     sizes = file_sizes(encode(config, site).path)
     assert expected["objects"] == len(sizes)
     assert expected["bytes"] == pytest.approx(sum(sizes.values()), rel=0.02)
+
+
+def test_pictures_of_quarantined_patches_are_within_their_bound(site, tmp_path):
+    for number in (0, 5):
+        one_colour = Image.new("RGB", (PATCH_PX, PATCH_PX))
+        one_colour.save(tmp_path / "images" / f"{number:03d}.png")
+    config = encode_config()
+    expected = estimate(config, site)
+    sizes = file_sizes(encode(config, site).path)
+    pictures = [size for name, size in sizes.items() if name.endswith(".png")]
+    assert len(pictures) == 2 == len(sizes) - expected["objects"]
+    assert len(pictures) <= expected["most_picture_objects"] == int(0.1 * 45)
+    assert sum(pictures) <= expected["most_picture_bytes"]
+    none = estimate(encode_config(max_failed_fraction=0.0), site)
+    assert none["most_picture_objects"] == none["most_picture_bytes"] == 0
+
+
+def test_keeping_the_lease_is_counted_where_the_time_is_known(site):
+    config = encode_config()
+    without = estimate(config, site)
+    rates = Rates(patches_per_second=45 / 100.0)
+    found = planned(config, site, rates=rates).totals
+    for kind, renewals in (("puts", 10), ("gets", 0), ("lists", 10)):
+        assert found[f"{kind}_requests"] == without[f"{kind}_requests"] + renewals
+    assert found["requests"] == without["requests"] + 20
 
 
 def test_measuring_encodes_a_sample_and_leaves_nothing_behind(site):
