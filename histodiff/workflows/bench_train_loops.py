@@ -107,7 +107,7 @@ class TorchLoop:
         dtype = _AUTOCAST[self._config.precision]
         with torch.autocast(self._device, dtype, enabled=dtype is not None):
             loss = self._losses.next(self._losses.denoiser)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self._config.optimizer.clip is not None:
             clip_grad_norm_(self._parameters, self._config.optimizer.clip)
         self._optimizer.step()
