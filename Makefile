@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 
-.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e bench-peers bench-loader bench-slabs check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -45,13 +45,21 @@ test-slow: install   # tests that take more than a minute each
 test-e2e: install   # the whole chain, as tests
 	$(PYTEST) -m e2e
 
-bench-peers: install   # build/peers: an environment of the peers of `bench loader`
+bench-peers: install   # build/peers/bin/python for the peers of `bench loader`
 	test -x build/peers/bin/python || $(BIN)/python -m venv --without-pip build/peers
 	$(WITH_INDEX) $(UV) pip install --python build/peers/bin/python -r tests/benchmarks/peers/requirements.txt
 
 bench-loader: install   # `bench loader` with its peers (make bench-peers) and Ceph's gateway
 	mkdir -p build/bench
 	$(BIN)/python -m tests.benchmarks.loader_on_ceph folder=build/bench peers=build/peers/bin/python
+
+bench-train-peers: install   # build/peers-train/bin/python for the Accelerate loop of `bench train`
+	test -x build/peers-train/bin/python || $(BIN)/python -m venv --without-pip build/peers-train
+	$(WITH_INDEX) $(UV) pip install --python build/peers-train/bin/python \
+	  -r tests/benchmarks/peers/requirements-train.txt
+
+bench-train: install   # `bench train` with the Accelerate loop (make bench-train-peers)
+	$(BIN)/histodiff bench train --json peers=build/peers-train/bin/python
 
 bench-slabs: install   # the table of what reads a slab; PYTHON312=... names an interpreter
 	test -x build/slabs-3.11/bin/python || $(BIN)/python -m venv --without-pip build/slabs-3.11

@@ -1,9 +1,10 @@
 """What the ranks of a gang and their driver leave for each other.
 
-An actor that imports next to nothing.
+An actor that imports next to nothing: it would unpickle a report only by importing what its class
+comes from, torch with it, and hear nothing for seconds. So reports are bytes to it.
 """
 
-from typing import Any
+import asyncio
 
 from histodiff.errors import HistodiffError
 
@@ -12,15 +13,15 @@ class Board:
     """The latest report of rank 0, the first fatal error of any rank, the driver's wish to end."""
 
     def __init__(self) -> None:
-        self._news: Any = None
+        self._news: bytes | None = None
         self._fatal: HistodiffError | None = None
-        self._leaving = False
+        self._leaving = asyncio.Event()
 
-    def put(self, news: Any) -> None:
+    def put(self, news: bytes) -> None:
         """Replaces the report."""
         self._news = news
 
-    def take(self) -> Any:
+    def take(self) -> bytes | None:
         """The report, unless it was taken before."""
         news, self._news = self._news, None
         return news
@@ -35,8 +36,8 @@ class Board:
 
     def leave(self) -> None:
         """Asks the ranks to end."""
-        self._leaving = True
+        self._leaving.set()
 
-    def is_leaving(self) -> bool:
-        """Whether they are asked to."""
-        return self._leaving
+    async def until_leaving(self) -> None:
+        """Returns when they are asked to: a rank that waits for it hears at once."""
+        await self._leaving.wait()

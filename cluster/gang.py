@@ -34,12 +34,12 @@ from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.environment import environment
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
-from histodiff.errors import ConfigError, HistodiffError, TransientError
+from histodiff.errors import ConfigError, HistodiffError, Preempted, TransientError
 from histodiff.runtime import Notice
 
 _log = logging.getLogger(__name__)
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 600
 _PREEMPTION_CALLS = 20
 """Every how many steps Ray Train is asked whether nodes are about to be reclaimed."""
@@ -79,7 +79,7 @@ def run_gang(
         ranks: How many, or how few and how many; of no account under torchrun, which has decided.
         ray_config: The Ray that runs more than one rank.
         device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
-        report: Called in this process with what rank 0 reports, the latest of each half second.
+        report: Called in this process with what rank 0 reports, the latest of each 0.1 s.
         max_failures: How many times a gang that lost a rank is started anew.
 
     Raises:
@@ -253,7 +253,8 @@ def _ray_rank(config: dict[str, Any]) -> Any:
     """One rank, in a worker of Ray Train.
 
     A fatal error is left on the board and then raised, which ends the gang at once, even where the
-    other ranks wait for this one. The restarted gang finds it there and ends in peace.
+    other ranks wait for this one. The restarted gang finds it there and ends in peace. Ranks that
+    were told to go all go at the same step: there nobody waits, and no gang is started for nothing.
     """
     context, board = ray.train.get_context(), config["board"]
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -261,7 +262,7 @@ def _ray_rank(config: dict[str, Any]) -> Any:
         return None
 
     def report(news: Any) -> None:
-        board.put.remote(news)
+        board.put.remote(pickle.dumps(news))
 
     heard = report if rank == 0 else _unheard
     try:
@@ -269,6 +270,9 @@ def _ray_rank(config: dict[str, Any]) -> Any:
             return config["function"](config["spec"], rank, world_size, heard, notice)
     except TransientError:
         raise
+    except Preempted as error:
+        ray.get(board.fail.remote(error))
+        return None
     except HistodiffError as error:
         ray.get(board.fail.remote(error))
         raise
@@ -305,15 +309,17 @@ def _sigterm_as_notice() -> Iterator[Noticing]:
 def _notices_of(board: Any) -> Iterator[Noticing]:
     """Notices to a rank of Ray Train: the driver's, and of nodes that are about to be reclaimed.
 
-    The driver's is fetched by a thread, as it may reach the ranks at different steps. Ray Train's
+    A thread waits for the driver's, which may reach the ranks at different steps. Ray Train's
     is agreed upon by all ranks, which takes milliseconds, so it is asked for now and then only.
     """
     told, stop, calls = threading.Event(), threading.Event(), itertools.count()
     warned: set[str] = set()
 
-    def poll() -> None:
-        while not stop.wait(_POLL_SECONDS):
-            if ray.get(board.is_leaving.remote()):
+    def listen() -> None:
+        leaving = board.until_leaving.remote()
+        while not stop.is_set():
+            if ray.wait([leaving], timeout=_POLL_SECONDS)[0]:
+                ray.get(leaving)  # raises where the board is gone
                 told.set()
                 return
 
@@ -328,7 +334,7 @@ def _notices_of(board: Any) -> Iterator[Noticing]:
                 return Notice.SAVE
         return Notice.NONE
 
-    thread = threading.Thread(target=poll, name="gang-notices", daemon=True)
+    thread = threading.Thread(target=listen, name="gang-notices", daemon=True)
     thread.start()
     try:
         yield notice
@@ -346,9 +352,7 @@ def _exchange(board: Any, report: Reporting, notice: Noticing) -> Iterator[None]
         while not stop.wait(_POLL_SECONDS):
             if notice() is Notice.LEAVE:
                 board.leave.remote()
-            news = ray.get(board.take.remote())
-            if news is not None:
-                report(news)
+            _hand_on(board, report)
 
     thread = threading.Thread(target=poll, name="gang-reports", daemon=True)
     thread.start()
@@ -357,6 +361,11 @@ def _exchange(board: Any, report: Reporting, notice: Noticing) -> Iterator[None]
     finally:
         stop.set()
         thread.join()
-        news = ray.get(board.take.remote())
-        if news is not None:
-            report(news)
+        _hand_on(board, report)
+
+
+def _hand_on(board: Any, report: Reporting) -> None:
+    """Reports what rank 0 has reported since it was asked last."""
+    news = ray.get(board.take.remote())
+    if news is not None:
+        report(pickle.loads(news))

@@ -7,11 +7,11 @@ B batch, C channels, H height, W width.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import torch
@@ -92,6 +92,15 @@ class TrainingData:
         return (self.stores[0].latent_channels, height, width)
 
 
+class DoneStep(NamedTuple):
+    """A step that is done, with all that belongs to it."""
+
+    loss: float
+    """Mean over the global batch."""
+    waited_seconds: float
+    """How long this rank waited for its batch."""
+
+
 class Trainer:
     """Trains on one rank; every rank makes the same calls.
 
@@ -151,7 +160,14 @@ class Trainer:
         metrics.TRAIN_RESUMES.labels(run=self.spec.run).inc()
 
     def run(self) -> None:
-        """Trains to the end; writes checkpoints and snapshots on the way.
+        """Trains to the end; raises what ``steps`` does."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Generator[DoneStep, None, None]:
+        """Trains step by step to the end; writes checkpoints and snapshots on the way.
+
+        Closing it ends the training where it is.
 
         Raises:
             TrainingDiverged: The loss leapt, or it or the gradient became non-finite.
@@ -172,11 +188,13 @@ class Trainer:
         clock = StepClock(self.spec.run, rank=self.rank)
         try:
             while self.step < self.spec.train.num_steps:
+                before = feed.waited_seconds
                 result = self._advance(feed.next())
                 clock.tick(self.spec.train.batch, feed.waited_seconds)
                 self._after_step(result, clock)
                 if result.noticed:
                     self._heed()
+                yield DoneStep(result.loss, feed.waited_seconds - before)
         finally:
             feed.close()
 

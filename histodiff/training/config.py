@@ -14,6 +14,8 @@ from histodiff.errors import ConfigError
 from histodiff.training.rates import RateShape, rate_factor
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_LARGEST_BUCKET = 500_000_000
+"""Elements of gradient that are reduced at once; DeepSpeed's default."""
 
 
 class AdamWConfig(Config):
@@ -191,18 +193,22 @@ class TrainConfig(Config):
         return max(n for n in range(1, min(share, self.micro_batch) + 1) if share % n == 0)
 
 
-def deepspeed_config(train: TrainConfig, *, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's JSON for ``train`` on ``world_size`` ranks.
+def deepspeed_config(train: TrainConfig, *, world_size: int, num_parameters: int) -> dict[str, Any]:
+    """DeepSpeed's JSON for ``train`` of ``num_parameters`` on ``world_size`` ranks.
 
     bf16 and fp16 are torch's autocast around fp32 weights: one kind of master weights for every
-    stage, and gradients are accumulated and reduced in fp32.
+    stage, and gradients are accumulated and reduced in fp32. Their bucket is no larger than they
+    are: DeepSpeed allocates it whole, 2 GB by default, in every step.
     """
     micro_batch = train.micro_batch_of(world_size)
     config: dict[str, Any] = {
         "train_batch_size": train.batch,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": train.batch // world_size // micro_batch,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": {
+            "stage": train.zero_stage,
+            "reduce_bucket_size": min(num_parameters, _LARGEST_BUCKET),
+        },
         "steps_per_print": 2**40,
         "wall_clock_breakdown": False,
         "zero_allow_untested_optimizer": False,

@@ -74,7 +74,11 @@ class Engine:
             self._engine, *_ = self._deepspeed.initialize(
                 model=module,
                 optimizer=optimizer,
-                config=deepspeed_config(config, world_size=self.world_size),
+                config=deepspeed_config(
+                    config,
+                    world_size=self.world_size,
+                    num_parameters=sum(p.numel() for p in module.parameters()),
+                ),
                 dist_init_required=False if self._deepspeed.comm.is_initialized() else None,
             )
         self._without_scalers()

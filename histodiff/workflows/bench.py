@@ -12,11 +12,13 @@ from histodiff.errors import ConfigError
 from histodiff.workflows.bench_encode import bench_encode
 from histodiff.workflows.bench_loader import bench_loader
 from histodiff.workflows.bench_tile import bench_tile
+from histodiff.workflows.bench_train import bench_train
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "encode": bench_encode,
     "loader": bench_loader,
     "tile": bench_tile,
+    "train": bench_train,
 }
 """Benches by name; each returns one JSON-ready object with raw timings, versions and hardware."""
 
@@ -27,7 +29,8 @@ def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         name: Which one.
         options: ``key=value``: ``slide=PATH`` for ``tile``, ``patches=`` for ``encode``;
-            ``peers=PYTHON``, ``s3=URL``, ``folder=PATH`` and sizes for ``loader``.
+            ``peers=PYTHON``, ``s3=URL``, ``folder=PATH`` and sizes for ``loader``; ``preset=``,
+            ``device=``, ``peers=PYTHON`` and sizes for ``train``.
 
     Raises:
         ConfigError: There is none of that name, or no such option; lists those there are.

@@ -87,7 +87,7 @@ def bench_loader(
     number = {name: _positive(name, text) for name, text in counts.items()}
     _require_whole_batches(number)
     with ExitStack() as stack:
-        peer = stack.enter_context(peer_process(peers, PEERS_SCRIPT)) if peers else None
+        peer = _peer(peers, stack)
         remote = s3_folder(s3) if s3 else None
         kept = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="histodiff-bench-"))
         size = BenchSize(number["rows"], number["shard"])
@@ -110,6 +110,12 @@ def bench_loader(
         },
         "provenance": provenance(time.monotonic() - started),
     }
+
+
+def _peer(python: str | None, stack: ExitStack) -> PeerProcess | None:
+    if python is None:
+        return None
+    return stack.enter_context(peer_process(python, PEERS_SCRIPT, target="bench-peers"))
 
 
 def rows_digest(moments: Moments) -> int:

@@ -23,10 +23,11 @@ class PeerProcess:
     Args:
         name: Of the interpreter, as it was given.
         process: With pipes of text for input and output.
+        target: Of the Makefile; installs what the script needs.
     """
 
-    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
-        self._name, self._process = name, process
+    def __init__(self, name: str, process: "subprocess.Popen[str]", *, target: str) -> None:
+        self._name, self._process, self._target = name, process, target
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """The answer to a question.
@@ -44,27 +45,28 @@ class PeerProcess:
         line = self._process.stdout.readline()
         if not line:
             raise ConfigError(
-                f"peers={self._name}: ended without an answer to {question};"
-                " see its output above; `make bench-peers` installs what it needs"
+                f"peers={self._name}: ended without an answer to {question.get('do')!r};"
+                f" see its output above; `make {self._target}` installs what it needs"
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextmanager
-def peer_process(python: str, script: str) -> Iterator[PeerProcess]:
+def peer_process(python: str, script: str, *, target: str) -> Iterator[PeerProcess]:
     """The script of this checkout, run by ``python`` for the time of the block.
 
     Args:
         python: The interpreter of the peers' environment.
         script: Path of the script, relative to the repository.
+        target: Of the Makefile; makes that environment.
 
     Raises:
         ConfigError: One of them is not there.
     """
     place = Path(histodiff.__file__).resolve().parent.parent / script
     for path, fix in (
-        (Path(python), "run `make bench-peers` and give peers=build/peers/bin/python"),
+        (Path(python), f"run `make {target}` and give the Python that it names"),
         (place, "run the bench from a checkout"),
     ):
         if not path.is_file():
@@ -73,7 +75,7 @@ def peer_process(python: str, script: str) -> Iterator[PeerProcess]:
         [python, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            yield PeerProcess(python, process)
+            yield PeerProcess(python, process, target=target)
             assert process.stdin is not None
             process.stdin.close()
             process.wait(_STOP_SECONDS)

@@ -1,7 +1,8 @@
-"""The latent store that ``bench loader`` reads: random moments of about 1,000 generated slides.
+"""The latent store that ``bench loader`` and ``bench train`` read: random moments.
 
-Written through the public writer, with rows in the order of a real plan, so that shards mix slides
-as they do after ``encode`` with `configs/encode/large.yaml`.
+They belong to generated slides of about 130 patches each (1,000 for ``bench loader``). Written
+through the public writer, with rows in the order of a real plan, so that shards mix slides as they
+do after ``encode`` with `configs/encode/large.yaml`.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,13 @@ class BenchSize:
 
     rows: int
     rows_per_shard: int
+    moment_shape: tuple[int, int, int] = MOMENT_SHAPE
 
     @property
     def name(self) -> str:
         """Folder of such a store."""
-        return f"loader-{self.rows}-{self.rows_per_shard}"
+        shape = "x".join(map(str, self.moment_shape))
+        return f"latents-{self.rows}-{self.rows_per_shard}-{shape}"
 
 
 def bench_store(folder: StoragePath, size: BenchSize) -> LatentStore:
@@ -80,7 +83,7 @@ def bench_patches(num_rows: int) -> pa.Table:
 def _write(path: StoragePath, size: BenchSize) -> None:
     layout = StoreLayout(
         num_rows=size.rows,
-        moment_shape=MOMENT_SHAPE,
+        moment_shape=size.moment_shape,
         rows_per_shard=size.rows_per_shard,
         rows_per_chunk=min(ROWS_PER_CHUNK, size.rows_per_shard),
         attributes=StoreAttributes(encoder_sha256="0" * 64, patch_px=PATCH_PX, mpp=0.5, classes=()),
@@ -96,18 +99,18 @@ def _write(path: StoragePath, size: BenchSize) -> None:
     writer = ShardWriter(path, layout)
     writer.write_metadata()
     records = {}
-    with progress("bench loader: store", total=size.rows, unit="rows") as bar:
+    with progress("bench: store", total=size.rows, unit="rows") as bar:
         for shard in range(plan.num_shards):
-            moments = _moments(shard, len(plan.patches_of(shard)))
+            moments = _moments(shard, len(plan.patches_of(shard)), shape=size.moment_shape)
             records[shard] = writer.write(shard, moments, {})
             bar.advance(len(moments))
     finish_store(path, layout, patches=patches, patch_of_row=plan.patch_of_row, records=records)
 
 
-def _moments(shard: int, rows: int) -> npt.NDArray[np.float16]:
+def _moments(shard: int, rows: int, *, shape: tuple[int, int, int]) -> npt.NDArray[np.float16]:
     """Seeded moments of a shard: normal means, positive standard deviations."""
     rng = generator_for(_SEED, "bench loader", "moments", shard)
-    moments = rng.standard_normal((rows, *MOMENT_SHAPE), dtype=np.float32).astype(np.float16)
-    deviations = moments[:, MOMENT_SHAPE[0] // 2 :]
+    moments = rng.standard_normal((rows, *shape), dtype=np.float32).astype(np.float16)
+    deviations = moments[:, shape[0] // 2 :]
     np.abs(deviations, out=deviations)
     return moments

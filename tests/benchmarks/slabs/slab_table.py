@@ -37,7 +37,10 @@ def main() -> None:
         endpoint = stack.enter_context(running_ceph())
         stack.enter_context(aws_environment(endpoint, key=KEY, secret=SECRET))
         remote = uploaded(store, s3_folder("s3://bench/slabs"))
-        peers = [stack.enter_context(peer_process(python, SCRIPT)) for python in arguments.python]
+        peers = [
+            stack.enter_context(peer_process(python, SCRIPT, target="bench-slabs"))
+            for python in arguments.python
+        ]
         opened = [peer.ask(do="open", **setting(store, remote)) for peer in peers]
         rows = measured(peers, opened, at_once=arguments.at_once, rounds=arguments.rounds)
     print(table(rows, [answer["versions"] for answer in opened], arguments))

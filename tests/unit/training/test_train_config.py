@@ -18,11 +18,11 @@ def config(**changes) -> TrainConfig:
 
 
 def test_deepspeed_config_on_two_ranks_is_as_known():
-    assert deepspeed_config(config(zero_stage=2), world_size=2) == {
+    assert deepspeed_config(config(zero_stage=2), world_size=2, num_parameters=7) == {
         "train_batch_size": 48,
         "train_micro_batch_size_per_gpu": 8,
         "gradient_accumulation_steps": 3,
-        "zero_optimization": {"stage": 2},
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 7},
         "steps_per_print": 2**40,
         "wall_clock_breakdown": False,
         "zero_allow_untested_optimizer": False,
@@ -32,15 +32,17 @@ def test_deepspeed_config_on_two_ranks_is_as_known():
 
 def test_deepspeed_config_bf16_autocasts_and_no_clip_is_left_out():
     optimizer = {"type": "adamw", "lr": 0.5, "clip": None}
-    found = deepspeed_config(config(precision="bf16", optimizer=optimizer), world_size=1)
+    train = config(precision="bf16", optimizer=optimizer)
+    found = deepspeed_config(train, world_size=1, num_parameters=10**10)
     assert found["torch_autocast"]["dtype"] == "bfloat16"
     assert "gradient_clipping" not in found
+    assert found["zero_optimization"]["reduce_bucket_size"] == 5 * 10**8
 
 
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (2, 8), (4, 6), (12, 4), (48, 1)])
 def test_micro_batch_is_the_largest_divisor_that_fits(world_size, micro):
     assert config().micro_batch_of(world_size) == micro
-    found = deepspeed_config(config(), world_size=world_size)
+    found = deepspeed_config(config(), world_size=world_size, num_parameters=1)
     assert found["gradient_accumulation_steps"] * micro * world_size == 48
 
 

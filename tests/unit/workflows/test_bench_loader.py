@@ -106,7 +106,7 @@ def test_peer_that_ends_is_reported() -> None:
     script = "tests/support/ports.py"  # no peer: it ends at once
     with (
         pytest.raises(ConfigError, match="ended without an answer"),
-        peer_process(sys.executable, script) as peer,
+        peer_process(sys.executable, script, target="bench-peers") as peer,
     ):
         peer.ask(do="open")
 
