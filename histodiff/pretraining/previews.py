@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from histodiff.diffusion import HeunSampler, KarrasSchedule, noise_levels, sample
+from histodiff.diffusion import KarrasSchedule, noise_levels, sample
+from histodiff.diffusion.samplers import HeunSampler
 from histodiff.kernels.attention import AttentionConfig
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import Denoiser
