@@ -133,7 +133,9 @@ class Site(Config):
     metrics_port: int | None = None
     """Port of a command's driver: ``/metrics``, and ``/sd``, where Prometheus finds all processes
     of the command; 0 takes a free one, null serves nothing."""
-
+    peak_flops: float | None = Field(default=None, gt=0)
+    """Peak FLOP/s of the device of one training rank, in the precision of the training: what MFU
+    is a share of. Null takes that of a GPU which is known by its name, in bf16 and fp16."""
     cache: LatentCache | None = None
     """Local disk for slabs of remote latent stores that training reads; null keeps none."""
 

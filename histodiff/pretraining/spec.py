@@ -63,6 +63,24 @@ class PretrainSpec:
     """Local disk for slabs of remote stores."""
     hub: HubAddress | None
     """Where ranks announce their metrics."""
+    peak_flops: float | None = None
+    """Peak FLOP/s of a rank's device as the site gives it."""
+    preview_images: int | None = None
+    """Every how many images a sample grid is drawn; None draws none."""
+    preview_autoencoder: str | None = None
+    """Folder or URL of the autoencoder that decodes the grids; None shows latents."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast training is, over the steps since the row of metrics before."""
+
+    images_per_second: float
+    """All ranks."""
+    data_wait_share: float
+    """Share of the time that this rank waited for data."""
+    mfu: float | None
+    """Of this rank, 0 to 1; None where the peak of the device is not known."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,16 @@ class TrainingNews:
 
     images_seen: int
     loss: float
+    speed: Speed | None = None
+    """Of the last row of metrics; None before the first."""
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """What stands behind the rate in the progress display."""
+        if self.speed is None:
+            return {"loss": self.loss}
+        mfu = {} if self.speed.mfu is None else {"mfu": self.speed.mfu}
+        return {"loss": self.loss, **mfu, "data_wait": self.speed.data_wait_share}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ from histodiff.pretraining.divergence import (
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
 from histodiff.pretraining.first import chosen_attention, first_denoiser
+from histodiff.pretraining.monitor import Machine, Monitor
+from histodiff.pretraining.previews import Previews
 from histodiff.pretraining.records import MetricsRow, RunRecords, ValidationRow
 from histodiff.pretraining.spec import PretrainSpec, TrainingNews
 from histodiff.pretraining.validation import Validation
@@ -139,6 +141,11 @@ class Trainer:
         self.writer = CheckpointWriter(
             self._checkpoints, zero_stage=spec.train.zero_stage, kept=spec.train.kept_steps
         )
+        machine = Machine.of(spec, world_size=world_size, training_flops=self.flops.training)
+        self.monitor = Monitor(
+            spec, rank=rank, machine=machine, last_checkpoint=lambda: self.writer.complete_step
+        )
+        self.previews = Previews(spec, self.data.latent_shape)
         self.rollbacks = _from_first_rank(lambda: read_rollbacks(self._checkpoints), rank=rank)
         self.records = RunRecords()
         self.step = 0
@@ -156,7 +163,7 @@ class Trainer:
                 return
             self.engine.load(opened.folder, record=opened.record, averages=self.averages.states())
             self.records = RunRecords.from_json((opened.folder / _RECORDS).read_bytes())
-        self.step = self.saved_step = opened.record.step
+        self.step = self.saved_step = self.writer.complete_step = opened.record.step
         metrics.TRAIN_RESUMES.labels(run=self.spec.run).inc()
 
     def run(self) -> None:
@@ -185,6 +192,7 @@ class Trainer:
             step=self.step,
             batch_of=partial(batch_of, passed_over=passed_over(self.rollbacks)),
         )
+        self.monitor.begin(self.step, self.records)
         clock = StepClock(self.spec.run, rank=self.rank)
         try:
             while self.step < self.spec.train.num_steps:
@@ -209,6 +217,7 @@ class Trainer:
         """Ends uploads and frees the engine."""
         self.writer.close()
         self.engine.close()
+        self.monitor.close()
 
     @property
     def _checkpoints(self) -> StoragePath:
@@ -308,9 +317,11 @@ class Trainer:
             self._validate(self.validation)
         if self.spec.snapshot_images and due(self.step, self.spec.snapshot_images):
             self._snapshot(f"images-{self.images_seen:012d}")
+        if self.spec.preview_images and due(self.step, self.spec.preview_images):
+            self._preview()
         if due(self.step, train.checkpoint_images):
             self._save()
-        self._report(TrainingNews(self.images_seen, result.loss))
+        self._report(self.monitor.step(self.step, result.loss))
 
     def _record(self, result: StepResult, clock: StepClock) -> None:
         pending = self.records.pending
@@ -326,8 +337,10 @@ class Trainer:
         pending.clear()
         self.records.metrics.append(row)
         self.records.timing.append(clock.lap(self.step))
-        metrics.TRAIN_LOSS.labels(run=self.spec.run).set(row.loss)
-        metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(row.grad_norm)
+        scale = self.engine.loss_scale
+        self.monitor.row(
+            row, self.records.timing[-1], loss_scale=None if scale is None else scale.value
+        )
 
     def _tell_skipped(self) -> None:
         metrics.TRAIN_SKIPPED_STEPS.labels(run=self.spec.run).inc()
@@ -339,10 +352,18 @@ class Trainer:
             )  # fmt: skip
 
     def _validate(self, validation: Validation) -> None:
-        self.records.validation += [
+        rows = [
             ValidationRow(self.step, self.images_seen, bin.sigma, bin.loss, bin.images)
             for bin in validation.losses(self.engine.module)
         ]
+        self.records.validation += rows
+        self.monitor.validation(rows)
+
+    def _preview(self) -> None:
+        """Draws a sample grid from the first average."""
+        state = self.engine.gathered(self.averages.parts[0])
+        if self.rank == 0:
+            self.previews.write(state, images_seen=self.images_seen)
 
     def _save(self) -> None:
         started = time.perf_counter()

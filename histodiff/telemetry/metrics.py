@@ -46,6 +46,28 @@ TRAIN_LOSS = Gauge("histodiff_train_loss_value", "Training loss of the last logg
 TRAIN_GRAD_NORM = Gauge(
     "histodiff_train_grad_norm_value", "Gradient norm before clipping.", ["run"]
 )
+TRAIN_VALIDATION_LOSS = Gauge(
+    "histodiff_train_validation_loss_value", "Validation loss at a noise level.", ["run", "sigma"]
+)
+TRAIN_SEEN_IMAGES = Gauge(
+    "histodiff_train_seen_images", "Training clock: images since the start of the run.", ["run"]
+)
+TRAIN_LEARNING_RATE = Gauge(
+    "histodiff_train_learning_rate_value", "Learning rate of the last logged step.", ["run"]
+)
+TRAIN_LOSS_SCALE = Gauge(
+    "histodiff_train_loss_scale_value", "Factor on the loss, under fp16 only.", ["run"]
+)
+TRAIN_MFU = Gauge(
+    "histodiff_train_mfu_ratio",
+    "FLOP/s that the network needs, per rank, over the peak of the device.",
+    ["run"],
+)
+TRAIN_PEAK_MEMORY = Gauge(
+    "histodiff_train_peak_memory_bytes",
+    "Peak memory of a rank: resident on a CPU, allocated by torch on a GPU.",
+    ["run"],
+)
 TRAIN_STEP_SECONDS = Histogram(
     "histodiff_train_step_duration_seconds", "Wall time of one optimizer step.", ["run"],
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),

@@ -59,6 +59,8 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
         self._given_up = threading.Event()
+        self.complete_step: int | None = None
+        """Step of the last complete checkpoint, as rank 0 knows it."""
 
     def save(self, write: Callable[[Path], None], *, step: int) -> None:
         """Makes a checkpoint of the state as it is now; it may become complete later.
@@ -123,6 +125,7 @@ class CheckpointWriter:
             step, self._world_size, self._zero_stage, str(self._checkpoints), files
         )
         write_bytes(target / COMPLETE, record.to_json())
+        self.complete_step = step
         steps = complete_steps(self._checkpoints)
         for old in set(steps) - set(self._kept(steps)):
             remove_tree(checkpoint_folder(self._checkpoints, old))

@@ -1,6 +1,8 @@
 """``inspect``: what an artifact is, from its plan, ledger and manifest; nothing is read in full."""
 
 import re
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import yaml
@@ -11,8 +13,11 @@ from histodiff.cluster.site import Site
 from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.latents import ChannelStatistics
 from histodiff.storage import StoragePath, file_sizes, list_names, storage_path
+from histodiff.telemetry import read_live
 
 _ADDRESS = re.compile(r"(?:(?P<kind>[a-z]+)/)?(?P<name>[\w.-]+)@(?P<version>[\w.-]+)")
+
+_SILENT_SECONDS = 60.0
 
 
 def inspect(address: str, site: Site) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def inspect(address: str, site: Site) -> dict[str, Any]:
         plan = read_plan(path)
         if plan is None:
             raise
-        return {**facts, "state": "not finished", "plan": plan}
+        return {**facts, "state": "not finished", "plan": plan, **_live_facts(path)}
     return {**facts, "state": "finished", "manifest": manifest.model_dump(mode="json")}
 
 
@@ -79,7 +84,8 @@ def described(facts: dict[str, Any]) -> str:
         f"files        {facts['num_files']} ({facts['num_bytes']:,} bytes)",
     ]
     if manifest is None:
-        lines += [f"units done   {facts['units_done']}", _block("plan", facts["plan"]["what"])]
+        lines += [f"units done   {facts['units_done']}", *_live_lines(facts.get("live"))]
+        lines += [_block("plan", facts["plan"]["what"])]
         return "\n".join(lines)
     made = manifest["provenance"]
     versions = " ".join(f"{name} {number}" for name, number in made["packages"].items())
@@ -95,6 +101,41 @@ def described(facts: dict[str, Any]) -> str:
         _block("config", manifest["config"]),
     ]
     return "\n".join(lines)
+
+
+def _live_facts(path: StoragePath) -> dict[str, Any]:
+    """Where a training in this folder is; nothing where none was begun."""
+    live = read_live(path)
+    if live is None:
+        return {}
+    later = {"eta_seconds": live.eta_seconds, "age_seconds": live.age_seconds}
+    return {"live": asdict(live) | later}
+
+
+def _live_lines(live: dict[str, Any] | None) -> list[str]:
+    """The training for people; what is not known yet reads ``-``."""
+    if live is None:
+        return []
+    eta = live["eta_seconds"]
+    lines = [
+        f"step         {live['step']:,}",
+        f"images seen  {live['images_seen']:,} of {live['images_total']:,}",
+        f"loss         {_number(live['loss'])}",
+        f"images/s     {_number(live['images_per_second'])}",
+        f"MFU          {live['mfu_note'] or _number(live['mfu'], '{:.1%}')}",
+        f"data wait    {_number(live['data_wait_share'], '{:.1%}')} of the time",
+        f"ETA          {'-' if eta is None else timedelta(seconds=round(eta))}",
+        f"checkpoint   {_number(live['checkpoint_step'], 'of step {:,}')}",
+        f"ranks        {live['ranks']}",
+        f"updated      {live['updated']}, {timedelta(seconds=round(live['age_seconds']))} ago",
+    ]
+    if live["age_seconds"] > _SILENT_SECONDS:
+        lines += ["             no step for a while: it has ended, hangs, or its steps are long"]
+    return lines
+
+
+def _number(value: float | None, form: str = "{:.4g}") -> str:
+    return "-" if value is None else form.format(value)
 
 
 def _statistics(recorded: dict[str, Any] | None) -> list[str]:

@@ -5,9 +5,12 @@ planned or any weights are loaded.
 """
 
 import json
+import logging
+from collections.abc import Mapping
 
-from histodiff.artifacts import Artifact
-from histodiff.errors import ArtifactError, ConfigError
+from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
+from histodiff.cluster.site import Site
+from histodiff.errors import ArtifactError, ArtifactNotFound, ConfigError
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
 from histodiff.models.weights import DESCRIPTION
@@ -15,6 +18,7 @@ from histodiff.storage import StoragePath
 
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
+_log = logging.getLogger(__name__)
 
 
 def open_denoiser(artifact: Artifact, *, device: str) -> LoadedDenoiser:
@@ -60,3 +64,28 @@ def require_patch_px(patch_px: int, denoiser: Artifact, *, owner: str) -> None:
             f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile"
             f" and encode with patch_px: {wanted}"
         )
+
+
+def preview_autoencoder(stores: Mapping[str, Artifact], site: Site) -> str | None:
+    """Where the autoencoder of the latents lies, for pictures of samples; None where it does not.
+
+    Says in the log what would be needed.
+
+    Args:
+        stores: Latent stores of one encoder.
+        site: Its root is where autoencoders are looked up.
+    """
+    first = next(iter(stores.values()))
+    names = [name for name in first.manifest.inputs if name.startswith(f"{Kind.AUTOENCODERS}/")]
+    for name in names:
+        try:
+            found = open_artifact(site.storage_root, Reference(name))
+        except ArtifactNotFound:
+            continue
+        if found.manifest.contents.get(ENCODER_SHA256) == first.manifest.contents[ENCODER_SHA256]:
+            return str(found.path)
+    _log.warning(
+        "previews show latents, not pictures: the autoencoder of %s (%s) is not in %s",
+        first.reference, ", ".join(names) or "not recorded", site.root,
+    )  # fmt: skip
+    return None

@@ -39,6 +39,8 @@ from histodiff.latents import (
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource, absolute_source, source_sha256
+from histodiff.pretraining.monitor import TENSORBOARD
+from histodiff.pretraining.previews import PREVIEWS
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.records import TIMING
 from histodiff.pretraining.spec import (
@@ -52,9 +54,11 @@ from histodiff.pretraining.trainer import CHECKPOINTS
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, Progress, metrics_hub, progress
 from histodiff.training import TrainConfig, newest_step
-from histodiff.workflows.networks import ENCODER_SHA256
+from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder
 
 _WHITENING = "scratch/whitening.json"
+_NO_CONTENT = (TIMING, f"{TENSORBOARD}/", f"{PREVIEWS}/")
+"""Files that hold wall times, or depend on what is watched."""
 _ALIKE = {
     ENCODER_SHA256: "encode with one encoder",
     "patch_px": "a mixture needs one patch size",
@@ -97,6 +101,8 @@ class PretrainConfig(CommandConfig):
     """Validation loss by noise level; null for stores without validation rows."""
     snapshot_images: int | None = Field(default=None, ge=1)
     """Every how many images an EMA snapshot is kept; null keeps the last only."""
+    preview_images: Annotated[int | None, Location()] = Field(default=None, ge=0)
+    """Every how many images a grid of samples is drawn into `previews/`; null and 0 draw none."""
     seed: int
     """Decides first weights, order, posterior draws, noise levels and noise."""
     threads: int = Field(ge=1)
@@ -228,6 +234,9 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
         device=site.device,
         cache=_cache(site),
         hub=hub,
+        peak_flops=site.peak_flops,
+        preview_images=config.preview_images or None,
+        preview_autoencoder=preview_autoencoder(inputs, site) if config.preview_images else None,
     )
 
 
@@ -275,7 +284,7 @@ def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
     def report(news: TrainingNews) -> None:
         nonlocal shown
         if news.images_seen > shown:
-            bar.advance(news.images_seen - shown, loss=news.loss)
+            bar.advance(news.images_seen - shown, **news.shown)
             shown = news.images_seen
 
     return report
@@ -283,5 +292,7 @@ def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
 
 def _finished(draft: Draft, result: PretrainResult) -> Artifact:
     files = published_digests(draft.path)
-    deterministic = {name: digest for name, digest in files.items() if name != TIMING}
+    deterministic = {
+        name: digest for name, digest in files.items() if not name.startswith(_NO_CONTENT)
+    }
     return draft.finish(asdict(result), content=content_sha256(deterministic), files=files)

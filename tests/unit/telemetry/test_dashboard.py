@@ -47,8 +47,9 @@ def test_dashboard_shows_every_declared_metric() -> None:
 
 
 def test_dashboard_labels_are_those_of_the_metrics() -> None:
-    grouped = {label for query in QUERIES for label in re.findall(r"by \(([a-z_, ]+)\)", query)}
-    assert grouped <= {"run", "reason", "status", "outcome", "le"}
+    lists = [found for query in QUERIES for found in re.findall(r"by \(([a-z_, ]+)\)", query)]
+    grouped = {label for found in lists for label in found.split(", ")}
+    assert grouped <= {"run", "reason", "status", "outcome", "le", "sigma"}
 
 
 def test_prometheus_config_scrapes_histodiff_and_discovers_ray() -> None:

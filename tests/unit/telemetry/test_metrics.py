@@ -10,7 +10,7 @@ from histodiff.telemetry import metrics, serve_metrics
 DECLARED = [v for v in vars(metrics).values() if isinstance(v, (Counter, Gauge, Histogram))]
 UNITS = (
     r"(seconds|bytes|value|images|patches|slides|rows|requests|resumes|rollbacks|steps"
-    r"|images_per_second)"
+    r"|images_per_second|ratio)"
 )
 
 
