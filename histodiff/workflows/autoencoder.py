@@ -1,60 +1,58 @@
-"""``autoencoder``: import a KL autoencoder or train a small one, and measure it.
+"""``autoencoder``: import a KL autoencoder, train one, or train the decoder of one; measure it.
 
-Writes the network in diffusers' layout, ``metrics.json`` (PSNR and SSIM, size of the latents),
-``reconstructions.png`` (originals beside reconstructions) and, after training, the loss curve.
-Training resumes from ``checkpoints/``.
+Writes the network in diffusers' layout, ``metrics.json`` (quality on held-out patches, size of the
+latents), ``reconstructions.png`` (originals beside reconstructions) and, after training, the losses
+term by term. Training runs on the ranks of the site, and resumes from ``checkpoints/`` like
+``pretrain``.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 
 from histodiff.artifacts import (
     Artifact,
     CommandConfig,
+    Draft,
     Kind,
     Reference,
     UnitIssue,
     begin,
     open_artifact,
 )
-from histodiff.cluster.site import Site
+from histodiff.cluster.gang import run_gang, torchrun_rank
+from histodiff.cluster.site import Site, fewest_ranks, possible_ranks
 from histodiff.config import Config, Location
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.data_prep.slides.splits import assert_disjoint
-from histodiff.evaluation.equivariance import equivariance
-from histodiff.evaluation.reconstruction import comparison_picture, reconstruction_quality
+from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
     Autoencoder,
     create_network,
     import_autoencoder,
+    load_autoencoder,
     save_autoencoder,
 )
 from histodiff.models.weights import num_parameters
-from histodiff.pretraining.autoencoder import (
-    AutoencoderTraining,
-    LoadedPatches,
-    load_patches,
-    training_loss,
-)
-from histodiff.runtime import derived_seed
-from histodiff.storage import StoragePath, sha256_of, storage_path, write_bytes
-from histodiff.telemetry import progress
-from histodiff.training.fit import FitRecord, fit
-from histodiff.workflows.tables import write_losses
+from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
+from histodiff.pretraining.autoencoder.patches import LoadedPatches, load_patches
+from histodiff.pretraining.autoencoder.rank import train_rank
+from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
+from histodiff.pretraining.autoencoder.trainer import CHECKPOINTS
+from histodiff.pretraining.spec import TrainingNews
+from histodiff.runtime import Notice
+from histodiff.storage import StoragePath, sha256_of, storage_path
+from histodiff.telemetry import HubAddress, progress
+from histodiff.training import newest_step
+from histodiff.workflows.gangs import rank_hub, reporter
+from histodiff.workflows.reconstructions import measured
 
-_EVALUATION_BATCH = 16
-_PICTURED = 16
-_TURNED = 32
-"""Held-out patches on which equivariance is measured: 15 passes over them."""
 _FLOAT_BYTES = 4
+_SOURCE = "mode.autoencoder"
 
 
 class ImportMode(Config):
@@ -75,6 +73,20 @@ class TrainMode(AutoencoderTraining):
     type: Literal["train"]
 
 
+class DecoderMode(DecoderTraining):
+    """Train the decoder of a finished autoencoder on the train split of the patches.
+
+    The encoder stays what it is, so latents that were encoded before stay valid.
+    """
+
+    type: Literal["decoder"]
+    autoencoder: Annotated[Reference, Location()]
+    """The autoencoder whose decoder is trained further."""
+
+
+Mode = ImportMode | TrainMode | DecoderMode
+
+
 class AutoencoderConfig(CommandConfig):
     """Config of ``autoencoder``."""
 
@@ -82,88 +94,88 @@ class AutoencoderConfig(CommandConfig):
 
     patches: Annotated[tuple[Reference, ...], Location()] = ()
     """PatchIndexes to train on (train split) and to measure on (val split); needed for training."""
-    mode: ImportMode | TrainMode = Field(discriminator="type")
-    """`import` or `train`."""
+    mode: Mode = Field(discriminator="type")
+    """`import`, `train` or `decoder`."""
     num_held_out: int = Field(default=128, ge=1)
     """At most this many validation patches are measured."""
     threads: int = Field(ge=1)
-    """Torch threads; part of the identity, as results on a CPU depend on it."""
+    """Torch threads of a rank; part of the identity, as results on a CPU depend on it."""
     seed: int
     """Decides the first weights, the patches, and every draw."""
 
     @model_validator(mode="after")
     def _training_needs_patches(self) -> "AutoencoderConfig":
-        if isinstance(self.mode, TrainMode) and not self.patches:
-            raise ValueError("mode 'train' needs patches; give a list of PatchIndexes")
+        if not isinstance(self.mode, ImportMode) and not self.patches:
+            raise ValueError(f"mode '{self.mode.type}' needs patches; give a list of PatchIndexes")
         return self
 
     def inputs(self) -> dict[str, Reference]:
-        return {
+        inputs = {
             f"patches.{number}": reference.as_kind(Kind.PATCHES)
             for number, reference in enumerate(self.patches)
         }
+        if isinstance(self.mode, DecoderMode):
+            inputs[_SOURCE] = self.mode.autoencoder.as_kind(Kind.AUTOENCODERS)
+        return inputs
 
 
 def autoencoder(config: AutoencoderConfig, site: Site) -> Artifact:
     """Imports or trains the autoencoder that ``config`` describes.
 
     Raises:
-        ConfigError: The source cannot be loaded, or the patches do not suit.
+        ConfigError: The source cannot be loaded, or patches or ranks do not suit.
+        TrainingDiverged: The loss became non-finite.
+        Preempted: The command was told to end, and has saved everything.
     """
+    _require_fitting_ranks(config.mode, site)
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     draft = begin(root, config, inputs=inputs, inventory=_inventory(config.mode, site))
     if draft.finished is not None:
         return draft.finished
+    if torchrun_rank():  # the process of rank 0 drives
+        return _made(config, site, draft, inputs)
     with draft:
-        torch.set_num_threads(config.threads)
-        indexes = [PatchIndex.open(artifact.path) for artifact in inputs.values()]
-        for index in indexes:
-            assert_disjoint(index.patches)
-        held_out = _held_out(
-            config, indexes
-        )  # that there are none should not show after the training
-        made = _made(config, indexes, draft.path, site.device)
-        save_autoencoder(draft.path, made.network)
-        if made.records:
-            write_losses(draft.path, made.records)
-        failed = list(made.failed)
-        measured: dict[str, Any] = {}
-        if held_out is not None:
-            failed += held_out.failed
-            measured = _measured(made.network, held_out.pixels_NHWC, draft.path)
-        contents = {
-            "encoder_sha256": made.network.encoder_sha256,
-            "decoder_sha256": made.network.decoder_sha256,
-            "downsampling": made.network.downsampling,
-            "latent_channels": made.network.latent_channels,
-            "parameters": num_parameters(made.network.network),
-            **measured,
-        }
-        return draft.finish(contents, failed=failed)
+        return _made(config, site, draft, inputs)
 
 
 def estimate(config: AutoencoderConfig, site: Site) -> dict[str, float | int | str]:
     """What would be done: steps, crops, size of the weights."""
+    _require_fitting_ranks(config.mode, site)
     planned: dict[str, float | int | str] = {}
-    for reference in config.inputs().values():
-        index = PatchIndex.open(open_artifact(site.storage_root, reference).path)
+    inputs = {key: open_artifact(site.storage_root, ref) for key, ref in config.inputs().items()}
+    for artifact in _indexes(inputs):
+        index = PatchIndex.open(artifact.path)
         planned["patches"] = int(planned.get("patches", 0)) + index.patches.num_rows
     match config.mode:
+        case ImportMode() as imported:
+            planned["source"] = imported.source
+            return planned
         case TrainMode() as training:
             with torch.device("meta"):
                 network = create_network(training.architecture, device="meta")
-            planned["steps"] = training.fit.steps
-            planned["crops"] = training.fit.steps * training.batch
             planned["bytes"] = num_parameters(network) * _FLOAT_BYTES
-        case ImportMode() as imported:
-            planned["source"] = imported.source
-    return planned
+        case DecoderMode():
+            parameters = int(inputs[_SOURCE].manifest.contents["parameters"])
+            planned["bytes"] = parameters * _FLOAT_BYTES
+    train = config.mode.train
+    ranks = fewest_ranks(site.ranks)
+    planned |= {"steps": train.num_steps, "crops": train.num_steps * train.batch}
+    return planned | {"ranks": ranks, "micro_batch": train.micro_batch_of(ranks)}
 
 
-def _inventory(mode: ImportMode | TrainMode, site: Site) -> dict[str, str]:
+def _require_fitting_ranks(mode: Mode, site: Site) -> None:
+    if isinstance(mode, ImportMode):
+        if torchrun_rank() is not None:
+            raise ConfigError("mode 'import' needs one process; start it without torchrun")
+        return
+    for number in possible_ranks(site.ranks):
+        mode.train.micro_batch_of(number)
+
+
+def _inventory(mode: Mode, site: Site) -> dict[str, str]:
     """What decides the result beside the config: the bytes that are imported, the device."""
-    if isinstance(mode, TrainMode):
+    if not isinstance(mode, ImportMode):
         return {"device_class": site.device}
     folder = storage_path(Path(mode.source).expanduser()) / (mode.subfolder or "")
     if not folder.is_dir():
@@ -173,79 +185,129 @@ def _inventory(mode: ImportMode | TrainMode, site: Site) -> dict[str, str]:
     return {**digests, "device_class": site.device}
 
 
-def _held_out(config: AutoencoderConfig, indexes: Sequence[PatchIndex]) -> LoadedPatches | None:
-    """The patches to measure on; None for an import without patches."""
-    if not indexes:
-        return None
-    return load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """An autoencoder, how its training went, and the patches that could not be read."""
-
-    network: Autoencoder
-    records: Sequence[FitRecord] = ()
-    failed: tuple[UnitIssue, ...] = ()
+def _indexes(inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    return [artifact for key, artifact in inputs.items() if key != _SOURCE]
 
 
 def _made(
-    config: AutoencoderConfig, indexes: Sequence[PatchIndex], folder: StoragePath, device: str
-) -> _Made:
-    match config.mode:
-        case ImportMode(source=source, revision=revision, subfolder=subfolder):
-            return _Made(
-                import_autoencoder(source, revision=revision, subfolder=subfolder, device=device)
-            )
-        case TrainMode() as training:
-            return _trained(training, config.seed, indexes, folder, device)
+    config: AutoencoderConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
+) -> Artifact:
+    torch.set_num_threads(config.threads)
+    indexes = [PatchIndex.open(artifact.path) for artifact in _indexes(inputs)]
+    for index in indexes:
+        assert_disjoint(index.patches)
+    if isinstance(config.mode, ImportMode):
+        result = _imported(config, config.mode, indexes, draft.path, site.device)
+    else:
+        result = _trained(config, config.mode, site, draft, inputs)
+    return draft.finish(result.contents, failed=result.failed)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What the manifest says of a saved autoencoder, and patches that could not be read."""
+
+    contents: dict[str, Any]
+    failed: tuple[UnitIssue, ...]
+
+
+def _imported(
+    config: AutoencoderConfig,
+    mode: ImportMode,
+    indexes: Sequence[PatchIndex],
+    folder: StoragePath,
+    device: str,
+) -> _Result:
+    held_out = None
+    if indexes:
+        held_out = load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
+    network = import_autoencoder(
+        mode.source, revision=mode.revision, subfolder=mode.subfolder, device=device
+    )
+    save_autoencoder(folder, network)
+    return _described(network, held_out, folder)
 
 
 def _trained(
-    training: TrainMode, seed: int, indexes: Sequence[PatchIndex], folder: StoragePath, device: str
-) -> _Made:
-    patches = load_patches(indexes, split="train", count=training.max_patches, seed=seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(seed, "autoencoder weights"))
-        network = create_network(training.architecture, device=device)
-    records = fit(
-        network.train(),
-        loss=training_loss(network, patches.pixels_NHWC, training, seed=seed),
-        config=training.fit,
-        seed=seed,
-        checkpoint=folder / "checkpoints",
-        description="train autoencoder",
+    config: AutoencoderConfig,
+    mode: TrainMode | DecoderMode,
+    site: Site,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+) -> _Result:
+    total = mode.train.num_steps * mode.train.batch
+    already = newest_step(draft.path / CHECKPOINTS) * mode.train.batch
+    with (
+        rank_hub(site) as hub,
+        progress("train autoencoder", total=total, unit="images", already=already) as bar,
+    ):
+        return run_gang(
+            _train_and_measure,
+            _spec(config, mode, site, draft, inputs, hub),
+            ranks=site.ranks,
+            ray_config=site.ray,
+            device=site.device,
+            report=reporter(bar, already=already),
+        )
+
+
+def _spec(
+    config: AutoencoderConfig,
+    mode: TrainMode | DecoderMode,
+    site: Site,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+    hub: HubAddress | None,
+) -> AutoencoderSpec:
+    return AutoencoderSpec(
+        run=f"{config.name}@{config.version}",
+        artifact=str(draft.path),
+        indexes=tuple(str(artifact.path) for artifact in _indexes(inputs)),
+        training=mode,
+        source=str(inputs[_SOURCE].path) if isinstance(mode, DecoderMode) else None,
+        num_held_out=config.num_held_out,
+        seed=config.seed,
+        threads=config.threads,
+        device=site.device,
+        hub=hub,
     )
-    return _Made(Autoencoder(network, device=device), records, patches.failed)
 
 
-def _measured(
-    network: Autoencoder, originals_NHWC: npt.NDArray[np.uint8], folder: StoragePath
-) -> dict[str, Any]:
-    """Writes metrics and picture of held-out patches; returns quality for the manifest."""
-    decoded, means, stds = [], [], []
-    with progress("measure", total=len(originals_NHWC), unit="patches") as bar:
-        for start in range(0, len(originals_NHWC), _EVALUATION_BATCH):
-            part_NHWC = originals_NHWC[start : start + _EVALUATION_BATCH]
-            moments = network.encode(torch.from_numpy(part_NHWC).permute(0, 3, 1, 2))
-            decoded.append(network.decode(moments.mean).permute(0, 2, 3, 1).cpu().numpy())
-            means.append(moments.mean.cpu())
-            stds.append(moments.std.cpu())
-            bar.advance(len(part_NHWC))
-    reconstructions_NHWC = np.concatenate(decoded)
-    quality = asdict(reconstruction_quality(originals_NHWC, reconstructions_NHWC))
-    mean_BCHW, std_BCHW = torch.cat(means), torch.cat(stds)
-    latents = {
-        "latent_mean": mean_BCHW.mean(dim=(0, 2, 3)).tolist(),
-        "latent_std": mean_BCHW.std(dim=(0, 2, 3)).tolist(),
-        "posterior_std": std_BCHW.mean(dim=(0, 2, 3)).tolist(),
+def _train_and_measure(
+    spec: AutoencoderSpec,
+    rank: int,
+    world_size: int,
+    report: Callable[[TrainingNews], None],
+    notice: Callable[[], Notice],
+) -> _Result:
+    """What every rank does; rank 0, which has the device, measures as well."""
+    # Before the training: that there is nothing to measure on should not show after it.
+    held_out = _held_out(spec) if rank == 0 else None
+    outcome = train_rank(spec, rank, world_size, report, notice)
+    if rank != 0:
+        return _Result({}, ())
+    folder = storage_path(spec.artifact)
+    result = _described(load_autoencoder(folder, device=spec.device), held_out, folder)
+    contents = {**result.contents, "images_seen": outcome.images_seen}
+    return _Result(contents, (*outcome.failed, *result.failed))
+
+
+def _held_out(spec: AutoencoderSpec) -> LoadedPatches:
+    indexes = [PatchIndex.open(storage_path(index)) for index in spec.indexes]
+    return load_patches(indexes, split="val", count=spec.num_held_out, seed=spec.seed)
+
+
+def _described(
+    network: Autoencoder, held_out: LoadedPatches | None, folder: StoragePath
+) -> _Result:
+    """What there is to say of the autoencoder in ``folder``; it is measured on ``held_out``."""
+    quality = measured(network, held_out.pixels_NHWC, folder) if held_out is not None else {}
+    contents = {
+        "encoder_sha256": network.encoder_sha256,
+        "decoder_sha256": network.decoder_sha256,
+        "downsampling": network.downsampling,
+        "latent_channels": network.latent_channels,
+        "parameters": num_parameters(network.network),
+        **quality,
     }
-    record = json.dumps({**quality, **latents}, indent=2, sort_keys=True) + "\n"
-    write_bytes(folder / "metrics.json", record.encode())
-    spread = np.linspace(0, len(originals_NHWC) - 1, min(_PICTURED, len(originals_NHWC)))
-    chosen = spread.astype(int)
-    picture = comparison_picture(originals_NHWC[chosen], reconstructions_NHWC[chosen])
-    write_bytes(folder / "reconstructions.png", picture)
-    few = np.linspace(0, len(originals_NHWC) - 1, min(_TURNED, len(originals_NHWC))).astype(int)
-    turned = equivariance(network, originals_NHWC[few], batch=_EVALUATION_BATCH)
-    return {**quality, "equivariance": json.loads(json.dumps(asdict(turned)))}
+    return _Result(contents, held_out.failed if held_out is not None else ())

@@ -4,8 +4,7 @@ The rank function lies in ``pretraining``, the machinery that runs it N times in
 How many ranks there are is a matter of the site and changes results by rounding only.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from histodiff.artifacts import (
     open_artifact,
 )
 from histodiff.artifacts.artifact import published_digests
-from histodiff.cluster.gang import run_gang, torchrun_host, torchrun_rank
+from histodiff.cluster.gang import run_gang, torchrun_rank
 from histodiff.cluster.site import Ranks, Site, fewest_ranks, possible_ranks
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
@@ -47,13 +46,13 @@ from histodiff.pretraining.spec import (
     PretrainResult,
     PretrainSpec,
     StoreShare,
-    TrainingNews,
     ValidationConfig,
 )
 from histodiff.pretraining.trainer import CHECKPOINTS
 from histodiff.storage import read_bytes, write_bytes
-from histodiff.telemetry import HubAddress, Progress, metrics_hub, progress
+from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step
+from histodiff.workflows.gangs import rank_hub, reporter
 from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder
 
 _WHITENING = "scratch/whitening.json"
@@ -163,7 +162,7 @@ def _pretrained(run: _Run) -> Artifact:
     images = train.num_steps * train.batch
     already = newest_step(run.draft.path / CHECKPOINTS) * train.batch
     with (
-        _hub(site) as hub,
+        rank_hub(site) as hub,
         progress("pretrain", total=images, unit="images", already=already) as bar,
     ):
         result = run_gang(
@@ -172,7 +171,7 @@ def _pretrained(run: _Run) -> Artifact:
             ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
-            report=_reporter(bar, already=already),
+            report=reporter(bar, already=already),
         )
     return _finished(run.draft, result)
 
@@ -236,19 +235,10 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
         hub=hub,
         peak_flops=site.peak_flops,
         preview_images=config.preview_images or None,
-        preview_autoencoder=preview_autoencoder(inputs, site) if config.preview_images else None,
+        preview_autoencoder=preview_autoencoder(run.inputs, site)
+        if config.preview_images
+        else None,
     )
-
-
-@contextmanager
-def _hub(site: Site) -> Iterator[HubAddress | None]:
-    """The hub of the run; under torchrun that of rank 0."""
-    if torchrun_rank():
-        port = site.metrics_port
-        yield HubAddress(torchrun_host(), port, pid=0) if port else None
-        return
-    with metrics_hub(site.metrics_port) as hub:
-        yield hub
 
 
 def _whitening(run: _Run) -> Whitening:
@@ -275,19 +265,6 @@ def _statistics(store: Artifact) -> ChannelStatistics | None:
 def _cache(site: Site) -> SlabCache | None:
     cache = site.cache
     return SlabCache(Path(cache.folder).expanduser(), cache.limit_bytes) if cache else None
-
-
-def _reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
-    """Moves the bar to where the training is; a restarted gang never moves it back."""
-    shown = already
-
-    def report(news: TrainingNews) -> None:
-        nonlocal shown
-        if news.images_seen > shown:
-            bar.advance(news.images_seen - shown, **news.shown)
-            shown = news.images_seen
-
-    return report
 
 
 def _finished(draft: Draft, result: PretrainResult) -> Artifact:

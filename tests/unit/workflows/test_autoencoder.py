@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -7,34 +9,28 @@ import torch
 from PIL import Image
 
 from histodiff.config import parse_config
-from histodiff.errors import ArtifactDrift, ConfigError
+from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.errors import ArtifactDrift, ConfigError, Preempted, TrainingDiverged
 from histodiff.models.autoencoder import (
     AutoencoderArchitecture,
     create_network,
     import_autoencoder,
     load_autoencoder,
 )
-from histodiff.pretraining import autoencoder as training
+from histodiff.pretraining.autoencoder.patches import load_patches
+from histodiff.workflows import autoencoder as workflow
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder, estimate
+from histodiff.workflows.reconstructions import measured
+from histodiff.workflows.synthesize import synthesize
+from tests.support.autoencoder_training import (
+    ARCHITECTURE,
+    BATCH,
+    decoder_config,
+    gang_with,
+    train_config,
+)
 from tests.support.labelled_chain import make_patches
-
-ARCHITECTURE = {
-    "channels": [8, 16, 16], "latent_channels": 3, "blocks_per_level": 1, "norm_groups": 4,
-    "mid_attention": False,
-}  # fmt: skip
-
-
-def train_config(*, steps=30, **changes):
-    fit = {"steps": steps, "lr": 5.0e-3, "checkpoint_steps": 10, "warmup_steps": 3}
-    mode = {
-        "type": "train", "architecture": ARCHITECTURE, "loss": {"kl": 1.0e-3}, "crop_px": 16,
-        "batch": 8, "max_patches": 100, "fit": fit,
-    }  # fmt: skip
-    values = {
-        "name": "made", "version": "v1", "patches": ["toy@v1"], "mode": mode, "threads": 1,
-        "seed": 0,
-    }  # fmt: skip
-    return parse_config(AutoencoderConfig, {**values, **changes}, source="test")
+from tests.support.labelled_configs import synthesize_config
 
 
 def import_config(source, **changes):
@@ -80,22 +76,79 @@ def test_training_learns_and_reports(patches):
     assert not [name for name in artifact.manifest.files if name.startswith("checkpoints/")]
 
 
-def test_interrupted_training_ends_with_the_same_bytes(patches, monkeypatch):
-    undisturbed = autoencoder(train_config(name="whole"), patches)
-    reads = iter(range(17))
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_interrupted_training_ends_with_the_same_bytes(patches, monkeypatch, stage):
+    train = {"zero_stage": stage}
+    undisturbed = autoencoder(train_config("whole", train=train), patches)
 
-    def interrupted(*arguments, **options):
-        if next(reads, None) is None:
+    def interrupt(news):
+        if news.images_seen == 17 * BATCH:
             raise KeyboardInterrupt
-        return real(*arguments, **options)
 
-    real = training.crops_at
-    monkeypatch.setattr(training, "crops_at", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        autoencoder(train_config(name="broken"), patches)
-    monkeypatch.setattr(training, "crops_at", real)
-    resumed = autoencoder(train_config(name="broken"), patches)
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "run_gang", gang_with(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder(train_config("broken", train=train), patches)
+    resumed = autoencoder(train_config("broken", train=train), patches)
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
+
+
+def test_sigterm_saves_first_and_the_command_resumes(patches, monkeypatch):
+    undisturbed = autoencoder(train_config("whole"), patches)
+
+    def terminate(news):
+        if news.images_seen == 13 * BATCH:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "run_gang", gang_with(terminate))
+        with pytest.raises(Preempted, match=r"after 112 images.*same command again"):
+            autoencoder(train_config("told"), patches)
+    saved = patches.storage_root / "autoencoders/told/v1/checkpoints/step-00000014/complete.json"
+    assert saved.exists()
+    resumed = autoencoder(train_config("told"), patches)
+    assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
+
+
+def test_training_that_diverges_names_the_last_checkpoint(patches):
+    wild = {"optimizer": {"type": "adamw", "lr": 1e20, "clip": None}, "checkpoint_images": BATCH}
+    with pytest.raises(TrainingDiverged) as caught:
+        autoencoder(train_config(train=wild), patches)
+    assert caught.value.step > 0
+    assert caught.value.checkpoint is not None
+
+
+def test_decoder_training_leaves_the_encoder_and_what_was_encoded_valid(sampled):
+    before = load_autoencoder(sampled.storage_root / "autoencoders/toy/v1", device="cpu")
+    tuned = autoencoder(decoder_config(), sampled)
+    network = load_autoencoder(tuned.path, device="cpu")
+    contents = tuned.manifest.contents
+    assert contents["encoder_sha256"] == network.encoder_sha256 == before.encoder_sha256
+    assert contents["decoder_sha256"] == network.decoder_sha256 != before.decoder_sha256
+    samples = synthesize(synthesize_config(autoencoder="tuned@v1", name="by-tuned"), sampled)
+    assert "autoencoders/tuned@v1" in samples.manifest.inputs
+
+
+def test_decoder_training_makes_reconstructions_better_and_resumes(encoded, monkeypatch):
+    source = "autoencoders/toy/v1"
+    before = load_autoencoder(encoded.storage_root / source, device="cpu")
+    undisturbed = autoencoder(decoder_config("whole", steps=40), encoded)
+
+    def interrupt(news):
+        if news.images_seen == 25 * BATCH:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "run_gang", gang_with(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder(decoder_config("broken", steps=40), encoded)
+    resumed = autoencoder(decoder_config("broken", steps=40), encoded)
+    assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
+    pixels = load_patches(
+        [PatchIndex.open(encoded.storage_root / "patches/toy/v1")], split="val", count=8, seed=0
+    ).pixels_NHWC
+    untrained = measured(before, pixels, encoded.storage_root / "scratch")["psnr_db"]
+    assert undisturbed.manifest.contents["psnr_db"] > untrained + 3
 
 
 def test_training_with_nothing_to_measure_on_fails_before_it_starts(patches, tmp_path):
