@@ -1,33 +1,10 @@
 """What was logged can be read back from the event files."""
 
-import struct
-from pathlib import Path
-
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from histodiff.storage import storage_path
 from histodiff.telemetry.scalars import ScalarLog
-
-
-def events(folder: Path) -> list[Event]:
-    """Every event in the folder: records of length, crc, data, crc (the TFRecord format)."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
-
-
-def points(folder: Path) -> list[tuple[str, int, float]]:
-    return [
-        (value.tag, event.step, value.simple_value)
-        for event in events(folder)
-        for value in event.summary.value
-    ]
+from tests.support.event_files import events, points
 
 
 def test_scalars_are_there_at_once_with_their_clock(tmp_path) -> None:
