@@ -208,7 +208,7 @@ def import_autoencoder(
         )
     try:
         network = AutoencoderKL.from_pretrained(
-            str(folder), use_safetensors=True, torch_dtype=torch.float32
+            str(folder), use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise loading_failed(source, "an AutoencoderKL", error, field="mode") from error
@@ -248,7 +248,9 @@ def load_autoencoder(path: StoragePath, *, device: str) -> Autoencoder:
         raise ArtifactNotFound(f"{path}: holds no saved autoencoder") from error
     with local_copy(path) as folder:
         try:
-            network = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True)
+            network = AutoencoderKL.from_pretrained(
+                str(folder), use_safetensors=True, low_cpu_mem_usage=False
+            )
         except (OSError, ValueError) as error:
             raise ArtifactCorrupt(f"{path}: {' '.join(str(error).split())[:300]}") from error
         autoencoder = Autoencoder(network, device=device)
