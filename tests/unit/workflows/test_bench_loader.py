@@ -22,6 +22,7 @@ NOT_RUN = (
     "vs_hdf5",
     "vs_hdf5_random",
     "s3_rows_per_s",
+    "s3_raw_get_rows_per_s",
     "s3_vs_raw_get",
     "s3_first_epoch_vs_raw_get",
 )
