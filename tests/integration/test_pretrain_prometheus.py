@@ -75,7 +75,7 @@ def running_pretrain(folder: Path, *, metrics_port: int) -> Iterator["subprocess
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=120)
+            process.wait(timeout=300)
 
 
 def scraped(prometheus: Prometheus) -> Found:
