@@ -181,6 +181,7 @@ class Trainer:
             RolledBack: It did, and the next attempt is to pass over some images.
             Preempted: Notice was given, and a checkpoint is complete.
         """
+        self.monitor.begin(self.step, self.records)
         feed = TrainingFeed(
             self.data.mixture,
             whitening=self.spec.whitening,
@@ -192,7 +193,6 @@ class Trainer:
             step=self.step,
             batch_of=partial(batch_of, passed_over=passed_over(self.rollbacks)),
         )
-        self.monitor.begin(self.step, self.records)
         clock = StepClock(self.spec.run, rank=self.rank)
         try:
             while self.step < self.spec.train.num_steps:

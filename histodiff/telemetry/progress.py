@@ -13,6 +13,8 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 PLAIN_INTERVAL_SECONDS = 10.0
+REFRESHES_PER_SECOND = 2.0
+"""Drawing a bar takes about a millisecond from a loop in the same process."""
 
 
 class Progress(Protocol):
@@ -92,7 +94,8 @@ def progress(
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[extra]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Bar(*columns, console=Console(stderr=True)) as bar:
+        console = Console(stderr=True)
+        with Bar(*columns, console=console, refresh_per_second=REFRESHES_PER_SECOND) as bar:
             task = bar.add_task(description, total=total, completed=int(already), extra="")
             yield _BarProgress(bar, task, unit)
         return

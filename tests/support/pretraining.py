@@ -21,12 +21,16 @@ LANES = 4
 
 
 def finished_store(
-    root: Path | StoragePath, name: str = "tiny", *, mpp: float | None = 0.5
+    root: Path | StoragePath,
+    name: str = "tiny",
+    *,
+    mpp: float | None = 0.5,
+    moment_shape: tuple[int, int, int] = (4, 4, 4),
 ) -> None:
     """Writes a store of 8 slides as the artifact ``name@1`` below ``root``."""
     patches = patch_table(slides=8, side=4)
     path = storage_path(root) / "latents" / name / "1"
-    digests = write_store(path, patches, moment_shape=(4, 4, 4), mpp=mpp)
+    digests = write_store(path, patches, moment_shape=moment_shape, mpp=mpp)
     store = LatentStore.open(path)
     contents = {
         "rows": store.num_rows, "encoder_sha256": store.encoder_sha256,
