@@ -1,4 +1,4 @@
-"""Training machinery: a plain loop for small models, and the DeepSpeed engine for the denoiser."""
+"""Training machinery: a plain loop for small models, and the DeepSpeed engine for large ones."""
 
 from histodiff.training.checkpoint_writer import CheckpointWriter
 from histodiff.training.checkpoints import (

@@ -1,4 +1,4 @@
-"""How a denoiser is trained, as typed config, and the DeepSpeed JSON that follows from it.
+"""How a denoiser or an autoencoder is trained, as typed config, and the DeepSpeed JSON for it.
 
 The clock is ``images_seen``. The global batch is what counts for results; how it is cut into ranks
 and micro-batches follows from the world size and changes results by rounding only.
@@ -90,7 +90,7 @@ class DivergenceConfig(Config):
 
 
 class TrainConfig(Config):
-    """Everything about the optimization of a denoiser."""
+    """Everything about the optimization of a denoiser or an autoencoder."""
 
     images: int = Field(ge=1)
     """Length of the training in images seen; rounded up to whole batches."""

@@ -1,6 +1,6 @@
 """A plain training loop in one process, for models that need no DeepSpeed.
 
-Autoencoder, guide and classifier are trained with it. The caller gives the loss of step ``k`` as a
+Guide and classifier are trained with it. The caller gives the loss of step ``k`` as a
 pure function of the module and ``k``; the loop does the rest: AdamW, warm-up, clipping, EMA, a
 progress bar and a checkpoint. Torch's own generator is seeded anew for every step, so dropout is
 covered too and a resumed run equals an undisturbed one exactly.

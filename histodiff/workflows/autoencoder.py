@@ -37,6 +37,13 @@ from histodiff.models.autoencoder import (
     load_autoencoder,
     save_autoencoder,
 )
+from histodiff.models.perceptual import (
+    Lpips,
+    PerceptualConfig,
+    RandomFeatures,
+    perceptual_distance,
+    with_absolute_paths,
+)
 from histodiff.models.weights import num_parameters
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
 from histodiff.pretraining.autoencoder.patches import LoadedPatches, load_patches
@@ -49,6 +56,7 @@ from histodiff.storage import StoragePath, sha256_of, storage_path
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import newest_step
 from histodiff.workflows.gangs import rank_hub, reporter
+from histodiff.workflows.labels import LABELS_SHA256, labelled_rows
 from histodiff.workflows.reconstructions import measured
 
 _FLOAT_BYTES = 4
@@ -98,6 +106,9 @@ class AutoencoderConfig(CommandConfig):
     """`import`, `train` or `decoder`."""
     num_held_out: int = Field(default=128, ge=1)
     """At most this many validation patches are measured."""
+    perceptual: PerceptualConfig = RandomFeatures()
+    """The network that measures the perceptual distance of reconstructions: `random_features`, or
+    `lpips` where its weights are at hand."""
     threads: int = Field(ge=1)
     """Torch threads of a rank; part of the identity, as results on a CPU depend on it."""
     seed: int
@@ -128,6 +139,8 @@ def autoencoder(config: AutoencoderConfig, site: Site) -> Artifact:
         Preempted: The command was told to end, and has saved everything.
     """
     _require_fitting_ranks(config.mode, site)
+    for network in _perceptual_networks(config):
+        perceptual_distance(network, device="cpu")  # a missing file shows before anything is begun
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     draft = begin(root, config, inputs=inputs, inventory=_inventory(config.mode, site))
@@ -173,6 +186,12 @@ def _require_fitting_ranks(mode: Mode, site: Site) -> None:
         mode.train.micro_batch_of(number)
 
 
+def _perceptual_networks(config: AutoencoderConfig) -> list[RandomFeatures | Lpips]:
+    """Those that measure and that train."""
+    term = None if isinstance(config.mode, ImportMode) else config.mode.loss.perceptual
+    return [config.perceptual, *([term.network] if term is not None else [])]
+
+
 def _inventory(mode: Mode, site: Site) -> dict[str, str]:
     """What decides the result beside the config: the bytes that are imported, the device."""
     if not isinstance(mode, ImportMode):
@@ -211,6 +230,15 @@ class _Result:
     failed: tuple[UnitIssue, ...]
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """What the auxiliary classifier may see."""
+
+    label_of: Mapping[int, int]
+    num_classes: int
+    sha256: str | None
+
+
 def _imported(
     config: AutoencoderConfig,
     mode: ImportMode,
@@ -225,7 +253,7 @@ def _imported(
         mode.source, revision=mode.revision, subfolder=mode.subfolder, device=device
     )
     save_autoencoder(folder, network)
-    return _described(network, held_out, folder)
+    return _described(network, held_out, folder, perceptual=config.perceptual)
 
 
 def _trained(
@@ -235,20 +263,23 @@ def _trained(
     draft: Draft,
     inputs: Mapping[str, Artifact],
 ) -> _Result:
+    labels = _labels(mode, _indexes(inputs), seed=config.seed)
     total = mode.train.num_steps * mode.train.batch
     already = newest_step(draft.path / CHECKPOINTS) * mode.train.batch
     with (
         rank_hub(site) as hub,
         progress("train autoencoder", total=total, unit="images", already=already) as bar,
     ):
-        return run_gang(
+        result = run_gang(
             _train_and_measure,
-            _spec(config, mode, site, draft, inputs, hub),
+            _spec(config, mode, site, draft, inputs, labels, hub),
             ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,
             report=reporter(bar, already=already),
         )
+    used = {LABELS_SHA256: labels.sha256} if labels.sha256 else {}
+    return _Result({**result.contents, **used}, result.failed)
 
 
 def _spec(
@@ -257,20 +288,56 @@ def _spec(
     site: Site,
     draft: Draft,
     inputs: Mapping[str, Artifact],
+    labels: _Labels,
     hub: HubAddress | None,
 ) -> AutoencoderSpec:
     return AutoencoderSpec(
         run=f"{config.name}@{config.version}",
         artifact=str(draft.path),
         indexes=tuple(str(artifact.path) for artifact in _indexes(inputs)),
-        training=mode,
+        training=_with_absolute_paths(mode),
         source=str(inputs[_SOURCE].path) if isinstance(mode, DecoderMode) else None,
+        label_of=labels.label_of,
+        num_classes=labels.num_classes,
         num_held_out=config.num_held_out,
+        perceptual=with_absolute_paths(config.perceptual),
         seed=config.seed,
         threads=config.threads,
         device=site.device,
         hub=hub,
     )
+
+
+def _with_absolute_paths(mode: TrainMode | DecoderMode) -> TrainMode | DecoderMode:
+    """The mode for ranks, which may run in other folders."""
+    term = mode.loss.perceptual
+    if term is None:
+        return mode
+    term = term.model_copy(update={"network": with_absolute_paths(term.network)})
+    loss = mode.loss.model_copy(update={"perceptual": term})
+    return mode.model_copy(update={"loss": loss})
+
+
+def _labels(mode: TrainMode | DecoderMode, indexes: Sequence[Artifact], *, seed: int) -> _Labels:
+    term = mode.loss.classification if isinstance(mode, DecoderMode) else None
+    if term is None:
+        return _Labels({}, 0, None)
+    if len(indexes) != 1:
+        raise ConfigError(
+            f"mode.loss.classification needs one PatchIndex, not {len(indexes)}; give the labelled"
+            " one, or classification: null"
+        )
+    patches = PatchIndex.open(indexes[0].path).patches
+    used = labelled_rows(patches, budget=term.budget, seed=seed)
+    numbers = {label: number for number, label in enumerate(used.counts)}
+    if len(numbers) == 1:
+        raise ConfigError(
+            f"mode.loss.classification: all labels are {next(iter(numbers))!r}; give patches of two"
+            " classes or more, or classification: null"
+        )
+    labels = patches["label"].take(used.rows).to_pylist()
+    label_of = dict(zip(used.rows.tolist(), (numbers[label] for label in labels), strict=True))
+    return _Labels(label_of, len(numbers), used.sha256)
 
 
 def _train_and_measure(
@@ -287,7 +354,8 @@ def _train_and_measure(
     if rank != 0:
         return _Result({}, ())
     folder = storage_path(spec.artifact)
-    result = _described(load_autoencoder(folder, device=spec.device), held_out, folder)
+    network = load_autoencoder(folder, device=spec.device)
+    result = _described(network, held_out, folder, perceptual=spec.perceptual)
     contents = {**result.contents, "images_seen": outcome.images_seen}
     return _Result(contents, (*outcome.failed, *result.failed))
 
@@ -298,10 +366,16 @@ def _held_out(spec: AutoencoderSpec) -> LoadedPatches:
 
 
 def _described(
-    network: Autoencoder, held_out: LoadedPatches | None, folder: StoragePath
+    network: Autoencoder,
+    held_out: LoadedPatches | None,
+    folder: StoragePath,
+    *,
+    perceptual: RandomFeatures | Lpips,
 ) -> _Result:
     """What there is to say of the autoencoder in ``folder``; it is measured on ``held_out``."""
-    quality = measured(network, held_out.pixels_NHWC, folder) if held_out is not None else {}
+    quality: dict[str, Any] = {}
+    if held_out is not None:
+        quality = measured(network, held_out.pixels_NHWC, folder, perceptual=perceptual)
     contents = {
         "encoder_sha256": network.encoder_sha256,
         "decoder_sha256": network.decoder_sha256,

@@ -119,7 +119,8 @@ def cohort(artifact: Artifact) -> Cohort:
 def reconstruction(artifact: Artifact) -> Reconstruction:
     """The reconstruction section of one autoencoder."""
     contents = artifact.manifest.contents
-    metrics = {k: float(v) for k, v in contents.items() if k.startswith(("psnr", "ssim"))}
+    names = ("psnr_db", "ssim", "perceptual_distance")
+    metrics = {name: float(contents[name]) for name in names if name in contents}
     pictures = [
         stored_picture(
             artifact.path / name,

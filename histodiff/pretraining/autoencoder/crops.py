@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class CropBatch(NamedTuple):
     """Pixels in -1..1."""
     noise_BCHW: Tensor
     """Standard normal, of the shape of the latents."""
+    label_B: Tensor
+    """Numbers of their classes; ``NO_LABEL`` where there is none."""
 
 
 class CropSource:
@@ -33,7 +36,8 @@ class CropSource:
     Args:
         patches: Those of the rank's places of the batch.
         crop_px: Side of the crops.
-        latent_shape: ``(C, h, w)`` of a crop's latent.
+        latent_channels: Channels of a latent.
+        downsampling: Pixels per latent position along one side.
         batch: Crops of a whole batch.
         seed: Decides every draw.
 
@@ -63,16 +67,16 @@ class CropSource:
     def batch_at(self, step: int) -> CropBatch:
         """The batch of ``step``, a pure function of it."""
         drawn = [self._crop(step * self._batch + place, place) for place in self._patches.by_place]
-        crops, noises = zip(*drawn, strict=True)
+        crops, noises, labels = zip(*drawn, strict=True)
         # pixels uint8 NHWC -> float32 NCHW, kept channels-last in memory
         clean_BCHW = signed_pixels(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
-        return CropBatch(clean_BCHW, torch.from_numpy(np.stack(noises)))
+        return CropBatch(clean_BCHW, torch.from_numpy(np.stack(noises)), torch.tensor(labels))
 
     def batches(self, steps: range) -> Iterator[CropBatch]:
         """The batches of some steps."""
         return (self.batch_at(step) for step in steps)
 
-    def _crop(self, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+    def _crop(self, index: int, place: int) -> "_Drawn":
         generator = generator_for(self._seed, "autoencoder sample", index)
         number = generator.choice(self._patches.by_place[place])
         pixels_HWC = self._patches.pixels_NHWC[number]
@@ -81,4 +85,13 @@ class CropSource:
         crop_HWC = np.rot90(crop_HWC, k=int(generator.integers(4)))
         flipped = bool(generator.integers(2))
         noise = generator.standard_normal(self._latent_shape, dtype=np.float32)
-        return (crop_HWC[:, ::-1] if flipped else crop_HWC), noise
+        turned_HWC = crop_HWC[:, ::-1] if flipped else crop_HWC
+        return _Drawn(turned_HWC, noise, int(self._patches.label_N[number]))
+
+
+class _Drawn(NamedTuple):
+    """One crop, with what belongs to it."""
+
+    pixels_HWC: npt.NDArray[np.uint8]
+    noise_CHW: npt.NDArray[np.float32]
+    label: int

@@ -20,6 +20,7 @@ from histodiff.errors import ConfigError
 from histodiff.runtime import generator_for
 from histodiff.telemetry import progress
 
+NO_LABEL = -1
 _READ_ROWS = 64
 
 Split = Literal["train", "val"]
@@ -38,6 +39,8 @@ class PlacedPatches:
     """The patches of some places of the batch."""
 
     pixels_NHWC: npt.NDArray[np.uint8]
+    label_N: npt.NDArray[np.int64]
+    """Number of each one's label; ``NO_LABEL`` where there is none that may be used."""
     by_place: Mapping[int, npt.NDArray[np.int64]]
     """Positions in ``pixels_NHWC`` that a place draws from."""
     failed: tuple[UnitIssue, ...]
@@ -79,9 +82,23 @@ def load_patches(
 
 
 def load_places(
-    indexes: Sequence[PatchIndex], *, places: range, batch: int, count: int, seed: int
+    indexes: Sequence[PatchIndex],
+    *,
+    places: range,
+    batch: int,
+    count: int,
+    label_of: Mapping[int, int],
+    seed: int,
 ) -> PlacedPatches:
     """Of at most ``count`` training patches, those that the ``places`` of a batch draw from.
+
+    Args:
+        indexes: Where the patches are.
+        places: Those of this rank.
+        batch: Places in all.
+        count: At most so many patches are used.
+        label_of: Number of the label by the patch's number in the first index.
+        seed: Which patches.
 
     Raises:
         ConfigError: As of ``load_patches``; or a place has no readable patch.
@@ -101,7 +118,10 @@ def load_places(
                 f"patches: none of the {len(wanted[place])} training patches of place {place} of"
                 " the batch can be read; tile anew, or give a smaller train.batch"
             )
-    return PlacedPatches(read.pixels_NHWC, by_place, read.failed)
+    kept = zip(drawn.source_N[read.kept_N], drawn.row_N[read.kept_N], strict=True)
+    labels = [NO_LABEL if source else label_of.get(int(row), NO_LABEL) for source, row in kept]
+    label_N = np.array(labels, dtype=np.int64)
+    return PlacedPatches(read.pixels_NHWC, label_N, by_place, read.failed)
 
 
 def _nothing(split: Split) -> str:

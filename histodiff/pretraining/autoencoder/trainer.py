@@ -78,7 +78,7 @@ class AutoencoderTrainer:
         self.micro_batch = self.config.micro_batch_of(world_size)
         network = _prepared(first_network(spec, device=spec.device), self.config)
         self.crops, self.failed = _crops(spec, network, rank=rank, world_size=world_size)
-        objective = Objective(network, spec.training)
+        objective = Objective(network, spec.training, num_classes=spec.num_classes, seed=spec.seed)
         self.engine = Engine(objective, config=self.config, device=spec.device)
         self.averages = WeightAverages(
             self.engine.masters(), config=self.config.ema, batch=self.config.batch
@@ -145,7 +145,13 @@ class AutoencoderTrainer:
         parts = zip(*(torch.split(tensor, self.micro_batch) for tensor in batch), strict=True)
         found: list[dict[str, torch.Tensor]] = []
         losses = [
-            partial(_loss, part=CropBatch(*part), device=self.spec.device, found=found)
+            partial(
+                _loss,
+                part=CropBatch(*part),
+                device=self.spec.device,
+                found=found,
+                images_seen=self.images_seen,
+            )
             for part in parts
         ]
         seen = self.images_seen + self.config.batch
@@ -234,6 +240,7 @@ def _crops(
         places=range(rank * share, (rank + 1) * share),
         batch=spec.training.train.batch,
         count=spec.training.max_patches,
+        label_of=spec.label_of,
         seed=spec.seed,
     )
     source = CropSource(
@@ -269,9 +276,10 @@ def _loss(
     part: CropBatch,
     device: str,
     found: list[dict[str, torch.Tensor]],
+    images_seen: int,
 ) -> torch.Tensor:
     """The loss of a micro-batch; its terms are added to ``found``."""
-    losses: Losses = module(*(tensor.to(device) for tensor in part))
+    losses: Losses = module(*(tensor.to(device) for tensor in part), images_seen=images_seen)
     found.append(losses.terms)
     return losses.total
 

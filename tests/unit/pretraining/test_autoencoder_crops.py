@@ -18,7 +18,7 @@ def numbered_pixels(count=6, side=12):
 
 def source(places=range(4), *, batch=4, crop_px=8, seed=1, count=6):
     by_place = {place: np.arange(place % count, count, batch) for place in places}
-    patches = PlacedPatches(numbered_pixels(count), by_place, ())
+    patches = PlacedPatches(numbered_pixels(count), 10 * np.arange(count), by_place, ())
     return CropSource(
         patches, crop_px=crop_px, latent_channels=2, downsampling=4, batch=batch, seed=seed
     )
@@ -29,7 +29,7 @@ def as_uint8(batch_BCHW):
 
 
 def test_crops_are_a_pure_function_of_seed_and_step():
-    clean, noise = source().batch_at(3)
+    clean, noise, _ = source().batch_at(3)
     again = source().batch_at(3)
     assert torch.equal(clean, again.clean_BCHW)
     assert torch.equal(noise, again.noise_BCHW)
@@ -41,14 +41,16 @@ def test_crops_are_a_pure_function_of_seed_and_step():
 def test_crops_of_ranks_together_are_those_of_one():
     whole = source(range(4)).batch_at(5)
     halves = [source(range(2)).batch_at(5), source(range(2, 4)).batch_at(5)]
-    for number in range(2):
+    for number in range(3):
         assert torch.equal(torch.cat([half[number] for half in halves]), whole[number])
 
 
 def test_places_show_their_patches_only_and_all_of_them():
     seen = [set() for _ in range(4)]
     for step in range(40):
-        patch_B = as_uint8(source().batch_at(step).clean_BCHW)[:, 0, 0, 0]
+        batch = source().batch_at(step)
+        patch_B = as_uint8(batch.clean_BCHW)[:, 0, 0, 0]
+        assert batch.label_B.tolist() == (10 * patch_B.int()).tolist()
         for place, patch in enumerate(patch_B.tolist()):
             seen[place].add(patch)
     assert seen == [{0, 4}, {1, 5}, {2}, {3}]

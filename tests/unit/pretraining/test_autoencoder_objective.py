@@ -5,9 +5,14 @@ from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import AutoencoderArchitecture, create_network
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
+from histodiff.pretraining.autoencoder.crops import CropBatch
 from histodiff.pretraining.autoencoder.loss import gradient_error, kl_divergence
 from histodiff.pretraining.autoencoder.objective import Objective, take_weights
 from tests.support.autoencoder_training import ARCHITECTURE, train_values
+
+SMALL = {"width": 8, "layers": 2}
+CLASSIFIER = {"weight": 0.1, "budget": {"type": "all"}, **SMALL}
+ADVERSARIAL = {"weight": 0.5, "start_images": 100, **SMALL}
 
 
 def training(loss=None, **changes):
@@ -31,7 +36,12 @@ def network():
 def crops(count=4):
     generator = torch.Generator().manual_seed(1)
     clean = torch.rand((count, 3, 16, 16), generator=generator) * 2 - 1
-    return clean, torch.randn((count, 3, 4, 4), generator=generator)
+    noise = torch.randn((count, 3, 4, 4), generator=generator)
+    return CropBatch(clean, noise, torch.arange(count) % 2)
+
+
+def objective(training, made=None):
+    return Objective(made if made is not None else network(), training, num_classes=2, seed=3)
 
 
 def gradients(module):
@@ -48,7 +58,7 @@ def test_kl_divergence_equals_that_of_torch():
     torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
 
 
-def naive_gradient_error(decoded, clean):
+def naive_gradient_error(decoded, clean, *, scales=2):
     def differences(image):
         return torch.diff(image, dim=-1), torch.diff(image, dim=-2)
 
@@ -59,9 +69,11 @@ def naive_gradient_error(decoded, clean):
         ) / 4  # fmt: skip
 
     expected = torch.tensor(0.0)
-    for ours, theirs in ((decoded, clean), (halved(decoded), halved(clean))):
+    ours, theirs = decoded, clean
+    for _ in range(scales):
         for mine, other in zip(differences(ours), differences(theirs), strict=True):
-            expected = expected + (mine - other).abs().mean() / 2
+            expected = expected + (mine - other).abs().mean() / scales
+        ours, theirs = halved(ours), halved(theirs)
     return expected
 
 
@@ -73,9 +85,9 @@ def test_gradient_error_equals_the_naive_one():
 
 def test_loss_is_the_weighted_sum_of_its_terms_and_those_are_what_they_say():
     made = network()
-    clean, noise = crops()
+    clean, noise, _ = crops()
     weights = {"gradient": 2.0, "gradient_scales": 2, "kl": 0.5}
-    total, terms = Objective(made, training(weights))(clean, noise)
+    total, terms = objective(training(weights), made)(*crops(), images_seen=0)
     posterior = made.encode(clean).latent_dist
     decoded = made.decode(posterior.mean + posterior.std * noise).sample
     torch.testing.assert_close(terms["pixels"], (decoded - clean).abs().mean())
@@ -85,32 +97,111 @@ def test_loss_is_the_weighted_sum_of_its_terms_and_those_are_what_they_say():
     torch.testing.assert_close(total.detach(), expected)
 
 
-def test_batch_cut_in_two_has_the_same_gradient():
-    clean, noise = crops()
-    whole, halves = Objective(network(), training()), Objective(network(), training())
-    whole(clean, noise).total.backward()
+TERMS = {
+    "plain": {},
+    "perceptual": {"perceptual": {"weight": 0.5}},
+    "adversarial": {"adversarial": ADVERSARIAL, "perceptual": {"weight": 0.5}},
+}
+
+
+@pytest.mark.parametrize("loss", TERMS.values(), ids=TERMS)
+def test_batch_cut_in_two_has_the_same_gradient(loss):
+    whole, halves = objective(training(loss)), objective(training(loss))
+    whole(*crops(), images_seen=100).total.backward()
     for part in (slice(0, 2), slice(2, 4)):
-        (halves(clean[part], noise[part]).total / 2).backward()
-    torch.testing.assert_close(gradients(halves), gradients(whole))
+        cut = (tensor[part] for tensor in crops())
+        (halves(*cut, images_seen=100).total / 2).backward()
+    torch.testing.assert_close(gradients(halves), gradients(whole), rtol=1e-4, atol=1e-6)
+
+
+def decoded_by(made, clean, noise):
+    posterior = made.encode(clean).latent_dist
+    return made.decode(posterior.mean + posterior.std * noise).sample
+
+
+def test_adversarial_gradients_are_those_of_the_two_losses_written_down():
+    made = network()
+    both = objective(training({"adversarial": ADVERSARIAL}), made)
+    found = both(*crops(1), images_seen=100)
+    found.total.backward()
+    grown = gradients(both)
+    both.zero_grad()
+
+    clean, noise, _ = crops(1)
+    judge, last = both.discriminator, made.decoder.conv_out.weight
+    decoded = decoded_by(made, clean, noise)
+    error = (decoded - clean).abs().mean() + naive_gradient_error(decoded, clean, scales=3)
+    generator = -judge(decoded).mean()
+    [wanted] = torch.autograd.grad(error, last, retain_graph=True)
+    [pulled] = torch.autograd.grad(generator, last, retain_graph=True)
+    weight = 0.5 * wanted.norm() / (pulled.norm() + 1e-6)
+    kl = made.encode(clean).latent_dist.kl().mean() / noise[0].numel()
+    (error + weight * generator + 1e-3 * kl).backward()
+    own = gradients(both.autoencoder)
+    both.zero_grad()
+    hinge = (1 - judge(clean)).relu().mean() + (1 + judge(decoded.detach())).relu().mean()
+    (0.5 * hinge).backward()
+
+    expected = {f"autoencoder.{name}": tensor for name, tensor in own.items()}
+    expected |= {f"discriminator.{n}": t for n, t in gradients(both.discriminator).items()}
+    torch.testing.assert_close(grown, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.terms["generator"], generator.detach())
+    torch.testing.assert_close(found.terms["generator_weight"], weight, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.terms["discriminator"], 0.5 * hinge.detach())
+
+
+def test_adversarial_term_is_as_if_it_were_not_there_before_its_start():
+    before = objective(training({"adversarial": ADVERSARIAL}))
+    without = objective(training())
+    for each in (before, without):
+        each(*crops(), images_seen=99).total.backward()
+    found = gradients(before)
+    beside = {name for name in found if name.startswith("discriminator.")}
+    for name, gradient in gradients(without).items():
+        assert torch.equal(found[name], gradient), name
+    assert len(beside) == len(list(before.discriminator.parameters()))
+    assert not any(found[name].any() for name in beside)
+
+
+def test_classification_trains_classifier_and_decoder_and_passes_over_crops_without_label():
+    tuned = objective(decoder_training({"classification": CLASSIFIER}))
+    clean, noise, label = crops()
+    unlabelled = torch.where(label == 1, -1, label)
+    total, terms = tuned(clean, noise, unlabelled, images_seen=0)
+    decoded = decoded_by(*tuned._network, clean, noise)
+    logits = tuned.classifier(decoded).mean(dim=(2, 3))
+    counted = -logits.log_softmax(dim=1)[label == 0, 0].sum() / len(label)
+    torch.testing.assert_close(terms["classification"], counted.detach())
+    rest = terms["pixels"] + terms["gradient"]
+    torch.testing.assert_close(total.detach(), rest + 0.1 * terms["classification"])
+    total.backward()
+    assert all(parameter.grad is not None for parameter in tuned.parameters())
 
 
 def test_decoder_training_has_no_encoder_and_gives_it_no_gradient():
     made = network()
-    objective = Objective(made, decoder_training())
-    names = {name.split(".")[1] for name, _ in objective.named_parameters()}
+    tuned = objective(decoder_training(), made)
+    names = {name.split(".")[1] for name, _ in tuned.named_parameters()}
     assert names == {"decoder", "post_quant_conv"}
-    objective(*crops()).total.backward()
-    assert len(gradients(objective)) == len(list(objective.parameters()))
+    tuned(*crops(), images_seen=0).total.backward()
+    assert len(gradients(tuned)) == len(list(tuned.parameters()))
     assert not gradients(made.encoder)
 
 
 def test_take_weights_changes_what_was_trained_and_nothing_else():
     made, other = network(), network()
-    state = Objective(made, decoder_training()).state_dict()
+    state = objective(decoder_training(), made).state_dict()
     take_weights(other, {name: tensor + 1 for name, tensor in state.items()})
     for name, tensor in network().state_dict().items():
         trained = name.startswith(("decoder.", "post_quant_conv."))
         assert torch.equal(other.state_dict()[name], tensor + float(trained)), name
+
+
+def test_terms_that_do_not_suit_are_refused():
+    with pytest.raises(ConfigError, match=r"too small for loss\.adversarial\.layers"):
+        training({"adversarial": {**ADVERSARIAL, "layers": 3}})
+    with pytest.raises(ConfigError, match="zero_stage"):
+        training({"adversarial": ADVERSARIAL}, train=train_values(zero_stage=3))
 
 
 @pytest.mark.parametrize(

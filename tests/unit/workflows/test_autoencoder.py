@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from histodiff.artifacts import Reference, open_artifact
 from histodiff.config import parse_config
 from histodiff.data_prep.slides.patch_index import PatchIndex
 from histodiff.errors import ArtifactDrift, ConfigError, Preempted, TrainingDiverged
@@ -17,6 +18,7 @@ from histodiff.models.autoencoder import (
     import_autoencoder,
     load_autoencoder,
 )
+from histodiff.models.perceptual import RandomFeatures
 from histodiff.pretraining.autoencoder.patches import load_patches
 from histodiff.workflows import autoencoder as workflow
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder, estimate
@@ -30,7 +32,7 @@ from tests.support.autoencoder_training import (
     train_config,
 )
 from tests.support.labelled_chain import make_patches
-from tests.support.labelled_configs import synthesize_config
+from tests.support.labelled_configs import BUDGET, synthesize_config
 
 
 def import_config(source, **changes):
@@ -147,8 +149,63 @@ def test_decoder_training_makes_reconstructions_better_and_resumes(encoded, monk
     pixels = load_patches(
         [PatchIndex.open(encoded.storage_root / "patches/toy/v1")], split="val", count=8, seed=0
     ).pixels_NHWC
-    untrained = measured(before, pixels, encoded.storage_root / "scratch")["psnr_db"]
-    assert undisturbed.manifest.contents["psnr_db"] > untrained + 3
+    scratch = encoded.storage_root / "scratch"
+    untrained = measured(before, pixels, scratch, perceptual=RandomFeatures())
+    trained = undisturbed.manifest.contents
+    assert trained["psnr_db"] > untrained["psnr_db"] + 3
+    assert trained["perceptual_distance"] < untrained["perceptual_distance"]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_training_against_a_discriminator_resumes_before_and_after_its_start(
+    patches, monkeypatch, stage
+):
+    small = {"width": 8, "layers": 2}
+    options = {
+        "loss": {
+            "perceptual": {"weight": 0.5},
+            "adversarial": {"weight": 0.5, "start_images": 15 * BATCH, **small},
+        },
+        "train": {"zero_stage": stage},
+    }
+    undisturbed = autoencoder(train_config("whole", **options), patches)
+    stops = [12 * BATCH, 25 * BATCH]
+
+    def interrupt(news):
+        if news.images_seen == stops[0]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "run_gang", gang_with(interrupt))
+        while stops:
+            with pytest.raises(KeyboardInterrupt):
+                autoencoder(train_config("broken", **options), patches)
+            stops.pop(0)
+    resumed = autoencoder(train_config("broken", **options), patches)
+    assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
+    losses = pq.read_table(str(resumed.path / "losses.parquet"))
+    assert losses["step"].to_pylist() == [5, 10, 15, 20, 25, 30]
+    judged = [value is not None for value in losses["discriminator"].to_pylist()]
+    assert judged == [False, False, False, True, True, True]
+
+
+CLASSIFIER = {"weight": 0.1, "budget": BUDGET, "width": 8, "layers": 2}
+
+
+def test_decoder_training_with_a_classifier_learns_the_labels_that_a_guide_sees(sampled):
+    term = {"classification": CLASSIFIER}
+    tuned = autoencoder(decoder_config(loss=term, steps=60), sampled)
+    found = pq.read_table(str(tuned.path / "losses.parquet"))["classification"].to_pylist()
+    assert found[-1] < 0.5 * found[0]
+    guide = open_artifact(sampled.storage_root, Reference("guides/toy@v1")).manifest
+    assert tuned.manifest.contents["labels_sha256"] == guide.contents["labels_sha256"]
+    assert tuned.manifest.contents["encoder_sha256"] == guide.contents["encoder_sha256"]
+
+
+def test_decoder_training_with_a_classifier_needs_one_index_with_labels(encoded):
+    term = {"classification": CLASSIFIER}
+    with pytest.raises(ConfigError, match="needs one PatchIndex, not 2"):
+        autoencoder(decoder_config(loss=term, patches=["toy@v1", "toy@v1"]), encoded)
 
 
 def test_training_with_nothing_to_measure_on_fails_before_it_starts(patches, tmp_path):
@@ -192,6 +249,14 @@ def test_import_of_other_weights_under_the_same_name_is_drift(site, saved):
 def test_import_from_nowhere_is_one_clear_error(site, tmp_path):
     with pytest.raises(ConfigError, match="revision"):
         autoencoder(import_config(tmp_path / "nothing"), site)
+
+
+def test_missing_weights_of_lpips_show_before_anything_is_begun(patches, tmp_path):
+    gone = {"type": "lpips", "files": [{"path": str(tmp_path / "gone.pth"), "sha256": "0" * 64}]}
+    for changes in ({"perceptual": gone}, {"loss": {"perceptual": {"weight": 1, "network": gone}}}):
+        with pytest.raises(ConfigError, match=r"gone\.pth"):
+            autoencoder(train_config(**changes), patches)
+    assert not (patches.storage_root / "autoencoders").exists()
 
 
 def test_training_without_patches_is_refused():
