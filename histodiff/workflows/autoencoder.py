@@ -272,7 +272,7 @@ def _trained(
     ):
         result = run_gang(
             _train_and_measure,
-            _spec(config, mode, site, draft, inputs, labels, hub),
+            partial(_spec, config, mode, site, draft, inputs, labels, hub),
             ranks=site.ranks,
             ray_config=site.ray,
             device=site.device,

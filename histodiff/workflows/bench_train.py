@@ -110,7 +110,7 @@ def bench_train(
         peer = _peer(peers, stack)
         found = run_gang(
             partial(_measured, amounts, Path(folder), peer),
-            workload_spec(workload, storage_path(folder)),
+            partial(workload_spec, workload, storage_path(folder)),
             ranks=1, ray_config=NoRay(type="none"), device=device, report=_ignored,
         )  # fmt: skip
     return {
