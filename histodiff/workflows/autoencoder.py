@@ -8,6 +8,7 @@ term by term. Training runs on the ranks of the site, and resumes from ``checkpo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
