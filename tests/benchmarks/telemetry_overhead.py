@@ -17,7 +17,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ def scraped(port: int) -> Iterator[None]:
 
     def scrape() -> None:
         while not stop.wait(SCRAPE_SECONDS):
-            opener.open(f"http://127.0.0.1:{port}/metrics").read()
+            with suppress(OSError):  # before the command serves them, and after
+                opener.open(f"http://127.0.0.1:{port}/metrics").read()
 
     thread = threading.Thread(target=scrape)
     thread.start()
