@@ -194,7 +194,7 @@ CLASSIFIER = {"weight": 0.1, "budget": BUDGET, "width": 8, "layers": 2}
 
 def test_decoder_training_with_a_classifier_learns_the_labels_that_a_guide_sees(sampled):
     term = {"classification": CLASSIFIER}
-    tuned = autoencoder(decoder_config(loss=term, steps=60), sampled)
+    tuned = autoencoder(decoder_config(loss=term, steps=150), sampled)
     found = pq.read_table(str(tuned.path / "losses.parquet"))["classification"].to_pylist()
     assert found[-1] < 0.5 * found[0]
     guide = open_artifact(sampled.storage_root, Reference("guides/toy@v1")).manifest
