@@ -22,7 +22,11 @@ def layers():
     """torchvision's own layers of a tiny VGG."""
     torch.manual_seed(0)
     plan = [entry for block in BLOCKS for entry in (*block, "M")]
-    return make_layers(plan)
+    layers = make_layers(plan)
+    for layer in layers:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.constant_(layer.bias, 0.1)  # no feature vector is nearly zero
+    return layers
 
 
 @pytest.fixture
