@@ -81,10 +81,10 @@ def adaptive_weight(
 
     def length(place: int, gradient_BCHW: Tensor) -> Tensor:
         one = slice(place, place + 1)
-        of_weights: Tensor = conv2d_weight(
+        of_weights: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             last_input_BCHW[one], shape, gradient_BCHW[one], padding=kernel // 2
         )
-        return of_weights.norm()
+        return torch.linalg.vector_norm(of_weights)
 
     ratios = [
         length(place, wanted_BCHW) / (length(place, adversarial_BCHW) + _TINY)
