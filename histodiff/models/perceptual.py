@@ -9,6 +9,7 @@ channels, H height, W width.
 
 import hashlib
 import io
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -107,8 +108,7 @@ class PerceptualDistance(nn.Module):
             assert isinstance(block, nn.ModuleList)
             for convolution in block:
                 maps_BCHW = functional.relu(convolution(maps_BCHW))
-            values_BCHW = maps_BCHW.float()
-            yield values_BCHW / (values_BCHW.square().sum(dim=1, keepdim=True) + _TINY).sqrt()
+            yield functional.normalize(maps_BCHW.float(), dim=1, eps=_TINY)
 
 
 def perceptual_distance(config: RandomFeatures | Lpips, *, device: str) -> PerceptualDistance:
@@ -122,7 +122,7 @@ def perceptual_distance(config: RandomFeatures | Lpips, *, device: str) -> Perce
             distance = PerceptualDistance(_RANDOM, _random_state(seed))
         case Lpips() as lpips:
             distance = PerceptualDistance(lpips.blocks, _state_in(lpips))
-    return distance.to(device, memory_format=torch.channels_last)
+    return distance.to(device)
 
 
 def with_absolute_paths(config: RandomFeatures | Lpips) -> RandomFeatures | Lpips:
@@ -213,6 +213,9 @@ def _tensors_in(file: WeightsFile) -> dict[str, Tensor]:
             tensors: dict[str, Tensor] = safetensors.torch.load(data)
         else:
             tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise ConfigError(f"lpips.files '{file.path}': holds no tensors ({error})") from error
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"lpips.files '{file.path}': holds no tensors, or not only tensors ({reason})"
+        ) from error
     return tensors

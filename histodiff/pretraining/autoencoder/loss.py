@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 _TINY = 1e-6
 _LARGEST_WEIGHT = 1e4
@@ -80,9 +81,10 @@ def adaptive_weight(
 
     def length(place: int, gradient_BCHW: Tensor) -> Tensor:
         one = slice(place, place + 1)
-        return torch.nn.grad.conv2d_weight(
+        of_weights: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             last_input_BCHW[one], shape, gradient_BCHW[one], padding=kernel // 2
-        ).norm()
+        )
+        return torch.linalg.vector_norm(of_weights)
 
     ratios = [
         length(place, wanted_BCHW) / (length(place, adversarial_BCHW) + _TINY)
