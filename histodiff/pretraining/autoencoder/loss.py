@@ -84,7 +84,8 @@ def adaptive_weight(
         of_weights: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             last_input_BCHW[one], shape, gradient_BCHW[one], padding=kernel // 2
         )
-        return torch.linalg.vector_norm(of_weights)
+        norm: Tensor = torch.linalg.vector_norm(of_weights)
+        return norm
 
     ratios = [
         length(place, wanted_BCHW) / (length(place, adversarial_BCHW) + _TINY)
