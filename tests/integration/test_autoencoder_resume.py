@@ -16,6 +16,8 @@ END_AT = 17 * BATCH
 """Seven steps after the checkpoint of step 10."""
 STAGE = {"zero_stage": 1}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(site: Site, tmp_path: Path) -> Path:
