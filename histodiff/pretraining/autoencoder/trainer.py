@@ -260,7 +260,7 @@ def _prepared(network: AutoencoderNetwork, config: TrainConfig) -> AutoencoderNe
     """With what the config asks for to save memory or time.
 
     Weights lie in plain order, as the engine's flat partitions and checkpoints want them; pixels
-    are channels-last, which decides the speed of convolutions on a CPU.
+    are channels-last. On a CPU either order was as fast.
     """
     if config.activation_checkpointing:
         network.enable_gradient_checkpointing()
