@@ -23,6 +23,7 @@ from histodiff.models.autoencoder import (
     create_network,
     load_autoencoder,
     save_autoencoder,
+    signed_pixels,
 )
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch, CropSource
@@ -260,7 +261,7 @@ def _prepared(network: AutoencoderNetwork, config: TrainConfig) -> AutoencoderNe
     """With what the config asks for to save memory or time.
 
     Weights lie in plain order, as the engine's flat partitions and checkpoints want them; pixels
-    are channels-last. On a CPU either order was as fast.
+    are channels-last.
     """
     if config.activation_checkpointing:
         network.enable_gradient_checkpointing()
@@ -279,7 +280,10 @@ def _loss(
     images_seen: int,
 ) -> torch.Tensor:
     """The loss of a micro-batch; its terms are added to ``found``."""
-    losses: Losses = module(*(tensor.to(device) for tensor in part), images_seen=images_seen)
+    pixels_BCHW, noise_BCHW, label_B = (tensor.to(device) for tensor in part)
+    losses: Losses = module(
+        signed_pixels(pixels_BCHW), noise_BCHW, label_B, images_seen=images_seen
+    )
     found.append(losses.terms)
     return losses.total
 
