@@ -48,11 +48,11 @@ def _attempt(trainer: Trainer) -> PretrainResult | None:
     except RolledBack:
         return None
     trainer.finish()
-    validated = trainer.records.validation
-    last = [row.loss for row in validated if row.step == trainer.step]
+    state = trainer.state
+    last = [row.loss for row in state.records.validation if row.step == state.step]
     return PretrainResult(
-        images_seen=trainer.images_seen,
-        final_loss=trainer.records.metrics[-1].loss,
+        images_seen=state.images_seen,
+        final_loss=state.records.metrics[-1].loss,
         validation_loss=sum(last) / len(last) if last else None,
         num_parameters=trainer.num_parameters,
         encoder_sha256=trainer.data.stores[0].encoder_sha256,

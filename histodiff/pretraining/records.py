@@ -8,6 +8,7 @@ are part of a checkpoint, so that a resumed run has the rows of an undisturbed o
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,15 @@ class RunRecords:
         self.skipped += skipped
         self.recent.append(loss)
         del self.recent[: max(len(self.recent) - num_recent, 0)]
+
+    def end_row(self, *, step: int, images_seen: int, grad_norm: float, lr: float) -> MetricsRow:
+        """Ends a row of metrics."""
+        loss = math.fsum(self.pending) / len(self.pending)
+        row = MetricsRow(step, images_seen, loss, grad_norm, lr, self.skipped)
+        self.metrics.append(row)
+        self.skipped = 0
+        self.pending.clear()
+        return row
 
     def to_json(self) -> bytes:
         """Everything, for a checkpoint; floats survive exactly."""

@@ -13,12 +13,13 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from histodiff.models.denoiser import Denoiser
+from histodiff.pretraining.data import TrainingData
 from histodiff.pretraining.denoising import micro_loss
 from histodiff.pretraining.draws import CleanAndNoise
 from histodiff.pretraining.feed import TrainingFeed
 from histodiff.pretraining.first import chosen_attention, first_denoiser
 from histodiff.pretraining.spec import PretrainSpec
-from histodiff.pretraining.trainer import Trainer, TrainingData
+from histodiff.pretraining.trainer import Trainer
 from histodiff.training import Engine, WeightAverages
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}

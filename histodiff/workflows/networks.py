@@ -14,21 +14,43 @@ from histodiff.errors import ArtifactError, ArtifactNotFound, ConfigError
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
 from histodiff.models.weights import DESCRIPTION
-from histodiff.storage import StoragePath
+from histodiff.storage import StoragePath, list_names
 
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
+LAST = "last"
+"""The newest EMA snapshot, of the first half-life."""
+_SNAPSHOTS = "snapshots"
 _log = logging.getLogger(__name__)
 
 
-def open_denoiser(artifact: Artifact, *, device: str) -> LoadedDenoiser:
-    """The denoiser of the last EMA snapshot."""
-    return load_denoiser(snapshot_path(artifact.path), device=device)
+def open_denoiser(artifact: Artifact, *, device: str, snapshot: str = LAST) -> LoadedDenoiser:
+    """The denoiser of an EMA snapshot.
+
+    Raises:
+        ConfigError: The artifact has no snapshot of that name.
+    """
+    require_snapshot(artifact, snapshot)
+    return load_denoiser(snapshot_path(artifact.path, snapshot), device=device)
 
 
-def snapshot_path(path: StoragePath) -> StoragePath:
-    """Where the last EMA snapshot of the Denoiser at ``path`` lies."""
-    return path / "snapshots" / "last"
+def snapshot_path(path: StoragePath, name: str = LAST) -> StoragePath:
+    """Where an EMA snapshot of the Denoiser at ``path`` lies."""
+    return path / _SNAPSHOTS / name
+
+
+def require_snapshot(denoiser: Artifact, name: str) -> None:
+    """Checks that a denoiser has an EMA snapshot.
+
+    Raises:
+        ConfigError: It has none of that name.
+    """
+    names = sorted(list_names(denoiser.path / _SNAPSHOTS))
+    if name not in names:
+        raise ConfigError(
+            f"snapshot {name}: {denoiser.reference} has none of that name; it has"
+            f" {', '.join(names)}"
+        )
 
 
 def open_autoencoder(artifact: Artifact, *, device: str) -> Autoencoder:

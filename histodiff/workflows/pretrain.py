@@ -48,7 +48,7 @@ from histodiff.pretraining.spec import (
     StoreShare,
     ValidationConfig,
 )
-from histodiff.pretraining.trainer import CHECKPOINTS
+from histodiff.pretraining.state import CHECKPOINTS
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step

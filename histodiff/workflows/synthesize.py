@@ -36,9 +36,11 @@ from histodiff.telemetry import progress
 from histodiff.workflows.labels import LABELS_SHA256
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
+    LAST,
     open_autoencoder,
     open_denoiser,
     require_same_encoder,
+    require_snapshot,
 )
 
 
@@ -51,6 +53,9 @@ class SynthesizeConfig(CommandConfig):
     """Guide that steers; its classes are drawn."""
     denoiser: Annotated[Reference, Location()]
     """Denoiser."""
+    snapshot: str = LAST
+    """Its EMA snapshot: ``last``; ``last-<half-life>`` for another half-life than the first, or
+    ``images-<count>`` for an earlier one, where ``pretrain`` kept them."""
     autoencoder: Annotated[Reference, Location()]
     """Autoencoder that decodes; must have the denoiser's encoder."""
     per_class: int = Field(ge=1)
@@ -83,19 +88,21 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
 
     Raises:
         ArtifactError: Denoiser and autoencoder have different encoders.
-        ConfigError: The guide was trained for another denoiser.
+        ConfigError: The guide was trained for another denoiser, or the denoiser has no such
+            snapshot.
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
     _require_guide_of(inputs["guide"], inputs["denoiser"])
+    require_snapshot(inputs["denoiser"], config.snapshot)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
     with draft:
         torch.set_num_threads(config.threads)
         guide = load_guide(inputs["guide"].path, site.device)
-        denoiser = open_denoiser(inputs["denoiser"], device=site.device)
+        denoiser = open_denoiser(inputs["denoiser"], device=site.device, snapshot=config.snapshot)
         autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
         plan = _store_plan(config, draft, inputs, guide, autoencoder)
         drawing = Drawing(
@@ -150,6 +157,7 @@ def _store_plan(
     autoencoder: Autoencoder,
 ) -> StorePlan:
     how = {
+        "snapshot": config.snapshot,
         "sampler": config.sampler.model_dump(mode="json"),
         "schedule": config.schedule.model_dump(mode="json"),
         "sigma_interval": list(config.guidance.sigma_interval),

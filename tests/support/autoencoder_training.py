@@ -16,7 +16,7 @@ from histodiff.cluster.site import NoRay, Site
 from histodiff.config import parse_config
 from histodiff.pretraining.autoencoder import rank as rank_module
 from histodiff.pretraining.spec import TrainingNews
-from histodiff.workflows import autoencoder as workflow
+from histodiff.workflows import autoencoder_ranks as workflow
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder
 from tests.support.ports import free_ports
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from histodiff.pretraining.data import TrainingData
 from histodiff.pretraining.draws import drawn_samples
 from histodiff.pretraining.first import first_denoiser
 from histodiff.pretraining.spec import PretrainSpec
-from histodiff.pretraining.trainer import TrainingData
 
 
 @dataclass(frozen=True)

@@ -39,4 +39,4 @@ def train_rank(
         trainer.finish()
     finally:
         trainer.close()
-    return TrainedOutcome(trainer.images_seen, trainer.failed)
+    return TrainedOutcome(trainer.state.images_seen, trainer.failed)

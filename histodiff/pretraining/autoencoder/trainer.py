@@ -5,10 +5,8 @@ decides results is a function of (config, step), or lies in the checkpoint.
 """
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ import torch.distributed
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.errors import Preempted, TrainingDiverged
+from histodiff.errors import TrainingDiverged
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderNetwork,
@@ -31,24 +29,14 @@ from histodiff.pretraining.autoencoder.objective import Losses, Objective, take_
 from histodiff.pretraining.autoencoder.patches import load_places
 from histodiff.pretraining.autoencoder.records import LossRecords
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
+from histodiff.pretraining.clock import StepClock
 from histodiff.pretraining.spec import TrainingNews
+from histodiff.pretraining.state import TrainingState, micro_batches
 from histodiff.runtime import Notice, Prefetched, derived_seed
-from histodiff.storage import StoragePath, storage_path
+from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
-from histodiff.training import (
-    CheckpointRecord,
-    CheckpointWriter,
-    Engine,
-    StepResult,
-    TrainConfig,
-    WeightAverages,
-    checkpoint_folder,
-    mean_over_ranks,
-    opened_newest,
-)
+from histodiff.training import StepResult, TrainConfig, mean_over_ranks
 
-CHECKPOINTS = "checkpoints"
-_RECORDS = "records.json"
 _AHEAD = 2
 
 
@@ -72,39 +60,27 @@ class AutoencoderTrainer:
         report: Callable[[TrainingNews], None],
         notice: Callable[[], Notice],
     ) -> None:
-        self.spec, self.rank, self.world_size = spec, rank, world_size
-        self._report, self._notice, self._told = report, notice, Notice.NONE
+        self.spec, self.rank = spec, rank
+        self._report = report
         self.config = spec.training.train
         self.path = storage_path(spec.artifact)
         self.micro_batch = self.config.micro_batch_of(world_size)
         network = _prepared(first_network(spec, device=spec.device), self.config)
         self.crops, self.failed = _crops(spec, network, rank=rank, world_size=world_size)
         objective = Objective(network, spec.training, num_classes=spec.num_classes, seed=spec.seed)
-        self.engine = Engine(objective, config=self.config, device=spec.device)
-        self.averages = WeightAverages(
-            self.engine.masters(), config=self.config.ema, batch=self.config.batch
+        self.state = TrainingState(
+            objective,
+            config=self.config,
+            device=spec.device,
+            artifact=self.path,
+            run=spec.run,
+            records=LossRecords(),
+            notice=notice,
         )
-        self.writer = CheckpointWriter(
-            self._checkpoints, zero_stage=self.config.zero_stage, kept=self.config.kept_steps
-        )
-        self.records = LossRecords()
-        self.step = 0
-        self.saved_step: int | None = None
-
-    @property
-    def images_seen(self) -> int:
-        """The clock."""
-        return self.step * self.config.batch
 
     def resume(self) -> None:
         """Takes up the newest complete checkpoint, if there is one."""
-        with opened_newest(self._checkpoints, needed=self._needed) as opened:
-            if opened is None:
-                return
-            self.engine.load(opened.folder, record=opened.record, averages=self.averages.states())
-            self.records = LossRecords.from_json((opened.folder / _RECORDS).read_bytes())
-        self.step = self.saved_step = opened.record.step
-        metrics.TRAIN_RESUMES.labels(run=self.spec.run).inc()
+        self.state.resume(LossRecords.from_json)
 
     def run(self) -> None:
         """Trains to the end; writes checkpoints on the way.
@@ -113,107 +89,63 @@ class AutoencoderTrainer:
             TrainingDiverged: The loss or the gradient became non-finite.
             Preempted: Notice was given, and a checkpoint is complete.
         """
-        steps = range(self.step, self.config.num_steps)
+        steps = range(self.state.step, self.config.num_steps)
+        clock = StepClock(self.spec.run, rank=self.rank)
         with Prefetched(self.crops.batches(steps), ahead=_AHEAD) as batches:
             for batch in batches:
                 result = self._advance(batch)
+                clock.tick(self.config.batch, 0.0)
                 self._after_step(result)
                 if result.noticed:
-                    self._heed()
+                    self.state.heed()
 
     def finish(self) -> None:
         """Writes what is published: the autoencoder with the averaged weights, and the losses."""
-        state = self.engine.gathered(self.averages.parts[0])
+        weights = self.state.average(0)
         if self.rank == 0:
             network = first_network(self.spec, device="cpu")
-            take_weights(network, state)
+            take_weights(network, weights)
             save_autoencoder(self.path, Autoencoder(network))
-            self.records.write_table(self.path)
-        self.writer.wait()
+            self.state.records.write_table(self.path)
+        self.state.writer.wait()
 
     def close(self) -> None:
         """Ends uploads and frees the engine."""
-        self.writer.close()
-        self.engine.close()
-
-    @property
-    def _checkpoints(self) -> StoragePath:
-        return self.path / CHECKPOINTS
+        self.state.close()
 
     def _advance(self, batch: CropBatch) -> StepResult:
         """One optimizer step on this rank's share of a batch."""
-        started = time.perf_counter()
-        parts = zip(*(torch.split(tensor, self.micro_batch) for tensor in batch), strict=True)
         found: list[dict[str, torch.Tensor]] = []
         losses = [
             partial(
                 _loss,
-                part=CropBatch(*part),
+                part=part,
                 device=self.spec.device,
                 found=found,
-                images_seen=self.images_seen,
+                images_seen=self.state.images_seen,
             )
-            for part in parts
+            for part in micro_batches(batch, self.micro_batch)
         ]
-        seen = self.images_seen + self.config.batch
-        self._told = self._notice()
-        result = self.engine.step(losses, images_seen=seen, notice=self._told is not Notice.NONE)
-        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-            raise TrainingDiverged(self.step, self._last_checkpoint())
-        self.step += 1
-        self.averages.update(self.engine.masters(), images_seen=seen)
-        self.records.add(result.loss, _mean_terms(found))
-        self._count(time.perf_counter() - started)
+        result = self.state.advance(losses, require_sound=self._require_sound)
+        self.state.records.add(result.loss, _mean_terms(found))
         return result
 
+    def _require_sound(self, result: StepResult) -> None:
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            raise TrainingDiverged(self.state.step, self.state.last_checkpoint)
+
     def _after_step(self, result: StepResult) -> None:
-        if self.config.is_due(self.step, self.config.log_images):
-            loss = self.records.end_row(
-                step=self.step, images_seen=self.images_seen, grad_norm=result.grad_norm,
-                lr=self.config.lr_at(self.images_seen),
+        state = self.state
+        if state.is_due(self.config.log_images):
+            loss = state.records.end_row(
+                step=state.step, images_seen=state.images_seen, grad_norm=result.grad_norm,
+                lr=self.config.lr_at(state.images_seen),
             )  # fmt: skip
             metrics.TRAIN_LOSS.labels(run=self.spec.run).set(loss)
             metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(result.grad_norm)
-        if self.config.is_due(self.step, self.config.checkpoint_images):
-            self._save()
-        self._report(TrainingNews(self.images_seen, result.loss))
-
-    def _count(self, seconds: float) -> None:
-        metrics.TRAIN_STEP_SECONDS.labels(run=self.spec.run).observe(seconds)
-        if self.rank == 0:
-            metrics.TRAIN_IMAGES.labels(run=self.spec.run).inc(self.config.batch)
-            rate = metrics.TRAIN_IMAGES_PER_SECOND.labels(run=self.spec.run)
-            rate.set(self.config.batch / seconds)
-
-    def _heed(self) -> None:
-        """Makes a checkpoint because some rank has to go; ends if it must go at once."""
-        notices: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(notices, self._told)
-        if self.saved_step != self.step:
-            self._save()
-        if max(notices) is Notice.LEAVE and self.step < self.config.num_steps:
-            self.writer.wait()
-            raise Preempted(self.images_seen)
-
-    def _save(self) -> None:
-        started = time.perf_counter()
-        self.writer.save(self._write_part, step=self.step)
-        self.saved_step = self.step
-        seconds = time.perf_counter() - started
-        metrics.TRAIN_CHECKPOINT_SECONDS.labels(run=self.spec.run).observe(seconds)
-
-    def _write_part(self, folder: Path) -> None:
-        self.engine.save(folder, averages=self.averages.states())
-        if self.rank == 0:
-            (folder / _RECORDS).write_bytes(self.records.to_json())
-
-    def _needed(self, record: CheckpointRecord) -> list[str]:
-        return [*self.engine.needed(record), _RECORDS]
-
-    def _last_checkpoint(self) -> str | None:
-        if self.saved_step is None:
-            return None
-        return str(checkpoint_folder(self._checkpoints, self.saved_step))
+        if state.is_due(self.config.checkpoint_images):
+            state.save()
+        self._report(TrainingNews(state.images_seen, result.loss))
 
 
 def first_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork:

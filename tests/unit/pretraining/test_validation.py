@@ -8,8 +8,8 @@ import torch.distributed
 from histodiff.diffusion import EdmObjective, MinSnrWeighting, create_preconditioning
 from histodiff.errors import ConfigError
 from histodiff.latents import Whitening
+from histodiff.pretraining.data import TrainingData
 from histodiff.pretraining.spec import PretrainSpec, StoreShare, ValidationConfig
-from histodiff.pretraining.trainer import TrainingData
 from histodiff.pretraining.validation import Validation, validation_moments
 from tests.support.latent_stores import open_new_store, patch_table
 from tests.support.pretraining import tiny_config

@@ -20,7 +20,7 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.models.perceptual import RandomFeatures
 from histodiff.pretraining.autoencoder.patches import load_patches
-from histodiff.workflows import autoencoder as workflow
+from histodiff.workflows import autoencoder_ranks as workflow
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder, estimate
 from histodiff.workflows.reconstructions import measured
 from histodiff.workflows.synthesize import synthesize

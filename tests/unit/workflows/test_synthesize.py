@@ -5,8 +5,10 @@ import pytest
 
 from histodiff.artifacts import Kind, Reference
 from histodiff.errors import ArtifactError, ConfigError
+from histodiff.models.denoiser import load_denoiser, save_snapshot
 from histodiff.samples import SampleStore
 from histodiff.synthesis import worker
+from histodiff.workflows.networks import snapshot_path
 from histodiff.workflows.synthesize import estimate, synthesize
 from tests.support.labelled_chain import make_autoencoder, make_denoiser
 from tests.support.labelled_configs import synthesize_config
@@ -70,6 +72,22 @@ def test_synthesize_guide_of_another_denoiser_is_refused(sampled):
     make_denoiser(sampled, name="other")
     with pytest.raises(ConfigError, match="train a guide"):
         synthesize(synthesize_config(name="five", denoiser="other@v1"), sampled)
+
+
+def test_synthesize_draws_with_the_snapshot_that_is_named(sampled):
+    whole = synthesize(synthesize_config(name="five"), sampled)
+    denoiser = sampled.storage_root / Reference.of(Kind.DENOISERS, "toy", "v1").folder
+    loaded = load_denoiser(snapshot_path(denoiser), device="cpu")
+    state = {name: tensor + 0.1 for name, tensor in loaded.denoiser.state_dict().items()}
+    save_snapshot(snapshot_path(denoiser, "last-64"), loaded.denoiser, loaded.info, state=state)
+    other = synthesize(synthesize_config(name="slower", snapshot="last-64"), sampled)
+    pictures = [SampleStore.open(found.path).read_pixels(range(10)) for found in (whole, other)]
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_synthesize_unknown_snapshot_is_refused_with_those_that_exist(sampled):
+    with pytest.raises(ConfigError, match=r"snapshot last-64: .* it has last$"):
+        synthesize(synthesize_config(name="five", snapshot="last-64"), sampled)
 
 
 def test_estimate_counts_samples_and_shards(sampled):
