@@ -17,7 +17,7 @@ from histodiff.training.config import (
     deepspeed_config,
 )
 from histodiff.training.ema import WeightAverages
-from histodiff.training.engine import Engine, StepResult, mean_over_ranks
+from histodiff.training.engine import Engine, MicroLoss, StepResult, mean_over_ranks
 from histodiff.training.fit import FitConfig, FitRecord, fit
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Engine",
     "FitConfig",
     "FitRecord",
+    "MicroLoss",
     "RateConfig",
     "StepResult",
     "TrainConfig",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import RankRange, Site
@@ -30,6 +31,10 @@ def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
 
 def losses(artifact: Artifact) -> list[float]:
     return pq.read_table(Path(artifact.path / "metrics.parquet"))["loss"].to_pylist()
+
+
+def validation_losses(artifact: Artifact) -> list[float]:
+    return pq.read_table(Path(artifact.path / "validation.parquet"))["loss"].to_pylist()
 
 
 def test_pretrain_writes_snapshot_metrics_and_validation(stored):
@@ -121,3 +126,16 @@ def test_estimate_counts_without_computing(stored):
         "images": 192, "steps": 12, "ranks": 1, "micro_batch": 8, "rows": 128,
     }  # fmt: skip
     assert not (Path(stored.root) / "denoisers").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2])
+def test_pretrain_compiled_trains_as_eager(stored, stage):
+    train = {"images": 96, "zero_stage": stage}
+    eager = pretrain(tiny_config("eager", train=train), stored)
+    counters.clear()
+    compiled = pretrain(tiny_config("compiled", train={**train, "compile": True}), stored)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert losses(compiled) == pytest.approx(losses(eager), rel=1e-4)
+    assert validation_losses(compiled) == pytest.approx(validation_losses(eager), rel=1e-4)
+    assert weights(compiled).keys() == weights(eager).keys()
