@@ -202,6 +202,14 @@ def test_decoder_training_with_a_classifier_sees_the_labels_that_a_guide_sees(sa
     assert tuned.manifest.contents["encoder_sha256"] == guide.contents["encoder_sha256"]
 
 
+def test_auxiliary_classifier_learns_the_classes_from_a_trained_autoencoder(patches):
+    autoencoder(train_config("base", steps=200), patches)
+    term = {"classification": CLASSIFIER}
+    tuned = autoencoder(decoder_config(source="base@v1", loss=term, steps=30), patches)
+    found = pq.read_table(str(tuned.path / "losses.parquet"))["classification"].to_pylist()
+    assert found[-1] < 0.2 * found[0]
+
+
 def test_decoder_training_with_a_classifier_needs_one_index_with_labels(encoded):
     term = {"classification": CLASSIFIER}
     with pytest.raises(ConfigError, match="needs one PatchIndex, not 2"):
