@@ -29,7 +29,7 @@ from histodiff.pretraining.watch import LossWatch
 from histodiff.runtime import Notice, derived_seed
 from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
-from histodiff.training import StepResult
+from histodiff.training import StepResult, seed_torch
 
 SNAPSHOTS, LAST = "snapshots", "last"
 _log = logging.getLogger(__name__)
@@ -170,7 +170,10 @@ class Trainer:
     def _advance(self, batch: CleanAndNoise) -> StepResult:
         """One optimizer step on this rank's share of a batch."""
         # Dropout is the one draw that depends on the rank; presets have none.
-        torch.manual_seed(derived_seed(self.spec.seed, "dropout", self.state.step, self.rank))
+        seed_torch(
+            derived_seed(self.spec.seed, "dropout", self.state.step, self.rank),
+            device=torch.device(self.spec.device),
+        )
         losses = [
             partial(
                 micro_loss,

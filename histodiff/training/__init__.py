@@ -19,6 +19,7 @@ from histodiff.training.config import (
 from histodiff.training.ema import WeightAverages
 from histodiff.training.engine import Engine, MicroLoss, StepResult, mean_over_ranks
 from histodiff.training.fit import FitConfig, FitRecord, fit
+from histodiff.training.randomness import seed_torch
 
 __all__ = [
     "AdamWConfig",
@@ -41,4 +42,5 @@ __all__ = [
     "mean_over_ranks",
     "newest_step",
     "opened_newest",
+    "seed_torch",
 ]

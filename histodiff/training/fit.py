@@ -23,6 +23,7 @@ from histodiff.errors import TrainingDiverged
 from histodiff.runtime import derived_seed
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
+from histodiff.training.randomness import seed_torch
 from histodiff.training.rates import RateShape, rate_factor
 
 CHECKPOINT = "fit.safetensors"
@@ -93,7 +94,7 @@ def fit(
     Raises:
         TrainingDiverged: The loss of a step is not finite.
     """
-    state = _FitState(module, config)
+    state, device = _FitState(module, config), next(module.parameters()).device
     if checkpoint is not None:
         state.load(checkpoint / CHECKPOINT)
     with (
@@ -101,7 +102,7 @@ def fit(
         progress(description, total=config.steps, unit="steps", already=state.step) as bar,
     ):
         while state.step < config.steps:
-            torch.manual_seed(derived_seed(seed, "fit", state.step))
+            seed_torch(derived_seed(seed, "fit", state.step), device=device)
             value = state.advance(loss)
             if not math.isfinite(value):
                 saved = str(checkpoint / CHECKPOINT) if checkpoint and state.saved_step else None
