@@ -51,7 +51,7 @@ from histodiff.workflows.bench_train_rounds import (
 )
 from histodiff.workflows.bench_train_workload import chosen_workload, positive, workload_spec
 
-BATCH, ROUNDS = 64, 40
+BATCH, ROUNDS = 64, 100
 BLOCKS = {"cpu": 1, "cuda": 20}
 """Steps of a block; on a GPU enough of them to hide how long it takes to wait for the last."""
 OURS, ENGINE, STAGE_0, TORCH, ACCELERATE = "ours", "engine", "engine_stage_0", "torch", "accelerate"
