@@ -27,6 +27,10 @@ from histodiff.models.unet import UNetConfig, create_unet
 from histodiff.models.weights import fill, module_dtype, read_model, save_model
 from histodiff.storage import StoragePath
 
+SNAPSHOTS = "snapshots"
+"""Folder of the EMA snapshots in a Denoiser."""
+LAST = "last"
+"""The newest of them, of the first half-life."""
 _MODEL = "denoiser"
 
 

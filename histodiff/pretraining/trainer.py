@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from histodiff.models.cost import flops_per_image
-from histodiff.models.denoiser import SnapshotInfo, save_snapshot
+from histodiff.models.denoiser import LAST, SNAPSHOTS, SnapshotInfo, save_snapshot
 from histodiff.pretraining.clock import StepClock
 from histodiff.pretraining.data import TrainingData
 from histodiff.pretraining.denoising import micro_loss
@@ -31,7 +31,6 @@ from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
 from histodiff.training import StepResult, seed_torch
 
-SNAPSHOTS, LAST = "snapshots", "last"
 _log = logging.getLogger(__name__)
 
 

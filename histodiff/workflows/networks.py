@@ -12,15 +12,12 @@ from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.errors import ArtifactError, ArtifactNotFound, ConfigError
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
-from histodiff.models.denoiser import LoadedDenoiser, load_denoiser
+from histodiff.models.denoiser import LAST, SNAPSHOTS, LoadedDenoiser, load_denoiser
 from histodiff.models.weights import DESCRIPTION
 from histodiff.storage import StoragePath, list_names
 
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
-LAST = "last"
-"""The newest EMA snapshot, of the first half-life."""
-_SNAPSHOTS = "snapshots"
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +33,7 @@ def open_denoiser(artifact: Artifact, *, device: str, snapshot: str = LAST) -> L
 
 def snapshot_path(path: StoragePath, name: str = LAST) -> StoragePath:
     """Where an EMA snapshot of the Denoiser at ``path`` lies."""
-    return path / _SNAPSHOTS / name
+    return path / SNAPSHOTS / name
 
 
 def require_snapshot(denoiser: Artifact, name: str) -> None:
@@ -45,7 +42,7 @@ def require_snapshot(denoiser: Artifact, name: str) -> None:
     Raises:
         ConfigError: It has none of that name.
     """
-    names = sorted(list_names(denoiser.path / _SNAPSHOTS))
+    names = sorted(list_names(denoiser.path / SNAPSHOTS))
     if name not in names:
         raise ConfigError(
             f"snapshot {name}: {denoiser.reference} has none of that name; it has"

@@ -25,7 +25,7 @@ from histodiff.diffusion import GuidanceConfig, SamplerConfig, ScheduleConfig, n
 from histodiff.errors import ConfigError
 from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder
-from histodiff.models.denoiser import LoadedDenoiser
+from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.models.guide import LoadedGuide, load_guide
 from histodiff.runtime import run_in_process
 from histodiff.samples import finish_store, finished_shards
@@ -36,7 +36,6 @@ from histodiff.telemetry import progress
 from histodiff.workflows.labels import LABELS_SHA256
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
-    LAST,
     open_autoencoder,
     open_denoiser,
     require_same_encoder,

@@ -5,6 +5,7 @@ decides results is a function of (config, step), or lies in the checkpoint.
 """
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -92,12 +93,15 @@ class AutoencoderTrainer:
         steps = range(self.state.step, self.config.num_steps)
         clock = StepClock(self.spec.run, rank=self.rank)
         with Prefetched(self.crops.batches(steps), ahead=_AHEAD) as batches:
+            waited, asked = 0.0, time.perf_counter()
             for batch in batches:
+                waited += time.perf_counter() - asked
                 result = self._advance(batch)
-                clock.tick(self.config.batch, 0.0)
+                clock.tick(self.config.batch, waited)
                 self._after_step(result)
                 if result.noticed:
                     self.state.heed()
+                asked = time.perf_counter()
 
     def finish(self) -> None:
         """Writes what is published: the autoencoder with the averaged weights, and the losses."""
