@@ -29,9 +29,9 @@ import torch.distributed
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.distributed.rendezvous import rendezvous
 
-from histodiff.cluster.board import Board
 from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.environment import environment
+from histodiff.cluster.mailbox import Mailbox
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
 from histodiff.errors import ConfigError, HistodiffError, Preempted, TransientError
@@ -199,13 +199,13 @@ def _run_under_ray(
     max_failures: int,
     each: ActorResources,
 ) -> ResultT:
-    board = ray.remote(num_cpus=0)(Board).remote()
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     resources = {"CPU": each.num_cpus, "GPU": each.num_gpus}
     resources = {name: amount for name, amount in resources.items() if amount}
     with tempfile.TemporaryDirectory(prefix="histodiff-gang-") as scratch:
         trainer = TorchTrainer(
             _ray_rank,
-            train_loop_config={"function": rank_function, "spec": spec, "board": board},
+            train_loop_config={"function": rank_function, "spec": spec, "mailbox": mailbox},
             torch_config=TorchConfig(backend=_BACKENDS[device], timeout_s=_TIMEOUT_SECONDS),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=ranks if isinstance(ranks, int) else (ranks.min, ranks.max),
@@ -217,17 +217,17 @@ def _run_under_ray(
                 failure_config=ray.train.FailureConfig(max_failures=max_failures),
             ),
         )
-        with _sigterm_as_notice() as notice, _exchange(board, report, notice):
-            outcome = _fitted(trainer, board)
-    error = ray.get(board.fatal.remote())
+        with _sigterm_as_notice() as notice, _exchange(mailbox, report, notice):
+            outcome = _fitted(trainer, mailbox)
+    error = ray.get(mailbox.fatal.remote())
     if error is not None:
         raise error
     result: ResultT = outcome
     return result
 
 
-def _fitted(trainer: TorchTrainer, board: Any) -> Any:
-    """What rank 0 returned; None when a fatal error is on the board.
+def _fitted(trainer: TorchTrainer, mailbox: Any) -> Any:
+    """What rank 0 returned; None when a fatal error is in the mailbox.
 
     Ray Train runs in a thread, where it leaves Ctrl-C alone: its own handler waits for the gang to
     start before it stops it, and stays installed.
@@ -237,7 +237,7 @@ def _fitted(trainer: TorchTrainer, board: Any) -> Any:
     try:
         return done.result().return_value
     except ray.train.WorkerGroupError as error:
-        if ray.get(board.fatal.remote()) is not None:
+        if ray.get(mailbox.fatal.remote()) is not None:
             return None
         raise TransientError(f"ranks failed too often: {error}") from error
 
@@ -252,35 +252,35 @@ def _fit(trainer: TorchTrainer, done: "Future[Any]") -> None:
 def _ray_rank(config: dict[str, Any]) -> Any:
     """One rank, in a worker of Ray Train.
 
-    A fatal error is left on the board and then raised, which ends the gang at once, even where the
+    A fatal error is put into the mailbox and then raised, which ends the gang at once, even where
     other ranks wait for this one. The restarted gang finds it there and ends in peace. Ranks that
     were told to go all go at the same step: there nobody waits, and no gang is started for nothing.
     """
-    context, board = ray.train.get_context(), config["board"]
+    context, mailbox = ray.train.get_context(), config["mailbox"]
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    if ray.get(board.fatal.remote()) is not None:
+    if ray.get(mailbox.fatal.remote()) is not None:
         return None
 
-    def report(news: Any) -> None:
-        board.put.remote(pickle.dumps(news))
+    def post(report: Any) -> None:
+        mailbox.put.remote(pickle.dumps(report))
 
-    heard = report if rank == 0 else _unheard
+    heard = post if rank == 0 else _unheard
     try:
-        with _notices_of(board) as notice:
+        with _notices_of(mailbox) as notice:
             return config["function"](config["spec"], rank, world_size, heard, notice)
     except TransientError:
         raise
     except Preempted as error:
-        ray.get(board.fail.remote(error))
+        ray.get(mailbox.fail.remote(error))
         return None
     except HistodiffError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(mailbox.fail.remote(error))
         raise
 
 
-def _unheard(news: Any) -> None:
+def _unheard(report: Any) -> None:
     """Takes the reports of ranks other than 0."""
-    del news
+    del report
 
 
 @contextmanager
@@ -306,7 +306,7 @@ def _sigterm_as_notice() -> Iterator[Noticing]:
 
 
 @contextmanager
-def _notices_of(board: Any) -> Iterator[Noticing]:
+def _notices_of(mailbox: Any) -> Iterator[Noticing]:
     """Notices to a rank of Ray Train: the driver's, and of nodes that are about to be reclaimed.
 
     A thread waits for the driver's, which may reach the ranks at different steps. Ray Train's
@@ -316,10 +316,10 @@ def _notices_of(board: Any) -> Iterator[Noticing]:
     warned: set[str] = set()
 
     def listen() -> None:
-        leaving = board.until_leaving.remote()
+        leaving = mailbox.until_leaving.remote()
         while not stop.is_set():
             if ray.wait([leaving], timeout=_POLL_SECONDS)[0]:
-                ray.get(leaving)  # raises where the board is gone
+                ray.get(leaving)  # raises where the mailbox is gone
                 told.set()
                 return
 
@@ -344,15 +344,15 @@ def _notices_of(board: Any) -> Iterator[Noticing]:
 
 
 @contextmanager
-def _exchange(board: Any, report: Reporting, notice: Noticing) -> Iterator[None]:
-    """Hands on what the board gets, and tells it to leave, from a thread."""
+def _exchange(mailbox: Any, report: Reporting, notice: Noticing) -> Iterator[None]:
+    """Hands on what the mailbox gets, and tells it to leave, from a thread."""
     stop = threading.Event()
 
     def poll() -> None:
         while not stop.wait(_POLL_SECONDS):
             if notice() is Notice.LEAVE:
-                board.leave.remote()
-            _hand_on(board, report)
+                mailbox.leave.remote()
+            _hand_on(mailbox, report)
 
     thread = threading.Thread(target=poll, name="gang-reports", daemon=True)
     thread.start()
@@ -361,11 +361,11 @@ def _exchange(board: Any, report: Reporting, notice: Noticing) -> Iterator[None]
     finally:
         stop.set()
         thread.join()
-        _hand_on(board, report)
+        _hand_on(mailbox, report)
 
 
-def _hand_on(board: Any, report: Reporting) -> None:
+def _hand_on(mailbox: Any, report: Reporting) -> None:
     """Reports what rank 0 has reported since it was asked last."""
-    news = ray.get(board.take.remote())
-    if news is not None:
-        report(pickle.loads(news))
+    posted = ray.get(mailbox.take.remote())
+    if posted is not None:
+        report(pickle.loads(posted))

@@ -26,7 +26,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from histodiff.cluster.capacity import ActorResources
-from histodiff.cluster.read_ahead import LOST, ReadAhead
+from histodiff.cluster.prefetching import LOST, BlockPrefetcher
 from histodiff.cluster.session import ray_session
 from histodiff.errors import TransientError
 from histodiff.runtime import Encoder, Finished, PixelBlock, Prefetched, Reader, Worker
@@ -202,7 +202,7 @@ class _EncoderHost(Generic[UnitT, PartT, RecordT]):
         self._encoder = self._make_encoder()
 
     def run(self, unit: UnitT) -> RecordT:
-        reads = ReadAhead(
+        reads = BlockPrefetcher(
             self._readers,
             self._parts_of(unit),
             window=self._reading.window,

@@ -16,10 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histodiff.config import Config
-from histodiff.data_prep.slides.containers import member_of
-from histodiff.data_prep.slides.descriptors import DESCRIPTOR_BYTES
-from histodiff.data_prep.slides.duplicate_report import duplicate_report
-from histodiff.data_prep.slides.duplicates import (
+from histodiff.data_prep.duplicates.descriptors import DESCRIPTOR_BYTES
+from histodiff.data_prep.duplicates.duplicates import (
     PAIRS_SCHEMA,
     DuplicateConfig,
     duplicate_groups,
@@ -27,9 +25,11 @@ from histodiff.data_prep.slides.duplicates import (
     near_duplicate_pairs,
     slides_with_shared_tissue,
 )
-from histodiff.data_prep.slides.image_decoder import ImageDecoder
-from histodiff.data_prep.slides.inputs import Inputs
-from histodiff.data_prep.slides.pixels import decode_bytes
+from histodiff.data_prep.duplicates.report import duplicate_report
+from histodiff.data_prep.readers.containers import member_of
+from histodiff.data_prep.readers.image_decoder import ImageDecoder
+from histodiff.data_prep.readers.pixels import decode_bytes
+from histodiff.data_prep.sources.inputs import Inputs
 from histodiff.data_prep.stages.tile import unit_name
 from histodiff.storage import StoragePath, storage_path
 

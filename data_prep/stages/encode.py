@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histodiff.data_prep.slides.overlay import png_bytes
 from histodiff.data_prep.stages.forward import (
     EncodedBlock,
     EncodeSettings,
@@ -26,6 +25,7 @@ from histodiff.data_prep.stages.forward import (
     batches_of,
     torch_threads,
 )
+from histodiff.data_prep.tissue.overlay import png_bytes
 from histodiff.latents import ShardRecord, ShardUnit, ShardWriter
 from histodiff.latents.writer import CONSTANT, NON_FINITE, finite_rows
 from histodiff.runtime import PixelBlock

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from histodiff.data_prep.slides.patch_index import IndexedSlides
-from histodiff.data_prep.slides.reading import RowReader, read_so_far
+from histodiff.data_prep.index.patch_index import IndexedSlides
+from histodiff.data_prep.index.reading import RowReader, read_so_far
 from histodiff.latents.arrow import arrow_numbers, arrow_stream
 from histodiff.latents.plan import ShardUnit
 from histodiff.runtime import PixelBlock

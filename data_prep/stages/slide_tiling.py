@@ -15,12 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histodiff.data_prep.slides.annotations import patch_labels, rasterize
-from histodiff.data_prep.slides.companions import Companion, CompanionKind
-from histodiff.data_prep.slides.coordinates import read_coordinates
-from histodiff.data_prep.slides.damage import damage_filled, found_damage
-from histodiff.data_prep.slides.geojson import mask_geojson, patches_geojson, read_annotations
-from histodiff.data_prep.slides.geometry import (
+from histodiff.data_prep.index.coordinates import read_coordinates
+from histodiff.data_prep.index.damage import damage_filled, found_damage
+from histodiff.data_prep.index.geometry import (
     Grid,
     Phase,
     ReadPlan,
@@ -28,26 +25,14 @@ from histodiff.data_prep.slides.geometry import (
     read_plan,
     slide_grid,
 )
-from histodiff.data_prep.slides.inputs import SlideInput
-from histodiff.data_prep.slides.masks import Mask
-from histodiff.data_prep.slides.opening import OpenedSlide, open_slide_at
-from histodiff.data_prep.slides.overlay import OVERLAY_SIDE_PX, overlay_png, png_bytes
-from histodiff.data_prep.slides.patch_index import REJECTED_SCHEMA
-from histodiff.data_prep.slides.pixels import shrunk
-from histodiff.data_prep.slides.quality import (
-    QualityConfig,
-    broken_rules,
-    patch_scores,
-    sharpness,
-)
-from histodiff.data_prep.slides.readers import Box, Pixels, SlideReader
-from histodiff.data_prep.slides.thumbnails import Thumbnail, best_level, thumbnail
-from histodiff.data_prep.slides.tiff_index import TiffIndex
-from histodiff.data_prep.slides.tissue import (
-    SlideMask,
-    TissueConfig,
-    slide_mask,
-)
+from histodiff.data_prep.index.patch_index import REJECTED_SCHEMA
+from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at
+from histodiff.data_prep.readers.pixels import shrunk
+from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
+from histodiff.data_prep.readers.thumbnails import Thumbnail, best_level, thumbnail
+from histodiff.data_prep.readers.tiff_index import TiffIndex
+from histodiff.data_prep.sources.companions import Companion, CompanionKind
+from histodiff.data_prep.sources.inputs import SlideInput
 from histodiff.data_prep.stages.tile_rows import (
     REJECTED_COUNTS,
     Row,
@@ -55,6 +40,21 @@ from histodiff.data_prep.stages.tile_rows import (
     scale_columns,
     scale_warning,
     slide_patches,
+)
+from histodiff.data_prep.tissue.annotations import patch_labels, rasterize
+from histodiff.data_prep.tissue.geojson import mask_geojson, patches_geojson, read_annotations
+from histodiff.data_prep.tissue.masks import Mask
+from histodiff.data_prep.tissue.overlay import OVERLAY_SIDE_PX, overlay_png, png_bytes
+from histodiff.data_prep.tissue.quality import (
+    QualityConfig,
+    broken_rules,
+    patch_scores,
+    sharpness,
+)
+from histodiff.data_prep.tissue.tissue_mask import (
+    SlideMask,
+    TissueConfig,
+    slide_mask,
 )
 from histodiff.errors import ConfigError, SkipReason, SlideError
 from histodiff.storage import storage_path

@@ -18,18 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histodiff.artifacts import UnitIssue
-from histodiff.data_prep.slides.cohort import overlay_thumbnail
-from histodiff.data_prep.slides.descriptors import DESCRIPTOR_BYTES, describe
-from histodiff.data_prep.slides.geometry import Region, image_regions, same_scale
-from histodiff.data_prep.slides.image_decoder import ImageDecoder
-from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
-from histodiff.data_prep.slides.overlay import (
-    SHEET_COLUMNS,
-    SHEET_ROWS,
-    contact_sheet,
-    png_bytes,
-)
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.duplicates.descriptors import DESCRIPTOR_BYTES, describe
+from histodiff.data_prep.index.cohort import overlay_thumbnail
+from histodiff.data_prep.index.geometry import Region, image_regions, same_scale
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     REJECTED_SCHEMA,
     file_name_of,
@@ -37,10 +29,18 @@ from histodiff.data_prep.slides.patch_index import (
     table_bytes,
     table_from_rows,
 )
-from histodiff.data_prep.slides.pixels import resized
-from histodiff.data_prep.slides.tissue import tissue_colour
+from histodiff.data_prep.readers.image_decoder import ImageDecoder
+from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
 from histodiff.data_prep.stages.tile_rows import Row, image_patches, set_rows, slide_row
+from histodiff.data_prep.tissue.overlay import (
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    contact_sheet,
+    png_bytes,
+)
+from histodiff.data_prep.tissue.tissue_mask import tissue_colour
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, storage_path, write_bytes
 

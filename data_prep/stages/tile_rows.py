@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from histodiff.data_prep.slides.containers import reader_of
-from histodiff.data_prep.slides.geometry import ReadPlan, Region
-from histodiff.data_prep.slides.inputs import ImageInput, ImageSet, SlideInput
-from histodiff.data_prep.slides.patch_index import PATCHES_SCHEMA, SLIDES_SCHEMA
-from histodiff.data_prep.slides.pixels import READER_VERSION
-from histodiff.data_prep.slides.quality import PatchScores
-from histodiff.data_prep.slides.readers import SlideInfo
+from histodiff.data_prep.index.geometry import ReadPlan, Region
+from histodiff.data_prep.index.patch_index import PATCHES_SCHEMA, SLIDES_SCHEMA
+from histodiff.data_prep.readers.containers import reader_of
+from histodiff.data_prep.readers.pixels import READER_VERSION
+from histodiff.data_prep.readers.reader import SlideInfo
+from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
+from histodiff.data_prep.tissue.quality import PatchScores
 from histodiff.errors import SkipReason, SlideError
 
 Row = dict[str, Any]

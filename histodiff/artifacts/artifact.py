@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from histodiff.artifacts.command import CommandConfig, Kind, Reference
-from histodiff.artifacts.driving import DRIVER_FOLDER, Lease, require_dead
 from histodiff.artifacts.fingerprint import content_sha256, differing_fields, fingerprint
+from histodiff.artifacts.lease import DRIVER_FOLDER, Lease, require_dead
 from histodiff.artifacts.manifest import Manifest, UnitIssue
 from histodiff.artifacts.provenance import provenance
 from histodiff.config import identity

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.artifacts import UnitIssue
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.reading import PatchReader
 from histodiff.errors import ConfigError, SkipReason
 from histodiff.samples import SampleStore, Selection
 from histodiff.telemetry import progress

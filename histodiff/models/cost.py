@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from histodiff.kernels.attention import AttentionConfig
-from histodiff.kernels.choice import AttentionShape, attention_shapes
+from histodiff.kernels.autotune import AttentionShape, attention_shapes
 from histodiff.models.denoiser import Denoiser
 from histodiff.models.unet import UNetConfig, create_unet
 from histodiff.models.weights import num_parameters

@@ -16,7 +16,7 @@ import torch
 
 from histodiff.models.peaks import device_name, peak_flops
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
-from histodiff.pretraining.spec import PretrainSpec, Speed, TrainingNews
+from histodiff.pretraining.spec import PretrainSpec, Speed, TrainingProgress
 from histodiff.storage import storage_path
 from histodiff.telemetry import Background, LiveStatus, metrics, now_utc, write_live
 from histodiff.telemetry.scalars import ScalarLog
@@ -103,12 +103,12 @@ class Monitor:
         self._curves.extend((row.images_seen, _loss_scalar(row)) for row in records.validation)
         self._tell()
 
-    def step(self, step: int, loss: float) -> TrainingNews:
+    def step(self, step: int, loss: float) -> TrainingProgress:
         """A step is done; gives what the driver is to be told."""
         self._step, self._loss = step, loss
         if self._rank == 0 and time.monotonic() - self._told >= LIVE_SECONDS:
             self._tell()
-        return TrainingNews(step * self._spec.train.batch, loss, self._speed)
+        return TrainingProgress(step * self._spec.train.batch, loss, self._speed)
 
     def row(self, row: MetricsRow, timing: TimingRow, *, loss_scale: float | None) -> None:
         """A row of metrics was made."""

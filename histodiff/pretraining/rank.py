@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import torch
 
-from histodiff.pretraining.divergence import RolledBack
-from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.pretraining.trainer import Trainer
 from histodiff.runtime import Notice
 from histodiff.telemetry import announce
+from histodiff.training.divergence import RolledBack
 
 
 def pretrain_rank(
     spec: PretrainSpec,
     rank: int,
     world_size: int,
-    report: Callable[[TrainingNews], None],
+    report: Callable[[TrainingProgress], None],
     notice: Callable[[], Notice],
 ) -> PretrainResult:
     """Trains on this rank and writes the artifact's files (rank 0) and checkpoints (every rank).

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histodiff.pretraining.divergence import Rollback
 from histodiff.storage import StoragePath, write_bytes
+from histodiff.training.divergence import Rollback
 
 METRICS, VALIDATION, TIMING = "metrics.parquet", "validation.parquet", "timing.parquet"
 ROLLBACK_TABLE = "rollbacks.parquet"

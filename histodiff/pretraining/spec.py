@@ -84,7 +84,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class TrainingNews:
+class TrainingProgress:
     """What a rank tells the driver while it trains."""
 
     images_seen: int

@@ -13,28 +13,28 @@ import torch
 
 from histodiff.models.cost import flops_per_image
 from histodiff.models.denoiser import LAST, SNAPSHOTS, SnapshotInfo, save_snapshot
-from histodiff.pretraining.clock import StepClock
-from histodiff.pretraining.data import TrainingData
-from histodiff.pretraining.denoising import micro_loss
-from histodiff.pretraining.draws import CleanAndNoise
-from histodiff.pretraining.feed import TrainingFeed
-from histodiff.pretraining.first import chosen_attention, first_denoiser
+from histodiff.pretraining.dataset import TrainingDataset
+from histodiff.pretraining.initialisation import chosen_attention, initial_denoiser
+from histodiff.pretraining.loader import BatchLoader
+from histodiff.pretraining.loss import micro_loss
 from histodiff.pretraining.monitor import Machine, Monitor
+from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.previews import Previews
 from histodiff.pretraining.records import RunRecords, ValidationRow
-from histodiff.pretraining.spec import PretrainSpec, TrainingNews
-from histodiff.pretraining.state import TrainingState, micro_batches
+from histodiff.pretraining.spec import PretrainSpec, TrainingProgress
 from histodiff.pretraining.validation import Validation
-from histodiff.pretraining.watch import LossWatch
 from histodiff.runtime import Notice, derived_seed
 from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
 from histodiff.training import StepResult, seed_torch
+from histodiff.training.divergence_monitor import DivergenceMonitor
+from histodiff.training.state import TrainingState, micro_batches
+from histodiff.training.timing import StepTimer
 
 _log = logging.getLogger(__name__)
 
 
-class DoneStep(NamedTuple):
+class CompletedStep(NamedTuple):
     """A step that is done, with all that belongs to it."""
 
     loss: float
@@ -60,14 +60,14 @@ class Trainer:
         *,
         rank: int,
         world_size: int,
-        report: Callable[[TrainingNews], None],
+        report: Callable[[TrainingProgress], None],
         notice: Callable[[], Notice],
     ) -> None:
         self.spec, self.rank, self.world_size = spec, rank, world_size
         self._report = report
         self.path = storage_path(spec.artifact)
-        self.data = TrainingData.open(spec)
-        self.denoiser = first_denoiser(spec, self.data.latent_shape)
+        self.data = TrainingDataset.open(spec)
+        self.denoiser = initial_denoiser(spec, self.data.latent_shape)
         self.flops = flops_per_image(self.denoiser)
         self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
         self.preconditioning = self.denoiser.preconditioning
@@ -83,7 +83,7 @@ class Trainer:
             records=RunRecords(),
             notice=notice,
         )
-        self.watch = LossWatch(self.state, run=spec.run)
+        self.watch = DivergenceMonitor(self.state, run=spec.run)
         machine = Machine.of(spec, world_size=world_size, training_flops=self.flops.training)
         self.monitor = Monitor(
             spec, rank=rank, machine=machine, last_checkpoint=lambda: self.state.complete_step
@@ -99,7 +99,7 @@ class Trainer:
         for _ in self.steps():
             pass
 
-    def steps(self) -> Generator[DoneStep, None, None]:
+    def steps(self) -> Generator[CompletedStep, None, None]:
         """Trains step by step to the end; writes checkpoints and snapshots on the way.
 
         Closing it ends the training where it is.
@@ -110,7 +110,7 @@ class Trainer:
             Preempted: Notice was given, and a checkpoint is complete.
         """
         self.monitor.begin(self.state.step, self.state.records)
-        feed = TrainingFeed(
+        feed = BatchLoader(
             self.data.mixture,
             whitening=self.spec.whitening,
             view=self.spec.view,
@@ -121,7 +121,7 @@ class Trainer:
             step=self.state.step,
             batch_of=self.watch.batch_of,
         )
-        clock = StepClock(self.spec.run, rank=self.rank)
+        clock = StepTimer(self.spec.run, rank=self.rank)
         try:
             while not self.state.is_at_end:
                 before = feed.waited_seconds
@@ -130,7 +130,7 @@ class Trainer:
                 self._after_step(result, clock)
                 if result.noticed:
                     self.state.heed()
-                yield DoneStep(result.loss, feed.waited_seconds - before)
+                yield CompletedStep(result.loss, feed.waited_seconds - before)
         finally:
             feed.close()
 
@@ -184,7 +184,7 @@ class Trainer:
         ]
         return self.state.advance(losses, require_sound=self.watch.require_sound)
 
-    def _after_step(self, result: StepResult, clock: StepClock) -> None:
+    def _after_step(self, result: StepResult, clock: StepTimer) -> None:
         state, spec = self.state, self.spec
         state.records.add(result.loss, skipped=result.skipped, num_recent=self.watch.num_recent)
         if result.skipped:
@@ -201,7 +201,7 @@ class Trainer:
             state.save()
         self._report(self.monitor.step(state.step, result.loss))
 
-    def _record(self, result: StepResult, clock: StepClock) -> None:
+    def _record(self, result: StepResult, clock: StepTimer) -> None:
         state = self.state
         row = state.records.end_row(
             step=state.step,

@@ -16,7 +16,7 @@ import torch.distributed
 from histodiff.diffusion import Preconditioning
 from histodiff.errors import ConfigError
 from histodiff.latents import LatentStore, View, Whitening
-from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
+from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.pretraining.spec import ValidationConfig
 
 
@@ -82,7 +82,7 @@ class Validation:
         self._preconditioning, self._batch, self._device = preconditioning, batch, device
         self.config = config
         moments = validation_moments(stores, images=config.images)
-        self._samples = drawn_samples(
+        self._samples = posterior_draws(
             moments,
             range(len(moments)),
             whitening=whitening,

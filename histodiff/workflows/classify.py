@@ -22,8 +22,8 @@ from histodiff.classification.training import (
 )
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.splits import LabelBudget, assert_disjoint
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.evaluation.metrics import (
     Scored,

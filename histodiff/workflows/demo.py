@@ -14,7 +14,7 @@ from histodiff.config import find_config
 from histodiff.errors import ConfigError
 from histodiff.storage import is_local
 from histodiff.workflows.fetch import GeneratedSize, fetch
-from histodiff.workflows.report import PAGE
+from histodiff.workflows.report.command import PAGE
 from histodiff.workflows.run import Pipeline, load_pipeline, run_pipeline
 
 PIPELINE = "pipelines/demo.yaml"

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from histodiff.config import Config
-from histodiff.data_prep.slides.generated import write_generated_slides, write_labelled_patches
+from histodiff.data_prep.generated import write_generated_slides, write_labelled_patches
 from histodiff.errors import ConfigError
 
 Dataset = Literal["generated"]

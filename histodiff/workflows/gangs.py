@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from histodiff.cluster.gang import torchrun_host, torchrun_rank
 from histodiff.cluster.site import Site
-from histodiff.pretraining.spec import TrainingNews
+from histodiff.pretraining.spec import TrainingProgress
 from histodiff.telemetry import HubAddress, Progress, metrics_hub
 
 
@@ -20,11 +20,11 @@ def rank_hub(site: Site) -> Iterator[HubAddress | None]:
         yield hub
 
 
-def reporter(bar: Progress, *, already: int) -> Callable[[TrainingNews], None]:
+def reporter(bar: Progress, *, already: int) -> Callable[[TrainingProgress], None]:
     """Moves the bar to where the training is; a restarted gang never moves it back."""
     shown = already
 
-    def report(news: TrainingNews) -> None:
+    def report(news: TrainingProgress) -> None:
         nonlocal shown
         if news.images_seen > shown:
             bar.advance(news.images_seen - shown, **news.shown)

@@ -17,9 +17,9 @@ from pydantic import Field
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.splits import LabelBudget, assert_disjoint
+from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
 from histodiff.errors import ConfigError
-from histodiff.guidance.judging import BinScore, accuracy_by_sigma
+from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
 from histodiff.guidance.latents import LabelledLatents, read_labelled
 from histodiff.guidance.noise import sigma_bins
 from histodiff.guidance.training import GuideTraining, guide_loss

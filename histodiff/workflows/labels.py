@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.artifacts import Artifact, content_sha256
-from histodiff.data_prep.slides.splits import LabelBudget, labelled_subset
+from histodiff.data_prep.index.splits import LabelBudget, labelled_subset
 from histodiff.errors import ConfigError
 
 LABELS_SHA256 = "labels_sha256"

@@ -17,12 +17,12 @@ from histodiff.cluster.site import NoRay, Prices, Site, fewest_ranks
 from histodiff.config import Config, parse_config
 from histodiff.config.loader import apply_overrides, read_yaml
 from histodiff.errors import ConfigError
-from histodiff.workflows.encode import speed
-from histodiff.workflows.encode_amounts import lease_requests
-from histodiff.workflows.encode_config import EncodeConfig
-from histodiff.workflows.encode_estimate import with_requests
-from histodiff.workflows.encode_sample import num_encoders
-from histodiff.workflows.encode_speed import EncodeSpeed
+from histodiff.workflows.encode import EncodeConfig
+from histodiff.workflows.encode.amounts import lease_requests
+from histodiff.workflows.encode.command import speed
+from histodiff.workflows.encode.estimation import with_requests
+from histodiff.workflows.encode.sample import num_encoders
+from histodiff.workflows.encode.speed import EncodeSpeed
 from histodiff.workflows.registry import COMMANDS, LoadedCommand, load
 from histodiff.workflows.run import StepPlan, load_pipeline, plan_step, resolve_pipeline
 from histodiff.workflows.steps import ResolvedStep

@@ -48,10 +48,10 @@ from histodiff.pretraining.spec import (
     StoreShare,
     ValidationConfig,
 )
-from histodiff.pretraining.state import CHECKPOINTS
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step
+from histodiff.training.state import CHECKPOINTS
 from histodiff.workflows.gangs import rank_hub, reporter
 from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder
 

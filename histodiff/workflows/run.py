@@ -19,7 +19,6 @@ from histodiff.cluster.site import Site
 from histodiff.config import Config, identity, load_config
 from histodiff.errors import ArtifactNotFound, ConfigError, HistodiffError
 from histodiff.storage import StoragePath
-from histodiff.workflows.grid import SweepConfig, expand
 from histodiff.workflows.registry import Estimate, find_command, load
 from histodiff.workflows.steps import (
     ResolvedStep,
@@ -30,6 +29,7 @@ from histodiff.workflows.steps import (
     output_name,
     resolve_step,
 )
+from histodiff.workflows.sweep.grid import SweepConfig, expand
 
 
 class PipelineConfig(Config):

@@ -21,8 +21,8 @@ from histodiff.classification.images import RealImages, read_real
 from histodiff.classification.training import initial_classifier
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.splits import LabelBudget, assert_disjoint
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.features.extractor import image_features
 from histodiff.features.neighbours import nearest_similarity

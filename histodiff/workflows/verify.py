@@ -17,8 +17,8 @@ from histodiff.latents import LatentStore, listed_shards, shard_problems, table_
 from histodiff.latents.layout import shard_name
 from histodiff.storage import file_sizes, read_bytes, sha256_of
 from histodiff.telemetry import progress
+from histodiff.workflows.encode.reencode import reencoding_problems
 from histodiff.workflows.inspect import find_artifact
-from histodiff.workflows.reencode import reencoding_problems
 
 REENCODED_ROWS = 8
 _THREADS = 4

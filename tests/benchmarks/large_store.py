@@ -23,8 +23,8 @@ import psutil
 from histodiff.cluster.site import LocalRay, NoRay, Site
 from histodiff.latents import LatentMixture, LatentStore
 from histodiff.storage import file_sizes, storage_path
-from histodiff.workflows import encode as workflow
-from histodiff.workflows.encode_finish import EncodedStore
+from histodiff.workflows.encode import command as workflow
+from histodiff.workflows.encode.finish import EncodedStore
 from tests.support.encode_inputs import encode_config
 from tests.support.null_encoding import NullReader, load_null_encoder, write_null_inputs
 

@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.latents import plan_shards
 from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import storage_path

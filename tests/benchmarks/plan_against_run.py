@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from histodiff.cluster.site import Site
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,

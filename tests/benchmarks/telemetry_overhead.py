@@ -25,16 +25,16 @@ import pyarrow.parquet as pq
 
 from histodiff.cluster.site import NoRay, Site
 from histodiff.models.unet import unet_preset
-from histodiff.pretraining.clock import StepClock
 from histodiff.pretraining.monitor import Monitor
 from histodiff.telemetry import Background, discovery
+from histodiff.training.timing import StepTimer
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.ports import free_ports
 from tests.support.pretraining import finished_store, tiny_config
 
 BATCH, LOG_STEPS, SCRAPE_SECONDS = 64, 4, 1.0
-TOLD = {Monitor: ("step", "row", "validation"), StepClock: ("tick", "lap")}
+TOLD = {Monitor: ("step", "row", "validation"), StepTimer: ("tick", "lap")}
 """The calls of a trainer that tell somebody something."""
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from histodiff.workflows.cohort_page import cohort_page
-from histodiff.workflows.cohort_rows import HEADINGS
+from histodiff.workflows.tile.cohort_page import cohort_page
+from histodiff.workflows.tile.cohort_rows import HEADINGS
 from tests.support.browser import browser
 from tests.support.cohorts import fabricated_cohort, thumbnails_of
 

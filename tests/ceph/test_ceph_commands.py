@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.slides.generated import write_generated_slides
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.data_prep.generated import write_generated_slides
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.reading import PatchReader
 from histodiff.storage import StoragePath, upload_tree
 from histodiff.workflows.tile import TileConfig, tile
 from histodiff.workflows.verify import verify

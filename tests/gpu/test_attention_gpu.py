@@ -5,7 +5,7 @@ import torch
 
 from histodiff.errors import ConfigError
 from histodiff.kernels.attention import attention, install_attention, usable_backends
-from histodiff.kernels.choice import AttentionUse, choose_attention
+from histodiff.kernels.autotune import AttentionUse, choose_attention
 from histodiff.models.cost import unet_cost
 from histodiff.models.unet import create_unet, unet_preset
 

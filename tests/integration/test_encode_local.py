@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.stages.parts import EncodePart, EncodeReader
 from histodiff.errors import ArtifactDrift, ConfigError
 from histodiff.latents import LatentStore

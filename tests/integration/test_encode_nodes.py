@@ -11,7 +11,7 @@ from histodiff.artifacts import open_artifact
 from histodiff.cluster.session import code_environment
 from histodiff.cluster.site import NoRay, Site
 from histodiff.storage import storage_path
-from histodiff.workflows import encode as workflow
+from histodiff.workflows.encode import command as workflow
 from tests.support.encode_inputs import encode_config, write_inputs
 from tests.support.encoders import PlacedEncoder, done_on, load_convolution_encoder
 from tests.support.ray_nodes import node, ray_nodes

@@ -12,9 +12,9 @@ from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, LocalRay, NoRay, Site
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import StoragePath, storage_path
-from histodiff.workflows import bench_encode
-from histodiff.workflows import encode as workflow
 from histodiff.workflows.bench import bench
+from histodiff.workflows.bench import encode as bench_encode
+from histodiff.workflows.encode import command as workflow
 from tests.support.encode_inputs import encode_config, write_inputs
 from tests.support.encoders import DyingEncoder, ScrapedEncoder, load_convolution_encoder
 from tests.support.ports import free_ports

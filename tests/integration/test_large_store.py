@@ -7,7 +7,7 @@ from histodiff.cluster.site import LocalRay, NoRay, Site
 from histodiff.latents import LatentStore
 from histodiff.latents.codec import shard_size
 from histodiff.storage import storage_path
-from histodiff.workflows import encode as workflow
+from histodiff.workflows.encode import command as workflow
 from tests.support.encode_inputs import encode_config
 from tests.support.null_encoding import (
     MOMENT_SHAPE,

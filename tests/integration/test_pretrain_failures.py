@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import Site
 from histodiff.errors import Preempted, TrainingDiverged
-from histodiff.pretraining import feed
-from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
+from histodiff.pretraining import loader
+from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
@@ -40,7 +40,7 @@ def spoiled(factor: float) -> Callable[..., CleanAndNoise]:
     """Draws whose batch number ``BAD_STEP`` is multiplied by ``factor``."""
 
     def draw(moments, indices, **options) -> CleanAndNoise:
-        drawn = drawn_samples(moments, indices, **options)
+        drawn = posterior_draws(moments, indices, **options)
         if options["purpose"] == "train" and int(indices[0]) // BATCH == BAD_STEP:
             return drawn._replace(clean_BCHW=drawn.clean_BCHW * factor)
         return drawn
@@ -50,7 +50,7 @@ def spoiled(factor: float) -> Callable[..., CleanAndNoise]:
 
 @pytest.mark.parametrize("factor", [math.nan, 1000.0], ids=["nan", "spike"])
 def test_pretrain_bad_batch_is_passed_over_whatever_the_checkpoints(stored, monkeypatch, factor):
-    monkeypatch.setattr(feed, "drawn_samples", spoiled(factor))
+    monkeypatch.setattr(loader, "posterior_draws", spoiled(factor))
     often, rarely = [
         pretrain(
             tiny_config(
@@ -71,7 +71,7 @@ def test_pretrain_bad_batch_is_passed_over_whatever_the_checkpoints(stored, monk
 
 
 def test_pretrain_rolled_back_and_interrupted_equals_undisturbed(stored, monkeypatch):
-    monkeypatch.setattr(feed, "drawn_samples", spoiled(math.nan))
+    monkeypatch.setattr(loader, "posterior_draws", spoiled(math.nan))
     train = {"on_divergence": ROLL_BACK, "checkpoint_images": 32}
     undisturbed = pretrain(tiny_config("undisturbed", train=train), stored)
     with monkeypatch.context() as patched:
@@ -83,7 +83,7 @@ def test_pretrain_rolled_back_and_interrupted_equals_undisturbed(stored, monkeyp
 
 
 def test_pretrain_stops_by_default_and_after_too_many_rollbacks(stored, monkeypatch):
-    monkeypatch.setattr(feed, "drawn_samples", spoiled(math.nan))
+    monkeypatch.setattr(loader, "posterior_draws", spoiled(math.nan))
     with pytest.raises(TrainingDiverged) as caught:
         pretrain(tiny_config("stops"), stored)
     assert caught.value.step == BAD_STEP
@@ -138,7 +138,7 @@ def test_pretrain_activation_checkpointing_changes_no_loss(stored):
 
 @pytest.mark.parametrize("stage", range(4))
 def test_pretrain_fp16_counts_the_step_that_overflows_and_goes_on(stored, monkeypatch, stage):
-    monkeypatch.setattr(feed, "drawn_samples", spoiled(1000.0))
+    monkeypatch.setattr(loader, "posterior_draws", spoiled(1000.0))
     train = {"precision": "fp16", "zero_stage": stage, "log_images": BATCH}
     artifact = pretrain(tiny_config(f"fp16-{stage}", train=train), stored)
     assert column(artifact, "skipped_steps") == [float(step == BAD_STEP) for step in range(12)]

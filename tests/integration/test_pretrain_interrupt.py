@@ -13,7 +13,7 @@ import pytest
 from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import LocalRay, RankRange, Site
 from histodiff.errors import Preempted
-from histodiff.pretraining.spec import TrainingNews
+from histodiff.pretraining.spec import TrainingProgress
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, pretrain
 from tests.support.pretraining import finished_store, tiny_config
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 @pytest.mark.slow
 def test_pretrain_ctrl_c_stops_the_ranks_and_the_command_resumes(site: Site, monkeypatch):
     def interrupted(function: Any, spec: Any, *, report: Any, **options: Any) -> Any:
-        def press(news: TrainingNews) -> None:
+        def press(news: TrainingProgress) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
         return run_gang(function, spec, report=press, **options)
@@ -44,7 +44,7 @@ def test_pretrain_sigterm_to_the_driver_saves_and_another_number_of_ranks_resume
     site: Site, monkeypatch
 ):
     def told_to_go(function: Any, spec: Any, *, report: Any, **options: Any) -> Any:
-        def terminate(news: TrainingNews) -> None:
+        def terminate(news: TrainingProgress) -> None:
             if not told:
                 told.append(news.images_seen)
                 os.kill(os.getpid(), signal.SIGTERM)

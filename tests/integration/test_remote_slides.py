@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from histodiff.data_prep.slides.generated import render_slide, write_generated_slides
-from histodiff.data_prep.slides.hashing import WHOLE_BYTES, content_hash
-from histodiff.data_prep.slides.patch_index import PatchIndex, file_name_of
-from histodiff.data_prep.slides.reading import PatchReader
-from histodiff.data_prep.slides.tiff_index import TiffIndex
+from histodiff.data_prep.generated import render_slide, write_generated_slides
+from histodiff.data_prep.index.patch_index import PatchIndex, file_name_of
+from histodiff.data_prep.index.reading import PatchReader
+from histodiff.data_prep.readers.tiff_index import TiffIndex
+from histodiff.data_prep.sources.hashing import WHOLE_BYTES, content_hash
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import storage_path, upload_tree
 from tests.support.range_server import RangeServer, range_server

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ArtifactError
 from histodiff.latents import LatentMixture, LatentStore
 from histodiff.latents.codec import shard_bytes, shard_moments

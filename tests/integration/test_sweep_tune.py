@@ -8,9 +8,8 @@ from histodiff.cluster.site import LocalRay, Site
 from histodiff.cluster.tune import Trial, run_trials
 from histodiff.config import parse_config
 from histodiff.workflows import registry
-from histodiff.workflows.grid import SweepConfig
-from histodiff.workflows.sweep import sweep
-from histodiff.workflows.trials import read_trials
+from histodiff.workflows.sweep import SweepConfig, sweep
+from histodiff.workflows.sweep.trials import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
 
 pytestmark = pytest.mark.ray

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from histodiff.data_prep.slides.descriptors import describe
-from histodiff.data_prep.slides.duplicates import (
+from histodiff.data_prep.duplicates.descriptors import describe
+from histodiff.data_prep.duplicates.duplicates import (
     DuplicateConfig,
     duplicate_groups,
     exact_duplicates,

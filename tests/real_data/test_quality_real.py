@@ -10,12 +10,12 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from histodiff.data_prep.slides.annotations import rasterize
-from histodiff.data_prep.slides.artefacts import artefact_mask, black_mask, pen_mask, white_mask
-from histodiff.data_prep.slides.geojson import mask_geojson, read_annotations
-from histodiff.data_prep.slides.pixels import decode_image, resized
-from histodiff.data_prep.slides.quality import SUGGESTED_MIN_SHARPNESS, sharpness
-from histodiff.data_prep.slides.tissue import TissueConfig, slide_mask
+from histodiff.data_prep.readers.pixels import decode_image, resized
+from histodiff.data_prep.tissue.annotations import rasterize
+from histodiff.data_prep.tissue.artefacts import artefact_mask, black_mask, pen_mask, white_mask
+from histodiff.data_prep.tissue.geojson import mask_geojson, read_annotations
+from histodiff.data_prep.tissue.quality import SUGGESTED_MIN_SHARPNESS, sharpness
+from histodiff.data_prep.tissue.tissue_mask import TissueConfig, slide_mask
 from histodiff.storage import storage_path
 
 pytestmark = pytest.mark.real_data

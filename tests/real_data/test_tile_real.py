@@ -17,12 +17,12 @@ from sklearn.preprocessing import StandardScaler
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import NoRay, Site
 from histodiff.config import find_config, load_config
-from histodiff.data_prep.slides.artefacts import artefact_mask
-from histodiff.data_prep.slides.opening import open_slide_at
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.pixels import decode_image
-from histodiff.data_prep.slides.reading import PatchReader
-from histodiff.data_prep.slides.splits import SplitConfig, assign_splits
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.reading import PatchReader
+from histodiff.data_prep.index.splits import SplitConfig, assign_splits
+from histodiff.data_prep.readers.opening import open_slide_at
+from histodiff.data_prep.readers.pixels import decode_image
+from histodiff.data_prep.tissue.artefacts import artefact_mask
 from histodiff.storage import storage_path
 from histodiff.workflows.tile import TileConfig, tile
 

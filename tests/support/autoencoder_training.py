@@ -15,9 +15,9 @@ from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import NoRay, Site
 from histodiff.config import parse_config
 from histodiff.pretraining.autoencoder import rank as rank_module
-from histodiff.pretraining.spec import TrainingNews
-from histodiff.workflows import autoencoder_ranks as workflow
+from histodiff.pretraining.spec import TrainingProgress
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder
+from histodiff.workflows.autoencoder import ranks as workflow
 from tests.support.ports import free_ports
 
 ARCHITECTURE = {
@@ -71,11 +71,11 @@ def _config(name: str, mode: dict[str, Any], changes: dict[str, Any]) -> Autoenc
     return parse_config(AutoencoderConfig, values, source="test")
 
 
-def gang_with(act: Callable[[TrainingNews], None]) -> Callable[..., Any]:
+def gang_with(act: Callable[[TrainingProgress], None]) -> Callable[..., Any]:
     """``run_gang`` that calls ``act`` with what rank 0 reports."""
 
     def run(function: Any, spec: Any, *, report: Any, **options: Any) -> Any:
-        def report_and_act(news: TrainingNews) -> None:
+        def report_and_act(news: TrainingProgress) -> None:
             report(news)
             act(news)
 
@@ -127,11 +127,11 @@ def _process(started: Processes, rank: int, port: int) -> None:
 
 def _ended(
     started: Processes, train: Callable[..., Any], spec: Any, rank: int, world_size: int,
-    report: Callable[[TrainingNews], None], notice: Any,
+    report: Callable[[TrainingProgress], None], notice: Any,
 ) -> Any:  # fmt: skip
     """Trains; the last rank gets the signal after a certain step."""
 
-    def report_or_end(news: TrainingNews) -> None:
+    def report_or_end(news: TrainingProgress) -> None:
         report(news)
         due = rank == world_size - 1 and news.images_seen == started.end_at_images
         if due and started.ending:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFilter
 
-from histodiff.data_prep.slides.cohort import DuplicateGroup, cohort_facts, overlay_thumbnail
+from histodiff.data_prep.index.cohort import DuplicateGroup, cohort_facts, overlay_thumbnail
 
 SLIDES = pa.schema(
     [

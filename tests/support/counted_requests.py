@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.slides.generated import write_generated_slides
+from histodiff.data_prep.generated import write_generated_slides
 from histodiff.storage import StoragePath, storage_path
 from histodiff.workflows.encode import EncodeConfig, encode, estimate
-from histodiff.workflows.encode_amounts import lease_requests
-from histodiff.workflows.encode_estimate import with_requests
+from histodiff.workflows.encode.amounts import lease_requests
+from histodiff.workflows.encode.estimation import with_requests
 from histodiff.workflows.tile import TileConfig, tile
 from tests.support.encode_inputs import encode_config, write_autoencoder
 from tests.support.faulting_proxy import GETS, LISTS, PUTS, FaultingProxy

@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from histodiff.artifacts import open_artifact
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.slides.generated import write_generated_slides
+from histodiff.data_prep.generated import write_generated_slides
 from histodiff.storage import StoragePath, list_names, upload_tree
 from histodiff.workflows.encode import EncodeConfig, encode
 from histodiff.workflows.tile import TileConfig, tile

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from histodiff.artifacts import CommandConfig, Kind, Reference, begin
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,

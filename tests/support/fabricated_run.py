@@ -11,7 +11,7 @@ from histodiff.artifacts import Kind, Reference
 from histodiff.artifacts.artifact import MANIFEST
 from histodiff.artifacts.manifest import Manifest
 from histodiff.config import parse_config
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,
@@ -23,8 +23,8 @@ from histodiff.latents.symmetries import NAMES
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.samples import Decision, finish_store, write_selection, write_shard
 from histodiff.storage import storage_path, write_bytes
-from histodiff.workflows.grid import SweepConfig
-from histodiff.workflows.trials import TrialRow, write_trials
+from histodiff.workflows.sweep import SweepConfig
+from histodiff.workflows.sweep.trials import TrialRow, write_trials
 
 CLASSES = ("benign", "cancer")
 PX = 16

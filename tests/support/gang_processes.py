@@ -22,10 +22,10 @@ import numpy as np
 from histodiff.cli.failures import guarded
 from histodiff.cluster.site import NoRay, Site
 from histodiff.latents import Whitening, mixture_whitening
-from histodiff.pretraining import feed
-from histodiff.pretraining.draws import CleanAndNoise, drawn_samples
+from histodiff.pretraining import loader
+from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.pretraining.rank import pretrain_rank
-from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.runtime import Notice
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, pretrain
@@ -90,7 +90,7 @@ def _process(gang: Gang, rank: int, port: int) -> None:
     with said.open("w", buffering=1) as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
         note = gang.notes / f"draws-{os.getpid()}.jsonl"
-        feed.drawn_samples = functools.partial(_noted, drawn_samples, note)  # type: ignore[attr-defined]
+        loader.posterior_draws = functools.partial(_noted, posterior_draws, note)  # type: ignore[attr-defined]
         pretrain_workflow.mixture_whitening = functools.partial(  # type: ignore[attr-defined]
             _noted_whitening, mixture_whitening, gang, rank
         )
@@ -126,14 +126,14 @@ def _noted_whitening(
 
 def _ended(
     gang: Gang, spec: PretrainSpec, rank: int, world_size: int,
-    report: Callable[[TrainingNews], None], notice: Callable[[], Notice],
+    report: Callable[[TrainingProgress], None], notice: Callable[[], Notice],
 ) -> PretrainResult:  # fmt: skip
     """Trains; the last rank gets the signal after a certain step."""
     (gang.notes / f"whitening-{rank}.json").write_text(spec.whitening.to_json())
     if rank == 0:
         gang.spec_file.write_bytes(pickle.dumps(spec))
 
-    def report_or_end(news: TrainingNews) -> None:
+    def report_or_end(news: TrainingProgress) -> None:
         report(news)
         if rank == world_size - 1 and news.images_seen == gang.end_at_images and gang.ending:
             os.kill(os.getpid(), gang.ending)

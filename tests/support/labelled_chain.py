@@ -15,7 +15,7 @@ from PIL import Image
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,

@@ -27,8 +27,8 @@ import simplejpeg
 import tifffile
 
 from histodiff.cluster.site import LocalRay, NoRay, Site
-from histodiff.data_prep.slides.generated import render_slide
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.generated import render_slide
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.storage import file_sizes, storage_path
 from histodiff.workflows.tile import TileConfig, tile
 from tests.support.remote_slides import tile_config

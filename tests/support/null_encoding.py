@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from histodiff.artifacts import begin
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from histodiff.pretraining.data import TrainingData
-from histodiff.pretraining.draws import drawn_samples
-from histodiff.pretraining.first import first_denoiser
+from histodiff.pretraining.dataset import TrainingDataset
+from histodiff.pretraining.initialisation import initial_denoiser
+from histodiff.pretraining.posterior import posterior_draws
 from histodiff.pretraining.spec import PretrainSpec
 
 
@@ -23,8 +23,8 @@ class PlainResult:
 def plain_training(spec: PretrainSpec) -> PlainResult:
     """Trains as ``spec`` says, with torch's AdamW and averages in double precision."""
     torch.set_num_threads(1)
-    train, data = spec.train, TrainingData.open(spec)
-    denoiser = first_denoiser(spec, data.latent_shape)
+    train, data = spec.train, TrainingDataset.open(spec)
+    denoiser = initial_denoiser(spec, data.latent_shape)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), betas=train.optimizer.betas, eps=train.optimizer.eps,
         weight_decay=train.optimizer.weight_decay, foreach=False,
@@ -37,7 +37,7 @@ def plain_training(spec: PretrainSpec) -> PlainResult:
     losses = []
     for step in range(train.num_steps):
         batch = data.mixture.batch_at(step)
-        clean, noise, uniform = drawn_samples(
+        clean, noise, uniform = posterior_draws(
             batch.moments_BMHW, batch.sample_index_B, view=spec.view, symmetries=spec.symmetries,
             whitening=spec.whitening, seed=spec.seed, purpose="train",
         )  # fmt: skip

@@ -11,7 +11,7 @@ from histodiff.artifacts import Manifest
 from histodiff.cluster.gang import run_gang
 from histodiff.latents import LatentStore
 from histodiff.pretraining.rank import pretrain_rank
-from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingNews
+from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.runtime import Notice
 from histodiff.storage import StoragePath, storage_path, write_bytes
 from histodiff.workflows.pretrain import PretrainConfig
@@ -75,7 +75,7 @@ def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
 def interrupted_gang(function: Any, spec: PretrainSpec, *, report: Any, **options: Any) -> Any:
     """``run_gang`` with a Ctrl-C after six steps."""
 
-    def stop(news: TrainingNews) -> None:
+    def stop(news: TrainingProgress) -> None:
         report(news)
         if news.images_seen == 96:
             raise KeyboardInterrupt
@@ -87,13 +87,13 @@ def killed_once(
     spec: PretrainSpec,
     rank: int,
     world_size: int,
-    report: Callable[[TrainingNews], None],
+    report: Callable[[TrainingProgress], None],
     notice: Callable[[], Notice],
 ) -> PretrainResult:
     """Trains; the first time, the last rank kills itself with SIGKILL after six steps."""
     marker = Path(spec.artifact) / "scratch" / "killed"
 
-    def report_or_die(news: TrainingNews) -> None:
+    def report_or_die(news: TrainingProgress) -> None:
         report(news)
         if rank == world_size - 1 and news.images_seen == 96 and not marker.exists():
             marker.parent.mkdir(parents=True, exist_ok=True)

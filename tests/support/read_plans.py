@@ -16,10 +16,9 @@ import tifffile
 
 from histodiff.config import load_config
 from histodiff.config.loader import shipped_configs
-from histodiff.data_prep.slides.generated import render_slide
-from histodiff.data_prep.slides.geometry import read_plan, slide_grid
-from histodiff.data_prep.slides.opening import open_slide_at
-from histodiff.data_prep.slides.patch_index import (
+from histodiff.data_prep.generated import render_slide
+from histodiff.data_prep.index.geometry import read_plan, slide_grid
+from histodiff.data_prep.index.patch_index import (
     PATCHES_SCHEMA,
     SLIDES_SCHEMA,
     IndexFacts,
@@ -28,7 +27,8 @@ from histodiff.data_prep.slides.patch_index import (
     table_from_rows,
     write_patch_index,
 )
-from histodiff.data_prep.slides.tiff_index import TiffIndex
+from histodiff.data_prep.readers.opening import open_slide_at
+from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.data_prep.stages.parts import EncodeReader, parts_of
 from histodiff.latents import plan_shards
 from histodiff.storage import StoragePath, storage_path, write_bytes

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import NoRay, Site
 from histodiff.config import parse_config
-from histodiff.data_prep.slides.patch_index import PatchIndex
-from histodiff.data_prep.slides.reading import PatchReader
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.reading import PatchReader
 from histodiff.workflows.tile import TileConfig, tile
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from histodiff.workflows.cohort_page import cohort_page
+from histodiff.workflows.tile.cohort_page import cohort_page
 from tests.support.browser import browser
 from tests.support.cohorts import fabricated_cohort, thumbnails_of
 

@@ -6,7 +6,7 @@ from histodiff.cli.results import print_json
 from histodiff.config import find_config, parse_config
 from histodiff.config.loader import apply_overrides
 from histodiff.errors import ConfigError
-from histodiff.workflows.encode_sample import MEASURE_SECONDS
+from histodiff.workflows.encode.sample import MEASURE_SECONDS
 from histodiff.workflows.plan import Rates, plan, resolve_target
 from histodiff.workflows.plan_table import as_json, described
 from histodiff.workflows.run import summary

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from histodiff.config import Config
-from histodiff.data_prep.slides.splits import LabelBudget
+from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.models.autoencoder import AutoencoderArchitecture
 from histodiff.models.patch_network import smallest_side_px
 from histodiff.models.perceptual import PerceptualConfig, RandomFeatures

@@ -6,7 +6,7 @@ import torch
 
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec, TrainedOutcome
 from histodiff.pretraining.autoencoder.trainer import AutoencoderTrainer
-from histodiff.pretraining.spec import TrainingNews
+from histodiff.pretraining.spec import TrainingProgress
 from histodiff.runtime import Notice
 from histodiff.telemetry import announce
 
@@ -15,7 +15,7 @@ def train_rank(
     spec: AutoencoderSpec,
     rank: int,
     world_size: int,
-    report: Callable[[TrainingNews], None],
+    report: Callable[[TrainingProgress], None],
     notice: Callable[[], Notice],
 ) -> TrainedOutcome:
     """Trains on this rank; writes autoencoder and losses (rank 0) and checkpoints (every rank).

@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 
 from histodiff.artifacts import UnitIssue
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import TrainingDiverged
 from histodiff.models.autoencoder import (
     Autoencoder,
@@ -30,13 +30,13 @@ from histodiff.pretraining.autoencoder.objective import Losses, Objective, take_
 from histodiff.pretraining.autoencoder.patches import load_places
 from histodiff.pretraining.autoencoder.records import LossRecords
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
-from histodiff.pretraining.clock import StepClock
-from histodiff.pretraining.spec import TrainingNews
-from histodiff.pretraining.state import TrainingState, micro_batches
+from histodiff.pretraining.spec import TrainingProgress
 from histodiff.runtime import Notice, Prefetched, derived_seed
 from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
 from histodiff.training import StepResult, TrainConfig, mean_over_ranks
+from histodiff.training.state import TrainingState, micro_batches
+from histodiff.training.timing import StepTimer
 
 _AHEAD = 2
 
@@ -58,7 +58,7 @@ class AutoencoderTrainer:
         *,
         rank: int,
         world_size: int,
-        report: Callable[[TrainingNews], None],
+        report: Callable[[TrainingProgress], None],
         notice: Callable[[], Notice],
     ) -> None:
         self.spec, self.rank = spec, rank
@@ -66,7 +66,7 @@ class AutoencoderTrainer:
         self.config = spec.training.train
         self.path = storage_path(spec.artifact)
         self.micro_batch = self.config.micro_batch_of(world_size)
-        network = _prepared(first_network(spec, device=spec.device), self.config)
+        network = _prepared(initial_network(spec, device=spec.device), self.config)
         self.crops, self.failed = _crops(spec, network, rank=rank, world_size=world_size)
         objective = Objective(network, spec.training, num_classes=spec.num_classes, seed=spec.seed)
         self.state = TrainingState(
@@ -91,7 +91,7 @@ class AutoencoderTrainer:
             Preempted: Notice was given, and a checkpoint is complete.
         """
         steps = range(self.state.step, self.config.num_steps)
-        clock = StepClock(self.spec.run, rank=self.rank)
+        clock = StepTimer(self.spec.run, rank=self.rank)
         with Prefetched(self.crops.batches(steps), ahead=_AHEAD) as batches:
             waited, asked = 0.0, time.perf_counter()
             for batch in batches:
@@ -107,7 +107,7 @@ class AutoencoderTrainer:
         """Writes what is published: the autoencoder with the averaged weights, and the losses."""
         weights = self.state.average(0)
         if self.rank == 0:
-            network = first_network(self.spec, device="cpu")
+            network = initial_network(self.spec, device="cpu")
             take_weights(network, weights)
             save_autoencoder(self.path, Autoencoder(network))
             self.state.records.write_table(self.path)
@@ -149,10 +149,10 @@ class AutoencoderTrainer:
             metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(result.grad_norm)
         if state.is_due(self.config.checkpoint_images):
             state.save()
-        self._report(TrainingNews(state.images_seen, result.loss))
+        self._report(TrainingProgress(state.images_seen, result.loss))
 
 
-def first_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork:
+def initial_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork:
     """The network that training starts with: a finished one, or drawn on the CPU.
 
     Either way it is the same on every device and rank.

@@ -18,9 +18,9 @@ from typing import Any
 
 from histodiff.latents import LatentStore
 from histodiff.storage import storage_path
-from histodiff.workflows.bench_peers import PeerProcess, peer_process
-from histodiff.workflows.bench_s3 import s3_folder, slab_ranges, uploaded
-from histodiff.workflows.bench_store import BenchSize, bench_store
+from histodiff.workflows.bench.latents import BenchSize, bench_store
+from histodiff.workflows.bench.loader_s3 import s3_folder, slab_ranges, uploaded
+from histodiff.workflows.bench.peers import PeerProcess, peer_process
 from tests.support.ceph import KEY, SECRET, running_ceph
 from tests.support.s3 import aws_environment
 

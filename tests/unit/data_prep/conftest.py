@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histodiff.data_prep.slides.generated import write_generated_slides
+from histodiff.data_prep.generated import write_generated_slides
 
 WriteImage = Callable[[Path, int], Path]
 

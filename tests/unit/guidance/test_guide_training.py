@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from histodiff.diffusion import EdmObjective, create_preconditioning
-from histodiff.guidance.judging import accuracy_by_sigma
+from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled
 from histodiff.guidance.noise import LogUniformNoise
 from histodiff.guidance.training import GuideTraining, guide_loss, training_batch

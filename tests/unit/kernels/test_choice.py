@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from histodiff.errors import ConfigError
-from histodiff.kernels.choice import (
+from histodiff.kernels.autotune import (
     AttentionShape,
     AttentionUse,
     attention_shapes,

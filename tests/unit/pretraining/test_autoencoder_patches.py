@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.pretraining.autoencoder.patches import NO_LABEL, load_patches, load_places
 from tests.support.labelled_chain import CLASSES, PATCHES_PER_SLIDE, SPLITS, make_patches

@@ -2,7 +2,9 @@ import math
 
 import pytest
 
-from histodiff.pretraining.divergence import (
+from histodiff.storage import storage_path
+from histodiff.training import DivergenceConfig, TrainConfig
+from histodiff.training.divergence import (
     batch_of,
     loss_limit,
     median_steps,
@@ -11,8 +13,6 @@ from histodiff.pretraining.divergence import (
     rollback_of,
     write_rollbacks,
 )
-from histodiff.storage import storage_path
-from histodiff.training import DivergenceConfig, TrainConfig
 
 
 def train(**changes) -> TrainConfig:

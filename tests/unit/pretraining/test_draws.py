@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from histodiff.latents import Whitening
-from histodiff.pretraining.draws import drawn_samples
+from histodiff.pretraining.posterior import posterior_draws
 
 WHITENING = Whitening(mean=(1.0, -2.0), std=(0.5, 4.0))
 
@@ -14,7 +14,7 @@ def moments(count: int) -> np.ndarray:
 
 
 def draw(values: np.ndarray, indices, *, seed=3, purpose="train", view="sample", symmetries="none"):
-    return drawn_samples(
+    return posterior_draws(
         values, indices, whitening=WHITENING, seed=seed, purpose=purpose, view=view,
         symmetries=symmetries,
     )  # fmt: skip

@@ -2,9 +2,9 @@ import math
 
 import pyarrow.parquet as pq
 
-from histodiff.pretraining.divergence import Rollback
 from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.storage import storage_path
+from histodiff.training.divergence import Rollback
 
 
 def records() -> RunRecords:

@@ -8,7 +8,7 @@ import torch.distributed
 from histodiff.diffusion import EdmObjective, MinSnrWeighting, create_preconditioning
 from histodiff.errors import ConfigError
 from histodiff.latents import Whitening
-from histodiff.pretraining.data import TrainingData
+from histodiff.pretraining.dataset import TrainingDataset
 from histodiff.pretraining.spec import PretrainSpec, StoreShare, ValidationConfig
 from histodiff.pretraining.validation import Validation, validation_moments
 from tests.support.latent_stores import open_new_store, patch_table
@@ -73,7 +73,7 @@ def test_validation_loss_is_fixed_and_independent_of_the_batch(tmp_path, one_ran
 
 
 def spec_of(*folders):
-    """What ``TrainingData`` reads of a spec, from a config of the command."""
+    """What ``TrainingDataset`` reads of a spec, from a config of the command."""
     config = tiny_config()
     values = {field.name: None for field in dataclasses.fields(PretrainSpec)}
     return PretrainSpec(
@@ -88,7 +88,7 @@ def spec_of(*folders):
 def test_validation_and_training_share_no_slide_or_patient(tmp_path):
     open_new_store(tmp_path / "a", patch_table(slides=8, side=4))
     open_new_store(tmp_path / "b", patch_table(slides=12, side=4))
-    data = TrainingData.open(spec_of(tmp_path / "a", tmp_path / "b"))
+    data = TrainingDataset.open(spec_of(tmp_path / "a", tmp_path / "b"))
     people = {
         split: {
             store.rows["patient_id"][int(row)].as_py()
@@ -105,7 +105,7 @@ def test_patient_trained_on_in_one_store_and_validated_on_in_another_is_refused(
     open_new_store(tmp_path / "a", patch_table(slides=4, side=4, split="train"))
     open_new_store(tmp_path / "b", patch_table(slides=4, side=4, split="val"))
     with pytest.raises(ConfigError, match="split by patient"):
-        TrainingData.open(spec_of(tmp_path / "a", tmp_path / "b"))
+        TrainingDataset.open(spec_of(tmp_path / "a", tmp_path / "b"))
 
 
 def test_validation_noise_is_fixed_and_its_loss_is_unweighted(tmp_path, one_rank):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from histodiff.artifacts import Reference, open_artifact
 from histodiff.config import parse_config
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ArtifactDrift, ConfigError, Preempted, TrainingDiverged
 from histodiff.models.autoencoder import (
     AutoencoderArchitecture,
@@ -20,9 +20,9 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.models.perceptual import RandomFeatures
 from histodiff.pretraining.autoencoder.patches import load_patches
-from histodiff.workflows import autoencoder_ranks as workflow
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder, estimate
-from histodiff.workflows.reconstructions import measured
+from histodiff.workflows.autoencoder import ranks as workflow
+from histodiff.workflows.autoencoder.reconstructions import measured
 from histodiff.workflows.synthesize import synthesize
 from tests.support.autoencoder_training import (
     ARCHITECTURE,

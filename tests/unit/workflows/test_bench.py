@@ -4,11 +4,11 @@ import numpy as np
 import openslide
 import pytest
 
-from histodiff.data_prep.slides.generated import render_slide
-from histodiff.data_prep.slides.limits import BareOpenSlide, TileDecoder, write_bench_slide
+from histodiff.data_prep.generated import render_slide
+from histodiff.data_prep.readers.limits import BareOpenSlide, TileDecoder, write_bench_slide
 from histodiff.errors import ConfigError
-from histodiff.workflows import bench_tile
 from histodiff.workflows.bench import bench
+from histodiff.workflows.bench import tile as bench_tile
 
 
 def test_bench_slide_is_a_real_slide_and_both_baselines_see_the_same(tmp_path: Path) -> None:

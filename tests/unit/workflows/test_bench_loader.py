@@ -8,11 +8,11 @@ import yaml
 from histodiff.errors import ConfigError
 from histodiff.latents import LatentStore
 from histodiff.storage import storage_path
-from histodiff.workflows import bench_store
 from histodiff.workflows.bench import bench
-from histodiff.workflows.bench_loader import rows_digest
-from histodiff.workflows.bench_passes import Pass, median_rate, ratio, timed
-from histodiff.workflows.bench_peers import peer_process
+from histodiff.workflows.bench import latents as bench_latents
+from histodiff.workflows.bench.loader import rows_digest
+from histodiff.workflows.bench.passes import Pass, median_rate, ratio, timed
+from histodiff.workflows.bench.peers import peer_process
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = ("rows=1024", "shard=512", "rounds=1")
@@ -45,10 +45,10 @@ def test_bench_loader_reports_every_field_and_null_where_not_run(tmp_path: Path)
 
 
 def test_store_is_kept_in_the_folder_and_not_written_again(tmp_path: Path) -> None:
-    size = bench_store.BenchSize(rows=512, rows_per_shard=256)
-    store = bench_store.bench_store(storage_path(tmp_path), size)
+    size = bench_latents.BenchSize(rows=512, rows_per_shard=256)
+    store = bench_latents.bench_store(storage_path(tmp_path), size)
     written = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    again = bench_store.bench_store(storage_path(tmp_path), size)
+    again = bench_latents.bench_store(storage_path(tmp_path), size)
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == written
     assert again.moment_shape == store.moment_shape == (8, 32, 32)
     np.testing.assert_array_equal(store.rows_of_split("train"), np.arange(512))
@@ -57,12 +57,12 @@ def test_store_is_kept_in_the_folder_and_not_written_again(tmp_path: Path) -> No
 
 def test_store_is_cut_and_mixed_as_the_config_for_large_stores() -> None:
     large = yaml.safe_load((REPOSITORY / "configs/encode/large.yaml").read_text())
-    assert large["store"]["rows_per_chunk"] == bench_store.ROWS_PER_CHUNK
-    assert (large["supertile"], large["mixing"]) == (bench_store.SUPERTILE, bench_store.MIXING)
+    assert large["store"]["rows_per_chunk"] == bench_latents.ROWS_PER_CHUNK
+    assert (large["supertile"], large["mixing"]) == (bench_latents.SUPERTILE, bench_latents.MIXING)
 
 
 def test_patches_are_grids_of_about_a_thousand_slides_at_full_size() -> None:
-    patches = bench_store.bench_patches(131_072)
+    patches = bench_latents.bench_patches(131_072)
     assert patches.num_rows == 131_072
     counts = np.unique(patches["slide_id"].to_numpy(), return_counts=True)[1]
     assert 950 < len(counts) < 1050
@@ -72,8 +72,8 @@ def test_patches_are_grids_of_about_a_thousand_slides_at_full_size() -> None:
 
 
 def test_digest_knows_rows_and_not_their_order(tmp_path: Path) -> None:
-    size = bench_store.BenchSize(rows=256, rows_per_shard=256)
-    rows = bench_store.bench_store(storage_path(tmp_path), size).read(0, 256)
+    size = bench_latents.BenchSize(rows=256, rows_per_shard=256)
+    rows = bench_latents.bench_store(storage_path(tmp_path), size).read(0, 256)
     assert rows_digest(rows) == rows_digest(rows[::-1].copy())
     assert rows_digest(rows) == (rows_digest(rows[:99]) + rows_digest(rows[99:])) % 2**64
     swapped = rows.copy()
@@ -120,8 +120,8 @@ def test_peer_that_ends_is_reported() -> None:
 
 
 def test_a_kept_store_that_is_damaged_is_not_measured(tmp_path: Path) -> None:
-    size = bench_store.BenchSize(rows=512, rows_per_shard=256)
-    store: LatentStore = bench_store.bench_store(storage_path(tmp_path), size)
+    size = bench_latents.BenchSize(rows=512, rows_per_shard=256)
+    store: LatentStore = bench_latents.bench_store(storage_path(tmp_path), size)
     (Path(store.path.path) / "moments/c/1/0/0/0").unlink()
     with pytest.raises(Exception, match="shard is missing"):
-        bench_store.bench_store(storage_path(tmp_path), size)
+        bench_latents.bench_store(storage_path(tmp_path), size)

@@ -6,8 +6,8 @@ import torch
 
 from histodiff.errors import ConfigError
 from histodiff.workflows.bench import bench
-from histodiff.workflows.bench_train_limits import with_peak_bytes
-from histodiff.workflows.bench_train_rounds import largest_difference, speed_ratio, take_turns
+from histodiff.workflows.bench.train.limits import with_peak_bytes
+from histodiff.workflows.bench.train.rounds import largest_difference, speed_ratio, take_turns
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

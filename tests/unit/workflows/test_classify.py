@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from histodiff.data_prep.slides.patch_index import PatchIndex, write_patch_index
+from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
 from histodiff.errors import ConfigError
 from histodiff.evaluation.metrics import METRICS
 from histodiff.samples import Selection

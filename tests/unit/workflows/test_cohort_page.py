@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from histodiff.data_prep.slides.cohort import DuplicateGroup, cohort_facts
-from histodiff.data_prep.slides.histograms import histogram_of
+from histodiff.data_prep.index.cohort import DuplicateGroup, cohort_facts
+from histodiff.data_prep.index.histograms import histogram_of
 from histodiff.errors import SkipReason
-from histodiff.workflows.cohort_charts import Chart, histogram_svg
-from histodiff.workflows.cohort_page import cohort_page
-from histodiff.workflows.cohort_rows import HEADINGS, MAX_SLIDES
+from histodiff.workflows.tile.cohort_charts import Chart, histogram_svg
+from histodiff.workflows.tile.cohort_page import cohort_page
+from histodiff.workflows.tile.cohort_rows import HEADINGS, MAX_SLIDES
 from tests.support.cohorts import SLIDES, STATUSES, fabricated_cohort, slide_row, thumbnails_of
 
 

@@ -11,8 +11,8 @@ from histodiff.errors import ConfigError
 from histodiff.latents import LatentStore
 from histodiff.storage import file_sizes, list_names, storage_path
 from histodiff.workflows import inspect
-from histodiff.workflows.encode import encode, estimate, speed
-from histodiff.workflows.encode_speed import SPEED
+from histodiff.workflows.encode.command import encode, estimate, speed
+from histodiff.workflows.encode.speed import SPEED
 from histodiff.workflows.plan import Rates, plan
 from histodiff.workflows.plan_table import described
 from histodiff.workflows.registry import COMMANDS, load

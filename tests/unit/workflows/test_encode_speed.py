@@ -2,7 +2,7 @@
 
 import pytest
 
-from histodiff.workflows.encode_speed import EncodeSpeed, speed_of
+from histodiff.workflows.encode.speed import EncodeSpeed, speed_of
 
 
 def finishing(*, encoders, shards, rows, startup, warm, per_shard):

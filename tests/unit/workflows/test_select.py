@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histodiff.data_prep.slides.patch_index import PatchIndex
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.samples import Selection
 from histodiff.workflows.classify import classify

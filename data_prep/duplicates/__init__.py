@@ -1,0 +1,1 @@
+"""Near duplicates: which patches, or slides, show the same tissue."""

@@ -1,0 +1,13 @@
+"""Generated slides: seeded pictures that look like H&E, for demo and tests. Not histology."""
+
+from histodiff.data_prep.generated.labelled import write_labelled_patches
+from histodiff.data_prep.generated.layout import CLASSES, TissueClass
+from histodiff.data_prep.generated.slides import render_slide, write_generated_slides
+
+__all__ = [
+    "CLASSES",
+    "TissueClass",
+    "render_slide",
+    "write_generated_slides",
+    "write_labelled_patches",
+]

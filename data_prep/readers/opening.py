@@ -1,0 +1,98 @@
+"""Opens a slide with the first reader that takes it.
+
+Tiled JPEG TIFF and SVS are read tile by tile (``TiffReader``), also over the network. What it does
+not take goes to OpenSlide, and what OpenSlide does not know (plain PNG and JPEG, untiled TIFF, some
+OME-TIFF) to ``ImageReader``, which decodes whole levels. For these two a remote slide is copied to
+a temporary file while it is open. The reader that tiled a slide is recorded and reads it later too.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from histodiff.data_prep.readers import openslide, tiled_tiff
+from histodiff.data_prep.readers.openslide import OpenSlideReader
+from histodiff.data_prep.readers.plain_image import ImageReader
+from histodiff.data_prep.readers.reader import SlideReader
+from histodiff.data_prep.readers.tiff_index import TiffIndex
+from histodiff.data_prep.readers.tiled_tiff import TiffReader, tiff_index_of
+from histodiff.errors import SkipReason, SlideError
+from histodiff.storage import StoragePath, local_copy
+
+SLIDE_SUFFIXES = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm",
+    ".czi", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
+"""Files that are taken as slides."""
+
+
+@dataclass
+class OpenedSlide:
+    """A reader with the temporary copy that it may need."""
+
+    reader: SlideReader
+    resources: contextlib.ExitStack
+    index: TiffIndex | None = None
+    """Where the tiles lie, if the slide is read tile by tile."""
+
+    def close(self) -> None:
+        """Closes the reader and removes the temporary copy."""
+        self.resources.close()
+
+
+def open_slide_at(
+    path: StoragePath, *, tile_by_tile: bool = True, index: TiffIndex | None = None
+) -> OpenedSlide:
+    """The slide at a path or URL.
+
+    Args:
+        path: The file.
+        tile_by_tile: Whether ``TiffReader`` may read it.
+        index: Its index, if it is known; then nothing of the header is read again.
+
+    Raises:
+        SlideError: UNREADABLE: missing, empty, or no reader takes it.
+    """
+    with contextlib.ExitStack() as stack:
+        if tile_by_tile and index is None:
+            index = tiff_index_of(path)
+        if tile_by_tile and index is not None:
+            reader: SlideReader = TiffReader(path, index)
+        else:
+            index = None
+            reader = open_slide(_local(path, stack))
+        stack.callback(reader.close)
+        return OpenedSlide(reader, stack.pop_all(), index)
+    raise AssertionError("unreachable: the stack suppresses nothing")
+
+
+def open_slide(path: Path) -> SlideReader:
+    """The slide in a local file, with OpenSlide or, where it knows no such format, whole.
+
+    Raises:
+        SlideError: UNREADABLE: missing, empty, or no reader takes it.
+    """
+    if not path.is_file():
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: no such file")
+    if path.stat().st_size == 0:
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: the file is empty")
+    if OpenSlideReader.takes(path):
+        return OpenSlideReader(path)
+    return ImageReader(path)
+
+
+def was_tile_by_tile(reader: str) -> bool:
+    """Whether the recorded reader of a slide is ``TiffReader``."""
+    return reader == tiled_tiff.NAME
+
+
+def was_openslide(reader: str) -> bool:
+    """Whether the recorded reader of a slide is OpenSlide."""
+    return reader == openslide.NAME
+
+
+def _local(path: StoragePath, stack: contextlib.ExitStack) -> Path:
+    try:
+        return stack.enter_context(local_copy(path))
+    except OSError as error:
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error

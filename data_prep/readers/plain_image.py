@@ -1,0 +1,188 @@
+"""Plain images and the TIFFs that OpenSlide refuses (OME-TIFF), decoded level by level."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import tifffile
+
+from histodiff.data_prep.readers.ome import ome_scale
+from histodiff.data_prep.readers.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes, shrink_into
+from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
+from histodiff.errors import SkipReason, SlideError
+from histodiff.telemetry.metrics import TILE_DECODED_BYTES
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PLAIN_STARTS = {"PNG": (b"\x89PNG", ".png"), "JPEG": (b"\xff\xd8\xff", ".jpg")}
+
+
+class ImageReader:
+    """One image as a slide; a level stays in memory once it was read.
+
+    Raises:
+        SlideError: UNREADABLE: not an 8-bit RGB image, broken, or too large to decode whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._levels: dict[int, npt.NDArray[np.uint8]] = {}
+        self._info = (
+            self._plain_info() if path.suffix.lower() in PLAIN_SUFFIXES else self._tiff_info()
+        )
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(level.nbytes for level in self._levels.values())
+
+    def exact_at(self, level: int) -> bool:
+        """Always: there is one way to read these."""
+        del level
+        return True
+
+    def prepare(self, boxes: Sequence[Box]) -> None:
+        """Nothing: whole levels are in memory."""
+        del boxes
+
+    def read(self, x: int, y: int, *, level: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        pixels = self._level(level)
+        downsample = self._info.level_downsamples[level]
+        left, top = round(x / downsample), round(y / downsample)
+        inside = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+        if inside.shape[:2] == (height, width):
+            return inside
+        canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+        above, beside = max(-top, 0), max(-left, 0)
+        canvas[above : above + inside.shape[0], beside : beside + inside.shape[1]] = inside
+        return canvas
+
+    def read_shrunk(self, box: Box, *, resample: Resample, out: Pixels) -> None:
+        region = self.read(box.x, box.y, level=box.level, width=box.width, height=box.height)
+        shrink_into(region, resample=resample, out=out)
+
+    def close(self) -> None:
+        self._levels.clear()
+
+    def _plain_info(self) -> SlideInfo:
+        data = self._bytes()
+        if data.startswith(_TIFF_STARTS):
+            raise SlideError(
+                SkipReason.UNREADABLE,
+                f"{self._path.name}: is a TIFF by its content; rename it to end in .svs or .tif",
+            )
+        self._levels[0] = decode_bytes(data, name=self._path.name)
+        TILE_DECODED_BYTES.inc(self._levels[0].nbytes)
+        height, width = self._levels[0].shape[:2]
+        return _slide_info(
+            width, height, downsamples=(1.0,), scale=None, reader="pillow", version=PIL.__version__
+        )
+
+    def _tiff_info(self) -> SlideInfo:
+        try:
+            with tifffile.TiffFile(self._path) as tiff:
+                levels = tiff.series[0].levels
+                _check_rgb(self._path.name, levels[0])
+                height, width = levels[0].shape[:2]
+                downsamples = tuple(
+                    (width / level.shape[1] + height / level.shape[0]) / 2 for level in levels
+                )
+                scale = ome_scale(tiff.ome_metadata)
+                _check_complete(self._path, levels)
+        except SlideError:
+            raise
+        except tifffile.TiffFileError as error:
+            raise self._misnamed(error) from error
+        except Exception as error:  # tifffile raises what it likes on broken files
+            raise self._unreadable(error) from error
+        return _slide_info(
+            width, height, downsamples=downsamples, scale=scale,
+            reader="tifffile", version=tifffile.__version__,
+        )  # fmt: skip
+
+    def _level(self, level: int) -> npt.NDArray[np.uint8]:
+        if level not in self._levels:
+            try:
+                with tifffile.TiffFile(self._path) as tiff:
+                    self._levels[level] = np.asarray(tiff.series[0].levels[level].asarray())
+            except Exception as error:  # as above
+                raise self._unreadable(error) from error
+            TILE_DECODED_BYTES.inc(self._levels[level].nbytes)
+        return self._levels[level]
+
+    def _bytes(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _misnamed(self, error: Exception) -> SlideError:
+        """What is wrong with a file that is no TIFF: perhaps only its name."""
+        with self._path.open("rb") as stream:
+            start = stream.read(4)
+        for kind, (known, suffix) in _PLAIN_STARTS.items():
+            if start.startswith(known):
+                return SlideError(
+                    SkipReason.UNREADABLE,
+                    f"{self._path.name}: is a {kind} by its content; rename it to end in {suffix}",
+                )
+        return self._unreadable(error)
+
+    def _unreadable(self, error: Exception) -> SlideError:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        return SlideError(SkipReason.UNREADABLE, f"{self._path.name}: {detail}")
+
+
+def _slide_info(
+    width: int, height: int, *,
+    downsamples: tuple[float, ...], scale: tuple[float, float] | None, reader: str, version: str,
+) -> SlideInfo:  # fmt: skip
+    return SlideInfo(
+        vendor="image" if scale is None else "ome-tiff",
+        width=width,
+        height=height,
+        level_downsamples=downsamples,
+        mpp_x=scale[0] if scale else None,
+        mpp_y=scale[1] if scale else None,
+        mpp_source="ome.PhysicalSizeX" if scale else "none",
+        objective_power=None,
+        level_tiles=(None,) * len(downsamples),
+        bounds_x=0,
+        bounds_y=0,
+        bounds_width=width,
+        bounds_height=height,
+        reader=reader,
+        reader_version=version,
+    )
+
+
+def _check_complete(path: Path, levels: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Whether the file has all the data that its header names."""
+    pages = [level.keyframe for level in levels]
+    end = max(
+        offset + size
+        for page in pages
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    )
+    if end > path.stat().st_size:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{path.name}: ends at byte {path.stat().st_size}, and its pixels at {end}; the file is"
+            " truncated, copy it again",
+        )
+
+
+def _check_rgb(name: str, level: tifffile.TiffPageSeries) -> None:
+    shape, dtype = level.shape, level.dtype
+    if len(shape) != 3 or shape[-1] != 3 or dtype != np.uint8:
+        raise SlideError(SkipReason.UNREADABLE, f"{name}: {dtype} {shape} is not an RGB image")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: {shape[1]}x{shape[0]} px is too large to decode whole;"
+            " convert it to a tiled pyramidal TIFF",
+        )

@@ -1,0 +1,126 @@
+"""What slides and images contain, as digests: identity of inputs, wherever they lie.
+
+Small files are hashed whole. Of a large slide 16 blocks, spread evenly with the first and the last,
+and its size are hashed, so that planning does not read terabytes; the digest says which it is.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from histodiff.artifacts import canonical_json
+from histodiff.data_prep.readers.containers import member_of
+from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, Inputs
+from histodiff.errors import ConfigError
+from histodiff.storage import (
+    StoragePath,
+    file_size,
+    read_ranges,
+    sha256_of,
+    storage_path,
+    told_apart,
+)
+from histodiff.telemetry import progress
+
+WHOLE_BYTES = 64 * 2**20
+_BLOCK_BYTES = 2**20
+_NUM_BLOCKS = 16
+_THREADS = 8
+
+
+def content_hash(path: StoragePath, *, size_bytes: int) -> str:
+    """``sha256:<hex>`` of the whole file, or ``sampled-sha256:<hex>`` above 64 MiB."""
+    if size_bytes <= WHOLE_BYTES:
+        return f"sha256:{sha256_of(path)}"
+    digest = hashlib.sha256(str(size_bytes).encode())
+    starts = [
+        (size_bytes - _BLOCK_BYTES) * block // (_NUM_BLOCKS - 1) for block in range(_NUM_BLOCKS)
+    ]
+    for block in read_ranges(path, [(start, _BLOCK_BYTES) for start in starts]):
+        digest.update(block)
+    return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def with_hashes(inputs: Inputs) -> Inputs:
+    """``inputs`` with the digest of every file; one that holds many patches is read once."""
+    files: list[tuple[str, int | None]]
+    files = []
+    for slide in inputs.slides:
+        files.append((slide.url, slide.size_bytes))
+        files += [(item.url, item.size_bytes) for item in slide.companions.values()]
+    files += [_file_of(part, image) for part in inputs.image_sets for image in part.images]
+    unique = list(dict.fromkeys(files))
+    found = dict(zip(unique, _digests(unique), strict=True))
+    digests = iter([found[file] for file in files])
+    slides = tuple(
+        replace(
+            slide,
+            content_hash=next(digests),
+            companions={
+                kind: replace(item, content_hash=next(digests))
+                for kind, item in slide.companions.items()
+            },
+        )
+        for slide in inputs.slides
+    )
+    sets = tuple(
+        replace(
+            part,
+            images=tuple(replace(image, content_hash=next(digests)) for image in part.images),
+        )
+        for part in inputs.image_sets
+    )
+    return Inputs(slides, sets)
+
+
+def inventory(inputs: Inputs) -> dict[str, str]:
+    """Identity of hashed inputs: digest, ids, label and given scale of each, without places."""
+    known: dict[str, str] = {}
+    for slide in inputs.slides:
+        known[f"slide/{slide.slide_id}"] = canonical_json(
+            [
+                slide.content_hash,
+                slide.patient_id,
+                slide.site,
+                slide.label,
+                slide.given_mpp,
+                {kind: item.content_hash for kind, item in slide.companions.items()},
+            ]
+        )
+    for part in inputs.image_sets:
+        for image in part.images:
+            known[f"{part.name}/{image.path}"] = canonical_json(
+                [image.content_hash, image.slide_id, image.patient_id, image.site, image.label]
+            )
+    return known
+
+
+def _file_of(part: ImageSet, image: ImageInput) -> tuple[str, int | None]:
+    """File that an image is in and its size, None where many images share it."""
+    member = member_of(image.path)
+    if member is None:
+        return f"{part.url}/{image.path}", image.size_bytes
+    return f"{part.url}/{member[0]}", None
+
+
+def _digests(files: Sequence[tuple[str, int | None]]) -> list[str]:
+    with (
+        progress("hash inputs", total=len(files), unit="files") as bar,
+        ThreadPoolExecutor(_THREADS) as threads,
+    ):
+        found = []
+        for digest in threads.map(lambda file: _digest(*file), files):
+            found.append(digest)
+            bar.advance()
+    return found
+
+
+def _digest(url: str, size_bytes: int | None) -> str:
+    path = storage_path(url)
+    try:
+        whole = file_size(path) if size_bytes is None else size_bytes
+        with told_apart(path):
+            return content_hash(path, size_bytes=whole)
+    except OSError as error:
+        raise ConfigError(f"{url}: cannot be read ({error}); check its permissions") from error

@@ -1,0 +1,218 @@
+"""What can be tiled: slides, folders of images, CSV files that list images, array files.
+
+A source is config; ``find_inputs`` turns sources into the slides and images that there are, with
+their ids, labels and known scales, without opening one. Every slide id must mean one thing over all
+sources.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from histodiff.config import Config, Location
+from histodiff.data_prep.index.geometry import Fit
+from histodiff.data_prep.sources.identifiers import RULES_WITH_LABELS, IdentifierRule
+
+MppT = TypeVar("MppT", float, float | Literal["unknown"])
+
+
+def _plausible_mpp(value: MppT) -> MppT:
+    if not isinstance(value, str) and not 0 < value <= 100:
+        raise ValueError(
+            f"{value:g} is no possible scale; give microns per pixel, such as 0.5 (20x)"
+        )
+    return value
+
+
+Mpp = Annotated[float, AfterValidator(_plausible_mpp)]
+"""Microns per pixel."""
+DeclaredMpp = Annotated[float | Literal["unknown"], AfterValidator(_plausible_mpp)]
+"""Microns per pixel, or `unknown`."""
+
+GivenOrOwn = Literal["given", "own"]
+"""Whose splits are used."""
+
+
+class SlidesSource(Config):
+    """Whole-slide images, or images that are treated like slides."""
+
+    type: Literal["slides"]
+    path: Annotated[str, Location()] = "."
+    """Folder, URL or one file, relative to `data`."""
+    pattern: str = "*"
+    """Which file names, such as `*.svs`; files that are no slides are left out."""
+    recursive: bool = False
+    """Look into sub-folders too."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    scale: dict[str, Mpp] = Field(default={})
+    """mpp by slide id (the file name without its ending) that replaces the slide's own; the id `*`
+    gives it to every slide that has none."""
+    scale_csv: Annotated[str | None, Location()] = None
+    """CSV with columns `slide` and `mpp` (or `mpp_x` and `mpp_y`), like `scale`; relative to
+    `data`, or one that ships with histodiff."""
+    slide_csv: Annotated[str | None, Location()] = None
+    """CSV with columns `slide` and any of `patient_id`, `site`, `label`."""
+    identifiers: IdentifierRule | None = None
+    """How the files are named: gives patient and site where `slide_csv` does not."""
+    masks: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.geojson` whose areas are taken as the tissue, such as edited copies of
+    those that tile wrote; slides without one are masked as usual."""
+    annotations: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.geojson` whose classes are the labels of the patches."""
+    min_coverage: float = Field(default=0.5, gt=0, le=1)
+    """Least fraction of a patch that an annotation must cover to be its label."""
+    coordinates: Annotated[str | None, Location()] = None
+    """Folder of `<slide>.h5` or `<slide>_patches.h5` that TRIDENT or CLAM wrote: their patches are
+    taken, instead of a grid."""
+
+
+class ImageFolderSource(Config):
+    """A folder of patches as images."""
+
+    type: Literal["image_folder"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL, relative to `data`; sub-folders are read too."""
+    labels: Literal["folder", "identifiers", "none"] = "none"
+    """`folder`: the first sub-folder is the label; `identifiers`: the one in the file name."""
+    slides: Literal["image", "folder"] = "image"
+    """What is known of origins: `image`: each image is a slide of its own; `folder`: all images
+    of a sub-folder are of one slide."""
+    identifiers: IdentifierRule | None = None
+    """How the files are named: gives slide, patient and site, instead of `slides`."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+    @model_validator(mode="after")
+    def _identifiers_have_what_is_asked(self) -> "ImageFolderSource":
+        _check_labels(self.labels, self.identifiers)
+        if self.identifiers and self.slides == "folder":
+            raise ValueError("slides: folder and identifiers both name the slide; remove one")
+        return self
+
+
+class CsvColumns(Config):
+    """Names of the columns of a CSV; null: there is none."""
+
+    path: str = "path"
+    """Path of the image, relative to the CSV."""
+    label: str | None = None
+    """Label of the image."""
+    slide_id: str | None = None
+    """Slide, field or other origin whose images belong together; else each image is its own."""
+    patient_id: str | None = None
+    """Patient; else each slide is its own."""
+    site: str | None = None
+    """Hospital or scanner."""
+
+
+class CsvSource(Config):
+    """Patches as images that a CSV lists."""
+
+    type: Literal["csv"]
+    path: Annotated[str, Location()] = "."
+    """The CSV, or the folder with `patches.csv`; relative to `data`."""
+    columns: CsvColumns
+    """Names of the columns."""
+    labels: Literal["column", "identifiers"] = "column"
+    """Where labels are from: `columns.label` (none without it), or the file names."""
+    identifiers: IdentifierRule | None = None
+    """How the images are named: gives slide, patient and site where no column does."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+    @model_validator(mode="after")
+    def _identifiers_have_what_is_asked(self) -> "CsvSource":
+        _check_labels(self.labels, self.identifiers)
+        if self.labels == "identifiers" and self.columns.label is not None:
+            raise ValueError("columns.label and labels: identifiers both name it; remove one")
+        return self
+
+
+class PcamSource(Config):
+    """PatchCamelyon: `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`, unpacked."""
+
+    type: Literal["pcam"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL with the files, relative to `data`; the `_meta.csv` beside them give the
+    slides, and without one every patch is a slide of its own."""
+    splits: GivenOrOwn
+    """`given`: the files' own splits are kept; `own`: all patches are divided by `split`."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+class MedmnistSource(Config):
+    """A MedMNIST `.npz`, such as PathMNIST; every patch is a slide of its own."""
+
+    type: Literal["medmnist"]
+    path: Annotated[str, Location()] = "."
+    """The `.npz`, or a folder with one; relative to `data`."""
+    splits: GivenOrOwn
+    """`given`: the file's own splits are kept; `own`: all patches are divided by `split`."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+class PannukeSource(Config):
+    """PanNuke: folders with `images.npy` and `types.npy`; every patch is a slide of its own."""
+
+    type: Literal["pannuke"]
+    path: Annotated[str, Location()] = "."
+    """Folder or URL with the folds, relative to `data`; masks are not used."""
+    tissue: Literal["label", "site", "none"]
+    """What the name of the tissue in `types.npy` is taken for."""
+    label_map: dict[str, str | None] = Field(default={})
+    """New names of labels; null leaves the patches of a label out. Quote numbers."""
+    prefix: str = ""
+    """Put before every slide id, to tell sources apart."""
+    mpp: DeclaredMpp
+    """Microns per pixel of the images, or `unknown`."""
+    fit: Fit
+    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+
+
+PatchSetSource = ImageFolderSource | CsvSource | PcamSource | MedmnistSource | PannukeSource
+Source = Annotated[SlidesSource | PatchSetSource, Field(discriminator="type")]
+
+
+def unknown_scales(sources: Sequence[SlidesSource | PatchSetSource]) -> list[int]:
+    """Numbers of the sources that say `mpp: unknown`."""
+    return [
+        number
+        for number, source in enumerate(sources)
+        if not isinstance(source, SlidesSource) and source.mpp == "unknown"
+    ]
+
+
+def _check_labels(labels: str, rule: IdentifierRule | None) -> None:
+    if labels == "identifiers" and rule not in RULES_WITH_LABELS:
+        raise ValueError(
+            f"labels: identifiers needs names with a label in them, but identifiers is"
+            f" {rule or 'null'}; set it to {' or '.join(RULES_WITH_LABELS)}"
+        )

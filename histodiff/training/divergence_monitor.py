@@ -1,0 +1,94 @@
+"""The watch on a run's loss: it stops the run or has it go back, as configured."""
+
+import logging
+import math
+from typing import NoReturn
+
+import torch.distributed
+
+from histodiff.errors import TrainingDiverged
+from histodiff.pretraining.records import RunRecords
+from histodiff.telemetry import metrics
+from histodiff.training import StepResult, discard_checkpoints
+from histodiff.training.divergence import (
+    Rollback,
+    RolledBack,
+    batch_of,
+    loss_limit,
+    median_steps,
+    passed_over,
+    read_rollbacks,
+    rollback_of,
+    write_rollbacks,
+)
+from histodiff.training.state import TrainingState
+
+_log = logging.getLogger(__name__)
+
+
+class DivergenceMonitor:
+    """Watches on one rank; every rank sees the same losses and decides alike.
+
+    Args:
+        state: What is watched.
+        run: Name of the run in metrics.
+    """
+
+    def __init__(self, state: TrainingState[RunRecords], *, run: str) -> None:
+        self._state, self._run = state, run
+        self._config = state.config.on_divergence
+        self.rollbacks = _of_first_rank(state)
+        """Those of the run so far."""
+
+    @property
+    def num_recent(self) -> int:
+        """How many of the last losses it looks at."""
+        return median_steps(self._config, batch=self._state.config.batch)
+
+    def batch_of(self, step: int) -> int:
+        """Number of the batch of a step: some are passed over after a rollback."""
+        return batch_of(step, passed_over(self.rollbacks))
+
+    def require_sound(self, result: StepResult) -> None:
+        """Ends the attempt where the step went wrong.
+
+        Raises:
+            TrainingDiverged: The loss leapt, or it or the gradient became non-finite.
+            RolledBack: It did, and the next attempt is to pass over some images.
+        """
+        batch = self._state.config.batch
+        limit = loss_limit(self._state.records.recent, self._config, batch=batch)
+        finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or result.skipped)
+        if finite and result.loss <= limit:
+            return
+        used_up = len(self.rollbacks) >= self._config.max_rollbacks
+        if self._config.action == "stop" or used_up:
+            raise TrainingDiverged(self._state.step, self._state.last_checkpoint)
+        self._roll_back(result.loss if finite else math.nan, limit)
+
+    def _roll_back(self, loss: float, limit: float) -> NoReturn:
+        """Has the next attempt pass over what made the loss leap."""
+        state = self._state
+        rollback = rollback_of(
+            state.step, loss=loss, limit=limit, train=state.config, rollbacks=self.rollbacks
+        )
+        state.writer.wait()
+        discard_checkpoints(state.checkpoints, after=rollback.back_to_step)
+        if torch.distributed.get_rank() == 0:
+            write_rollbacks(state.checkpoints, [*self.rollbacks, rollback])
+        torch.distributed.barrier()
+        _log.warning(
+            "loss %s at step %d (limit %s): back to step %d, batches %d to %d are passed over",
+            loss, rollback.step, limit, rollback.back_to_step,
+            rollback.first_batch, rollback.last_batch,
+        )  # fmt: skip
+        metrics.TRAIN_ROLLBACKS.labels(run=self._run).inc()
+        raise RolledBack
+
+
+def _of_first_rank(state: TrainingState[RunRecords]) -> list[Rollback]:
+    """What rank 0 reads, on every rank."""
+    is_first = torch.distributed.get_rank() == 0
+    found = [read_rollbacks(state.checkpoints) if is_first else []]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]

@@ -1,0 +1,2 @@
+from .command import BENCHES as BENCHES
+from .command import bench as bench

@@ -1,0 +1,5 @@
+"""``bench train``: what our training loop costs, against bare loops around one network."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

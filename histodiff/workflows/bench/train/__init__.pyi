@@ -1,0 +1,1 @@
+from .command import bench_train as bench_train

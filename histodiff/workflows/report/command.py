@@ -1,0 +1,294 @@
+"""``report``: one self-contained HTML page, and JSON, of what artifacts hold and what they show.
+
+The page loads nothing from elsewhere: pictures are embedded, there is no script. The verdicts and
+the limits on it are computed from the trials (``report_results``, ``report_statements``).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import Field, model_validator
+
+from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
+from histodiff.cluster.site import Site
+from histodiff.config import Location
+from histodiff.evaluation.metrics import METRICS
+from histodiff.storage import StoragePath, write_bytes
+from histodiff.telemetry import progress
+from histodiff.workflows.registry import Estimate
+from histodiff.workflows.report.pictures import Picture, effects_figure
+from histodiff.workflows.report.results import (
+    Comparison,
+    Result,
+    comparisons,
+    points,
+    results,
+    setting_text,
+    words,
+)
+from histodiff.workflows.report.sections import (
+    class_samples,
+    cohort,
+    guide_accuracy,
+    reconstruction,
+    selections,
+)
+from histodiff.workflows.report.statements import Evidence, headline, held_out, limits, shown
+from histodiff.workflows.report.tables import HeatTable, heat_tables
+from histodiff.workflows.report.training import pretraining
+from histodiff.workflows.sweep import SweepConfig
+from histodiff.workflows.sweep.trials import TrialRow, read_trials
+
+PAGE, DATA = "report.html", "report.json"
+
+
+class ReportConfig(CommandConfig):
+    """Config of ``report``."""
+
+    kind: ClassVar[Kind] = Kind.REPORTS
+
+    title: str
+    """Heading of the page."""
+    patches: Annotated[tuple[Reference, ...], Location()] = ()
+    """PatchIndexes whose slides are shown."""
+    autoencoder: Annotated[Reference | None, Location()] = None
+    """Autoencoder whose reconstructions are shown."""
+    denoiser: Annotated[Reference | None, Location()] = None
+    """Denoiser whose training is shown."""
+    sweep: Annotated[Reference | None, Location()] = None
+    """Sweep whose samples, selections and classifiers are shown and compared."""
+    metric: Literal[
+        "accuracy", "balanced_accuracy", "macro_f1", "auc", "sensitivity", "specificity"
+    ] = "balanced_accuracy"
+    """Metric on which arms are compared; chosen before looking at results."""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Level of the intervals."""
+    images_per_class: int = Field(default=8, ge=1, le=32)
+    """Patches and samples shown of each class."""
+    notes: tuple[str, ...] = ()
+    """Limits that the numbers do not know of, such as generated slides."""
+    seed: int = 0
+    """Draws the real patches that are shown."""
+
+    @model_validator(mode="after")
+    def _has_content(self) -> "ReportConfig":
+        if not self.inputs():
+            raise ValueError("give at least one of patches, autoencoder, denoiser, sweep")
+        return self
+
+    def inputs(self) -> dict[str, Reference]:
+        found = {
+            f"patches.{number}": reference.as_kind(Kind.PATCHES)
+            for number, reference in enumerate(self.patches)
+        }
+        for key, reference, kind in (
+            ("autoencoder", self.autoencoder, Kind.AUTOENCODERS),
+            ("denoiser", self.denoiser, Kind.DENOISERS),
+            ("sweep", self.sweep, Kind.SWEEPS),
+        ):
+            if reference is not None:
+                found[key] = reference.as_kind(kind)
+        return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The comparison of arms: table, differences, verdicts and limits."""
+
+    headline: str
+    limits: Sequence[str]
+    results: Sequence[Result]
+    comparisons: Sequence[Comparison]
+    sentences: Sequence[str]
+    figure: Picture | None
+    heat: Sequence[HeatTable]
+    errors: Mapping[str, str]
+
+
+def report(config: ReportConfig, site: Site) -> Artifact:
+    """Writes ``report.html`` and ``report.json``."""
+    root = site.storage_root
+    inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
+    draft = begin(root, config, inputs=inputs)
+    if draft.finished is not None:
+        return draft.finished
+    with draft:
+        page = _page(config, inputs, root)
+        html = _rendered(page)
+        write_bytes(draft.path / PAGE, html.encode())
+        write_bytes(draft.path / DATA, (json.dumps(_numbers(page), indent=2) + "\n").encode())
+        compared: Compared | None = page["compared"]
+        return draft.finish(
+            {
+                "page": PAGE,
+                "page_bytes": len(html.encode()),
+                "headline": compared.headline if compared else None,
+            }
+        )
+
+
+def estimate(config: ReportConfig, site: Site) -> Estimate:
+    """What the page would show."""
+    del site
+    return {"artifacts": len(config.inputs()), "images_per_class": config.images_per_class}
+
+
+def _page(
+    config: ReportConfig, inputs: Mapping[str, Artifact], root: StoragePath
+) -> dict[str, Any]:
+    """Everything on the page, by section; absent sections are None or empty."""
+    sweep = inputs.get("sweep")
+    rows = read_trials(sweep.path) if sweep else []
+    with progress("report", total=6, unit="sections") as bar:
+        cohorts = [cohort(item) for key, item in inputs.items() if key.startswith("patches.")]
+        bar.advance()
+        rebuilt = reconstruction(inputs["autoencoder"]) if "autoencoder" in inputs else None
+        bar.advance()
+        trained = pretraining(inputs["denoiser"]) if "denoiser" in inputs else None
+        bar.advance()
+        samples = class_samples(root, rows, per_class=config.images_per_class, seed=config.seed)
+        bar.advance()
+        chosen = selections(root, rows, per_class=config.images_per_class)
+        bar.advance()
+        accepted = sum(item.accepted for item in chosen), sum(item.total for item in chosen)
+        compared = _compared(config, sweep, rows, root, accepted) if sweep else None
+        bar.advance()
+    return {
+        "title": config.title,
+        "metric": config.metric,
+        "level": config.level,
+        "notes": config.notes,
+        "compared": compared,
+        "samples": samples,
+        "selections": chosen,
+        "guide": guide_accuracy(root, rows),
+        "cohorts": cohorts,
+        "reconstruction": rebuilt,
+        "pretraining": trained,
+        "provenance": [_origin(item) for item in inputs.values()],
+    }
+
+
+def _compared(
+    config: ReportConfig,
+    sweep: Artifact,
+    rows: Sequence[TrialRow],
+    root: StoragePath,
+    accepted: tuple[int, int],
+) -> Compared:
+    plan = SweepConfig.model_validate(sweep.manifest.config)
+    table = results(rows, level=config.level)
+    table.sort(key=lambda item: _place(item, plan))
+    found = comparisons(
+        rows, arms=plan.labels, control=plan.control, metric=config.metric, level=config.level
+    )
+    evidence = Evidence(
+        comparisons=found,
+        control=plan.control,
+        metric=config.metric,
+        num_seeds=len(plan.seeds),
+        num_failed=sum(row.error is not None for row in rows),
+        held_out=held_out(root, rows, control=plan.control, metric=config.metric),
+        accepted_fraction=accepted[0] / accepted[1] if accepted[1] else None,
+        notes=config.notes,
+    )
+    return Compared(
+        headline=headline(evidence),
+        limits=limits(evidence),
+        results=table,
+        comparisons=found,
+        sentences=shown(evidence),
+        figure=_effects(table, rows, config.metric),
+        heat=heat_tables(table, control=plan.control, metric=config.metric),
+        errors={str(row.artifact): row.error for row in rows if row.error is not None},
+    )
+
+
+def _place(result: Result, plan: SweepConfig) -> tuple[Any, ...]:
+    """Sorts by the settings that all arms share, then by arm, then by its own settings."""
+    shared = [name for name in plan.search if name in _control_axes(plan)]
+    own = [name for name in plan.search if name not in shared]
+    return (
+        *_ranks(result, shared, plan),
+        plan.labels.index(result.arm),
+        *_ranks(result, own, plan),
+    )
+
+
+def _control_axes(plan: SweepConfig) -> set[str]:
+    return {
+        name
+        for name, axis in plan.search.items()
+        if any(target.partition(".")[0] == plan.control_step for target in axis.sets)
+    }
+
+
+def _ranks(result: Result, names: Sequence[str], plan: SweepConfig) -> list[int]:
+    return [
+        plan.search[name].values.index(result.settings[name]) if name in result.settings else -1
+        for name in names
+    ]
+
+
+def _effects(table: Sequence[Result], rows: Sequence[TrialRow], metric: str) -> Picture | None:
+    shown = [result for result in table if metric in result.metrics]
+    if not shown:
+        return None
+    values = {
+        line: [
+            row.metrics[metric]
+            for row in rows
+            if row.arm == result.arm and row.axes == result.settings and row.error is None
+        ]
+        for line, result in enumerate(shown)
+    }
+    ranked = "; ".join(f"{r.arm} {r.metrics[metric].mean:.3f}" for r in shown)
+    alt = f"{words(metric)} of every arm, mean and interval over seeds: {ranked}."
+    return effects_figure(shown, values, metric=metric, alt=alt)
+
+
+def _origin(artifact: Artifact) -> dict[str, Any]:
+    """Where an input of the report comes from."""
+    manifest = artifact.manifest
+    packages = manifest.provenance.get("packages", {})
+    return {
+        "artifact": str(artifact.reference),
+        "fingerprint": manifest.fingerprint,
+        "content_sha256": manifest.content_sha256,
+        "git": manifest.provenance.get("git"),
+        "platform": manifest.provenance.get("platform"),
+        "wall_seconds": manifest.provenance.get("wall_seconds"),
+        "packages": {
+            name: packages[name] for name in ("histodiff", "torch", "diffusers", "ray", "timm")
+            if name in packages
+        },
+        "skipped": len(manifest.skipped),
+        "failed": len(manifest.failed),
+    }  # fmt: skip
+
+
+def _rendered(page: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("histodiff.workflows.report", "."), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(words=words, points=points, settings=setting_text)
+    return environment.get_template("report.html.j2").render(page=page, metrics=METRICS)
+
+
+def _numbers(value: Any) -> Any:
+    """The page as JSON-ready values, without its pictures."""
+    if isinstance(value, Picture):
+        return {"caption": value.caption, "alt": value.alt}
+    if isinstance(value, Comparison):
+        return {**_numbers(asdict(value)), "verdict": value.verdict, "sentence": value.sentence}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _numbers(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): _numbers(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_numbers(item) for item in value]
+    return value

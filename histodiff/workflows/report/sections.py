@@ -1,0 +1,301 @@
+"""The sections of the report that show what artifacts hold: cohort, networks, samples, selection.
+
+Every function reads finished artifacts and returns a frozen record: numbers for the JSON, pictures
+for the page. Which patches and samples are shown is decided by order and seed, never by eye.
+"""
+
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.reading import PatchReader
+from histodiff.runtime import generator_for
+from histodiff.samples import SampleStore, Selection
+from histodiff.storage import StoragePath, list_names
+from histodiff.workflows.report.equivariance import advice_on_symmetries
+from histodiff.workflows.report.pictures import (
+    Curve,
+    Picture,
+    curves_figure,
+    photograph,
+    stored_picture,
+    strip,
+)
+from histodiff.workflows.report.results import setting_text
+from histodiff.workflows.sweep.trials import TrialRow
+
+_MAX_OVERLAYS = 6
+_MAX_SLIDES = 40
+_MAX_SETTINGS = 4
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One PatchIndex: its counts, its slides, its overlay pictures."""
+
+    name: str
+    counts: Mapping[str, Any]
+    by_status: Mapping[str, int]
+    slides: Sequence[Mapping[str, Any]]
+    slides_left_out: int
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well the autoencoder keeps what it is given, on patches it was not trained on."""
+
+    name: str
+    metrics: Mapping[str, float]
+    pictures: Sequence[Picture]
+    equivariance: Mapping[str, Any] | None
+    """What the autoencoder does to flipped and turned patches; None where it was not measured."""
+    advice: str
+    """What that means for training."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """A strip of images of one class, with what it is of."""
+
+    what: str
+    count: int
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class ClassSamples:
+    """Real patches of one class, and samples of it below."""
+
+    label: str
+    rows: Sequence[SampleRow]
+
+
+@dataclass(frozen=True)
+class SelectionShown:
+    """What one selection accepted and rejected, by class."""
+
+    name: str
+    settings: str
+    reasons: Mapping[str, Mapping[str, int]]
+    accepted: int
+    total: int
+    rows: Sequence[tuple[str, Sequence[SampleRow]]]
+
+
+def cohort(artifact: Artifact) -> Cohort:
+    """The cohort section of one PatchIndex."""
+    index = PatchIndex.open(artifact.path)
+    rows = index.slides.to_pylist()
+    left_out_first = sorted(rows, key=lambda row: (row["status"] == "ok", row["slide_id"]))
+    names = [name for name in list_names(artifact.path / "overlays") if name.endswith(".png")]
+    return Cohort(
+        name=str(artifact.reference),
+        counts=artifact.manifest.contents,
+        by_status=dict(sorted(Counter(row["status"] for row in rows).items())),
+        slides=left_out_first[:_MAX_SLIDES],
+        slides_left_out=max(0, len(rows) - _MAX_SLIDES),
+        pictures=[
+            stored_picture(
+                artifact.path / "overlays" / name,
+                alt=f"{_overlay_of(name)} with the patches that are used.",
+                caption=_overlay_of(name),
+                max_px=640,
+            )
+            for name in _spread(names, _MAX_OVERLAYS)
+        ],
+    )
+
+
+def reconstruction(artifact: Artifact) -> Reconstruction:
+    """The reconstruction section of one autoencoder."""
+    contents = artifact.manifest.contents
+    names = ("psnr_db", "ssim", "perceptual_distance")
+    metrics = {name: float(contents[name]) for name in names if name in contents}
+    pictures = [
+        stored_picture(
+            artifact.path / name,
+            alt="Original patches above, their reconstructions below.",
+            caption="Held-out patches: original above, reconstruction below.",
+        )
+        for name in list_names(artifact.path)
+        if name.endswith(".png")
+    ]
+    turned = contents.get("equivariance")
+    advice = advice_on_symmetries(turned) if turned else ""
+    return Reconstruction(str(artifact.reference), metrics, pictures, turned, advice)
+
+
+def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | None:
+    """Accuracy of guides by noise level, mean over seeds, one line per setting."""
+    grouped: defaultdict[str, list[list[Mapping[str, float]]]] = defaultdict(list)
+    for row in rows:
+        if row.command == "guide" and row.error is None:
+            path = open_artifact(root, row.artifact).path / "metrics.json"
+            bins = json.loads(path.read_bytes())["accuracy_by_sigma"]
+            if bins:
+                grouped[setting_text(row.axes) or "guide"].append(bins)
+    if not grouped:
+        return None
+    curves = [
+        Curve(
+            name,
+            [float(np.sqrt(b["sigma_low"] * b["sigma_high"])) for b in several[0]],
+            np.mean([[b["accuracy"] for b in bins] for bins in several], axis=0).tolist(),
+        )
+        for name, several in grouped.items()
+    ]
+    return curves_figure(
+        curves,
+        x="noise level sigma",
+        y="accuracy on validation latents",
+        log="x",
+        alt="Accuracy of the guide falls as the noise level rises.",
+        caption="Guide: accuracy on validation latents by noise level, mean over seeds.",
+    )
+
+
+def class_samples(
+    root: StoragePath, rows: Sequence[TrialRow], *, per_class: int, seed: int
+) -> list[ClassSamples]:
+    """For each class: real training patches, and the first samples at each guidance setting."""
+    shown = first_of_each_setting(rows, "synthesize")
+    if not shown:
+        return []
+    stores = [(row, SampleStore.open(open_artifact(root, row.artifact).path)) for row in shown]
+    index = _labelled_index(root, rows)
+    found = []
+    for label in stores[0][1].classes:
+        strips = []
+        if index is not None:
+            pixels = _real_patches(index, label, per_class, seed)
+            strips.append(_sample_row("real", pixels, f"Real patches of class {label}."))
+        for row, store in stores:
+            numbers = [n for n, own in enumerate(store.labels) if own == label][:per_class]
+            what = setting_text(row.axes) or "samples"
+            alt = f"Generated samples of class {label}, {what}."
+            strips.append(_sample_row(f"samples, {what}", store.read_pixels(numbers), alt))
+        found.append(ClassSamples(label, strips))
+    return found
+
+
+def selections(
+    root: StoragePath, rows: Sequence[TrialRow], *, per_class: int
+) -> list[SelectionShown]:
+    """What the centroid rule accepted and rejected, at the first seed of each setting."""
+    ruled = [row for row in rows if row.command == "select" and _rule(root, row) == "centroid"]
+    return [_selection(root, row, per_class) for row in first_of_each_setting(ruled, "select")]
+
+
+def first_of_each_setting(rows: Sequence[TrialRow], command: str) -> list[TrialRow]:
+    """Trials of ``command`` at the lowest seed, one per setting, few enough to show."""
+    good = [row for row in rows if row.command == command and row.error is None]
+    if not good:
+        return []
+    lowest = min(row.seed or 0 for row in good)
+    return _spread([row for row in good if (row.seed or 0) == lowest], _MAX_SETTINGS)
+
+
+def table_of(path: StoragePath) -> dict[str, list[Any]]:
+    """A Parquet file as lists by column."""
+    found: dict[str, list[Any]] = pq.read_table(io.BytesIO(path.read_bytes())).to_pydict()
+    return found
+
+
+def _overlay_of(name: str) -> str:
+    """What an overlay picture shows: a slide, or the first images of a part of a patch set."""
+    stem = name.removesuffix(".png")
+    return f"First images of {stem}" if stem.startswith("source") else f"Slide {stem}"
+
+
+def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionShown:
+    artifact = open_artifact(root, row.artifact)
+    store = SampleStore.open(_input(root, artifact, "samples", Kind.SAMPLES).path)
+    table = Selection.open(artifact.path).rows.to_pylist()
+    reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for entry in table:
+        reasons[entry["label"]][entry["reason"]] += 1
+    shown = []
+    for label in store.classes:
+        own = [entry for entry in table if entry["label"] == label]
+        kept = sorted((e for e in own if e["accepted"]), key=lambda e: int(e["order"]))
+        dropped = [entry for entry in own if not entry["accepted"]]
+        strips = [
+            _sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
+            for what, numbers in (
+                ("accepted, nearest to the class first", _numbers(kept, per_class)),
+                ("rejected", _numbers(dropped, per_class)),
+            )
+            if numbers
+        ]
+        shown.append((label, strips))
+    return SelectionShown(
+        name=str(artifact.reference),
+        settings=setting_text(row.axes),
+        reasons={label: dict(sorted(found.items())) for label, found in sorted(reasons.items())},
+        accepted=sum(entry["accepted"] for entry in table),
+        total=len(table),
+        rows=shown,
+    )
+
+
+def _numbers(entries: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    return [int(entry["sample"]) for entry in entries[:count]]
+
+
+def _rule(root: StoragePath, row: TrialRow) -> str | None:
+    if row.error is not None:
+        return None
+    rule: str = open_artifact(root, row.artifact).manifest.config["rule"]["type"]
+    return rule
+
+
+def _input(root: StoragePath, artifact: Artifact, key: str, kind: Kind) -> Artifact:
+    """The artifact that another one was made from."""
+    return open_artifact(root, Reference(artifact.manifest.config[key]).as_kind(kind))
+
+
+def _labelled_index(root: StoragePath, rows: Sequence[TrialRow]) -> PatchIndex | None:
+    """The labelled patches that the classifiers of the sweep learned from."""
+    for row in rows:
+        if row.command == "classify" and row.error is None:
+            classifier = open_artifact(root, row.artifact)
+            return PatchIndex.open(_input(root, classifier, "patches", Kind.PATCHES).path)
+    return None
+
+
+def _real_patches(index: PatchIndex, label: str, count: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Training patches of a class, of as many slides as possible, drawn by seed."""
+    wanted = [
+        number
+        for number, (own, split) in enumerate(
+            zip(index.patches["label"].to_pylist(), index.patches["split"].to_pylist(), strict=True)
+        )
+        if own == label and split == "train"
+    ]
+    rng = generator_for(seed, "report-real", label)
+    drawn = rng.choice(wanted, size=min(count, len(wanted)), replace=False)
+    block = PatchReader(index).read(sorted(int(number) for number in drawn))
+    return block.pixels[[place not in block.failures for place in range(len(block.pixels))]]
+
+
+def _sample_row(what: str, pixels: npt.NDArray[np.uint8], alt: str) -> SampleRow:
+    if not len(pixels):  # every patch of the row failed to be read
+        pixels = np.full((1, 8, 8, 3), 255, np.uint8)
+    return SampleRow(what, len(pixels), photograph(strip(pixels), alt=alt, caption=""))
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` items, evenly over the sequence."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]

@@ -1,0 +1,133 @@
+"""``sweep``: the labelled chain (guide..classify) over settings and seeds, each artifact once.
+
+Every trial writes an ordinary artifact named ``<sweep>-<step>-<fingerprint>``; Ray Tune runs those
+that are not there yet, so the same command again resumes. The Sweep itself is a table of the trials
+with the metrics of the classifiers. A trial that fails is recorded, and what reads it is not run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from histodiff.artifacts import Artifact, CommandConfig, begin, open_artifact
+from histodiff.artifacts.manifest import UnitIssue
+from histodiff.cluster.session import ray_session
+from histodiff.cluster.site import NoRay, Site
+from histodiff.cluster.tune import Outcome, Trial, run_trials, run_trials_in_process
+from histodiff.errors import ConfigError
+from histodiff.telemetry import progress
+from histodiff.workflows.registry import Command, Estimate, find_command, load
+from histodiff.workflows.steps import is_finished
+from histodiff.workflows.sweep.grid import Axis, PlannedTrial, SweepConfig, expand
+from histodiff.workflows.sweep.trials import trial_row, write_trials
+
+__all__ = ["Axis", "SweepConfig", "estimate", "sweep"]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a worker is given: which command, on what, where."""
+
+    command: Command
+    config: CommandConfig
+    site: Site
+
+
+def sweep(config: SweepConfig, site: Site) -> Artifact:
+    """Runs every trial that is not finished yet and tabulates them all.
+
+    A finished sweep with failed trials runs those again.
+
+    Raises:
+        ConfigError: A trial's config is wrong, or every trial failed.
+    """
+    root = site.storage_root
+    inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
+    contents = {str(item.reference): item.manifest.content_sha256 for item in inputs.values()}
+    trials = expand(config, contents)
+    inventory = {str(trial.config.output): trial.command for trial in trials}
+    draft = begin(root, config, inputs=inputs, inventory=inventory)
+    if draft.finished and not draft.finished.manifest.failed:
+        return draft.finished
+    with draft:
+        failures = _run(trials, site)
+        if failures and len(failures) == len(trials):
+            raise ConfigError(
+                f"sweep {config.name}: all {len(trials)} trials failed; the first:"
+                f" {next(iter(failures.values()))}"
+            )
+        rows = [trial_row(trial, config, root, failures) for trial in trials]
+        write_trials(draft.path, rows, config)
+        return draft.finish(
+            {**_counts(trials), "failed": len(failures)},
+            failed=[
+                UnitIssue(unit=unit, reason="TRIAL_FAILED", detail=text)
+                for unit, text in failures.items()
+            ],
+        )
+
+
+def estimate(config: SweepConfig, site: Site) -> Estimate:
+    """Trials in all, of each step, and how many are done."""
+    root = site.storage_root
+    contents = {
+        str(address): open_artifact(root, address).manifest.content_sha256
+        for address in config.inputs().values()
+        if is_finished(root, address)
+    }
+    trials = expand(config, contents)
+    done = sum(is_finished(root, trial.config.output) for trial in trials)
+    return {**_counts(trials), "done": done, "remaining": len(trials) - done}
+
+
+def run_trial(task: TrialTask) -> None:
+    """Runs one trial, in a worker or here."""
+    load(task.command).function(task.config, task.site)
+
+
+def _run(trials: Sequence[PlannedTrial], site: Site) -> dict[str, str]:
+    """Runs what is not finished; returns why trials failed, by their address."""
+    root = site.storage_root
+    waiting = [trial for trial in trials if not is_finished(root, trial.config.output)]
+    tasks = _tasks(waiting, site)
+    already = len(trials) - len(waiting)
+    with progress("sweep", total=len(trials), unit="trials", already=already) as bar:
+
+        def report(outcome: Outcome) -> None:
+            bar.advance(1, last=outcome.key if outcome.error is None else f"{outcome.key} FAILED")
+
+        if not tasks:
+            outcomes: Mapping[str, Outcome] = {}
+        elif isinstance(site.ray, NoRay):
+            outcomes = run_trials_in_process(tasks, run_trial, report=report)
+        else:
+            with ray_session(site.ray):
+                outcomes = run_trials(
+                    tasks,
+                    run_trial,
+                    max_concurrent=site.trials,
+                    cpus=1,
+                    gpus=1 if site.device == "cuda" else 0,
+                    report=report,
+                )
+    return {key: outcome.error for key, outcome in outcomes.items() if outcome.error is not None}
+
+
+def _tasks(waiting: Sequence[PlannedTrial], site: Site) -> list[Trial[TrialTask]]:
+    """What Tune is given: trials run in one process each, on the same root."""
+    place = {"root": str(site.storage_root), "ray": NoRay(type="none"), "metrics_port": None}
+    inner = site.model_copy(update=place)
+    unfinished = {str(trial.config.output) for trial in waiting}
+    return [
+        Trial(
+            key=str(trial.config.output),
+            payload=TrialTask(find_command(trial.command), trial.config, inner),
+            parents=tuple(str(parent) for parent in trial.parents if str(parent) in unfinished),
+        )
+        for trial in waiting
+    ]
+
+
+def _counts(trials: Sequence[PlannedTrial]) -> Estimate:
+    steps = dict.fromkeys(trial.step for trial in trials)
+    each = {f"trials_{step}": sum(trial.step == step for trial in trials) for step in steps}
+    return {"trials": len(trials), **each}

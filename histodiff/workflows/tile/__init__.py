@@ -1,0 +1,5 @@
+"""``tile``: slides and patch sets -> a PatchIndex, and the page that shows the cohort."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

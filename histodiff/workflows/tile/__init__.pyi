@@ -1,0 +1,3 @@
+from .command import estimate as estimate
+from .command import tile as tile
+from .config import TileConfig as TileConfig
