@@ -136,7 +136,7 @@ class Draft:
         """
         digests = dict(files) if files is not None else published_digests(self.path)
         manifest = Manifest(
-            kind=self.config.kind,
+            kind=self.config.artifact_kind,
             name=self.config.name,
             version=self.config.version,
             format=self.format,
@@ -215,7 +215,7 @@ def planned_identity(
 ) -> dict[str, Any]:
     """What is fingerprinted: kind, identity of the config, content of inputs and inventory."""
     what = {
-        "kind": str(config.kind),
+        "kind": str(config.artifact_kind),
         "config": identity(config),
         "inputs": {key: item.manifest.content_sha256 for key, item in inputs.items()},
         "inventory": fingerprint(inventory) if inventory is not None else None,

@@ -82,7 +82,7 @@ class Reference(str):
 class CommandConfig(Config):
     """Root config of a command that writes one artifact."""
 
-    kind: ClassVar[Kind]
+    artifact_kind: ClassVar[Kind]
     """Kind of the artifact that the command writes."""
 
     name: Annotated[Word, Location()]
@@ -97,4 +97,4 @@ class CommandConfig(Config):
     @property
     def output(self) -> Reference:
         """Full address of the artifact that is written."""
-        return Reference.of(self.kind, self.name, self.version)
+        return Reference.of(self.artifact_kind, self.name, self.version)

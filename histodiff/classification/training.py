@@ -16,26 +16,21 @@ from torch.nn import functional
 
 from histodiff.classification.augment import AugmentConfig, augmented
 from histodiff.classification.images import Images
-from histodiff.config import Config
 from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
 from histodiff.runtime import derived_seed, generator_for
 from histodiff.telemetry import progress
-from histodiff.training.fit import FitConfig
+from histodiff.training import OptimizationConfig
 
 
-class ClassifierTraining(Config):
+class ClassifierTraining(OptimizationConfig):
     """How the classifier is trained, on whatever images it is given."""
 
-    batch: int = Field(ge=1)
-    """Images per step."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
     class_balanced: bool = True
     """Draw the class first, then an image of it."""
     augment: AugmentConfig = AugmentConfig()
     """What may happen to a training image."""
-    fit: FitConfig
-    """Optimizer and steps."""
 
 
 def initial_classifier(

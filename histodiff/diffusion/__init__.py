@@ -1,6 +1,6 @@
 """Diffusion as one view: a denoiser ``D(x; sigma)``; objectives, schedules, samplers, guidance."""
 
-from histodiff.diffusion.guidance import GuidanceConfig, guided_denoiser
+from histodiff.diffusion.guidance import GuidanceConfig, Guide, guided_denoiser
 from histodiff.diffusion.objectives import (
     EdmObjective,
     EpsilonObjective,
@@ -33,6 +33,7 @@ __all__ = [
     "EpsilonObjective",
     "FlowObjective",
     "GuidanceConfig",
+    "Guide",
     "KarrasSchedule",
     "MinSnrWeighting",
     "ObjectiveConfig",

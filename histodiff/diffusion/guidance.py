@@ -7,6 +7,7 @@ This is Dhariwal & Nichol 2021 in variance-exploding coordinates: with ``z = sqr
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -33,6 +34,23 @@ class GuidanceConfig(Config):
         if low < 0 or high <= low:
             raise ValueError(f"sigma_interval ({low}, {high}) must be ascending and not negative")
         return self
+
+
+class Guide(Protocol):
+    """What steers a denoiser towards labels; its kinds are in ``histodiff.guidance``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; a label is the number of one."""
+        ...
+
+    def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
+        """``denoise``, drawn towards one label per sample as ``guidance`` says."""
+        ...
+
+    def log_probabilities(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """``log p(k | x; sigma)`` of shape (B, K), for noisy whitened latents."""
+        ...
 
 
 def guided_denoiser(

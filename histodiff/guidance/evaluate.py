@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from histodiff.guidance.latents import LabelledLatents, bin_sigma, noisy_batch
-from histodiff.models.guide import LatentClassifier
+from histodiff.diffusion import Guide
+from histodiff.guidance.labelled import LabelledLatents, bin_sigma, noisy_batch
 from histodiff.telemetry import progress
 
 
@@ -24,7 +24,7 @@ class BinScore:
 
 @torch.no_grad()
 def accuracy_by_sigma(
-    classifier: LatentClassifier,
+    guide: Guide,
     latents: LabelledLatents,
     *,
     bins: Sequence[tuple[float, float]],
@@ -33,9 +33,8 @@ def accuracy_by_sigma(
     device: str,
 ) -> list[BinScore]:
     """One score per bin, every latent once per bin with noise drawn log-uniformly inside it."""
-    classifier.eval()
     scores = []
-    with progress("judge guide", total=len(bins) * len(latents), unit="latents") as bar:
+    with progress("evaluate guide", total=len(bins) * len(latents), unit="latents") as bar:
         for number, (low, high) in enumerate(bins):
             right, entropy = 0, 0.0
             for start in range(0, len(latents), batch):
@@ -44,11 +43,9 @@ def accuracy_by_sigma(
                     latents, rows, sigma_of=bin_sigma(low, high), seed=seed,
                     purpose=f"judge-{number}", indices=rows, device=device,
                 )  # fmt: skip
-                logits_BK = classifier(noisy.noisy_BCHW, noisy.sigma_B)
-                right += int((logits_BK.argmax(dim=1) == noisy.target_B).sum())
-                entropy += float(
-                    functional.cross_entropy(logits_BK, noisy.target_B, reduction="sum")
-                )
+                log_p_BK = guide.log_probabilities(noisy.noisy_BCHW, noisy.sigma_B)
+                right += int((log_p_BK.argmax(dim=1) == noisy.target_B).sum())
+                entropy += float(functional.nll_loss(log_p_BK, noisy.target_B, reduction="sum"))
                 bar.advance(len(rows))
             scores.append(
                 BinScore(low, high, right / len(latents), entropy / len(latents), len(latents))

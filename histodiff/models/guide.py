@@ -128,7 +128,7 @@ def _residual_blocks(config: LatentClassifierConfig, noise_width: int) -> list[n
 
 
 @dataclass(frozen=True)
-class LoadedGuide:
+class LoadedLatentClassifier:
     """A latent classifier ready for use."""
 
     classifier: LatentClassifier
@@ -136,7 +136,7 @@ class LoadedGuide:
     """Label of each logit."""
 
 
-def save_guide(
+def save_latent_classifier(
     path: StoragePath, classifier: LatentClassifier, *, classes: tuple[str, ...]
 ) -> None:
     """Writes the guide into the folder ``path``."""
@@ -153,7 +153,7 @@ def save_guide(
     )
 
 
-def load_guide(path: StoragePath, device: str) -> LoadedGuide:
+def load_latent_classifier(path: StoragePath, device: str) -> LoadedLatentClassifier:
     """The guide saved in ``path``, in evaluation mode, frozen.
 
     Raises:
@@ -171,4 +171,4 @@ def load_guide(path: StoragePath, device: str) -> LoadedGuide:
         config, latent_channels=latent_channels, num_classes=len(classes), device=device
     )
     fill(classifier, stored, path=path)
-    return LoadedGuide(classifier.eval().requires_grad_(requires_grad=False), classes)
+    return LoadedLatentClassifier(classifier.eval().requires_grad_(requires_grad=False), classes)

@@ -1,79 +1,58 @@
 """Training batches of one rank, made ready by a thread while the step before is computed."""
 
-import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from histodiff.latents import LatentMixture, View, Whitening
 from histodiff.latents.symmetries import Symmetries
 from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
+from histodiff.runtime import Prefetched
 
 _AHEAD = 2
 _PURPOSE = "train"
 
 
-class BatchLoader:
-    """Batches of consecutive steps.
+@contextmanager
+def training_batches(
+    mixture: LatentMixture,
+    *,
+    whitening: Whitening,
+    view: View,
+    symmetries: Symmetries,
+    seed: int,
+    rank: int,
+    world_size: int,
+    steps: range,
+    batch_of: Callable[[int], int],
+) -> Iterator[Iterator[CleanAndNoise]]:
+    """This rank's share of the batches of ``steps``; at the end its threads end.
 
     Args:
-        mixture: Where latents come from.
+        mixture: Where latents come from; closed at the end.
         whitening: Applied to them.
         view: What is seen of the posteriors.
         symmetries: Group of which every sample gets a random member.
         seed: Seed of the draws.
         rank: This rank.
         world_size: Number of ranks.
-        step: First step.
+        steps: The steps.
         batch_of: Number of the batch that a step takes.
     """
 
-    def __init__(
-        self,
-        mixture: LatentMixture,
-        *,
-        whitening: Whitening,
-        view: View,
-        symmetries: Symmetries,
-        seed: int,
-        rank: int,
-        world_size: int,
-        step: int,
-        batch_of: Callable[[int], int],
-    ) -> None:
-        self._mixture, self._whitening, self._seed = mixture, whitening, seed
-        self._view, self._symmetries = view, symmetries
-        self._rank, self._world_size = rank, world_size
-        self._step, self._batch_of = step, batch_of
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="training-feed")
-        self._ready: deque[Future[CleanAndNoise]] = deque()
-        self.waited_seconds = 0.0
-        """Time spent waiting for batches so far."""
-
-    def next(self) -> CleanAndNoise:
-        """This rank's share of the next batch."""
-        while len(self._ready) <= _AHEAD:
-            self._ready.append(self._threads.submit(self._made, self._step))
-            self._step += 1
-        started = time.perf_counter()
-        batch = self._ready.popleft().result()
-        self.waited_seconds += time.perf_counter() - started
-        return batch
-
-    def close(self) -> None:
-        """Ends the threads, those of the mixture as well."""
-        self._threads.shutdown(cancel_futures=True)
-        self._mixture.close()
-
-    def _made(self, step: int) -> CleanAndNoise:
-        number = self._batch_of(step)
-        batch = self._mixture.batch_at(number, rank=self._rank, world_size=self._world_size)
+    def batch_at(step: int) -> CleanAndNoise:
+        batch = mixture.batch_at(batch_of(step), rank=rank, world_size=world_size)
         return posterior_draws(
             batch.moments_BMHW,
             batch.sample_index_B,
-            whitening=self._whitening,
-            seed=self._seed,
+            whitening=whitening,
+            seed=seed,
             purpose=_PURPOSE,
-            view=self._view,
-            symmetries=self._symmetries,
+            view=view,
+            symmetries=symmetries,
         )
+
+    try:
+        with Prefetched(map(batch_at, steps), ahead=_AHEAD) as batches:
+            yield batches
+    finally:
+        mixture.close()

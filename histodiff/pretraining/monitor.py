@@ -1,6 +1,6 @@
 """What the world sees of a training: Prometheus, TensorBoard files, `live.json`, the bar's numbers.
 
-It is told what the trainer knows anyway, and decides nothing. No call reads from a device: losses
+It gets what the trainer knows anyway, and decides nothing. No call reads from a device: losses
 and norms are numbers that the engine had to read to watch for divergence. What is per step costs
 microseconds; the rest happens every ``log_images``, and files are written by a thread of rank 0.
 """
@@ -15,11 +15,11 @@ from functools import partial
 import torch
 
 from histodiff.models.peaks import device_name, peak_flops
-from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
 from histodiff.pretraining.spec import PretrainSpec, Speed, TrainingProgress
 from histodiff.storage import storage_path
 from histodiff.telemetry import Background, LiveStatus, metrics, now_utc, write_live
 from histodiff.telemetry.scalars import ScalarLog
+from histodiff.training import MetricsRow, TimingRow, TrainingRecords, ValidationRow
 
 TENSORBOARD = "tensorboard"
 LIVE_SECONDS = 5.0
@@ -82,7 +82,7 @@ class Monitor:
         self._loss: float | None = None
         self._speed: Speed | None = None
         self._row_step = self._step = 0
-        self._told = -LIVE_SECONDS
+        self._written_at = -LIVE_SECONDS
         for counter in (
             metrics.TRAIN_RESUMES,
             metrics.TRAIN_ROLLBACKS,
@@ -90,7 +90,7 @@ class Monitor:
         ):
             counter.labels(run=spec.run).inc(0)
 
-    def begin(self, step: int, records: RunRecords) -> None:
+    def begin(self, step: int, records: TrainingRecords) -> None:
         """Training goes on after ``step``, before which ``records`` were made."""
         self._row_step = self._step = step
         if self._rank:
@@ -101,13 +101,13 @@ class Monitor:
         self._curves = ScalarLog(self._path / TENSORBOARD, start=step * batch + 1)
         self._curves.extend((row.images_seen, _row_scalars(row)) for row in records.metrics)
         self._curves.extend((row.images_seen, _loss_scalar(row)) for row in records.validation)
-        self._tell()
+        self._write_status()
 
     def step(self, step: int, loss: float) -> TrainingProgress:
         """A step is done; gives what the driver is to be told."""
         self._step, self._loss = step, loss
-        if self._rank == 0 and time.monotonic() - self._told >= LIVE_SECONDS:
-            self._tell()
+        if self._rank == 0 and time.monotonic() - self._written_at >= LIVE_SECONDS:
+            self._write_status()
         return TrainingProgress(step * self._spec.train.batch, loss, self._speed)
 
     def row(self, row: MetricsRow, timing: TimingRow, *, loss_scale: float | None) -> None:
@@ -141,7 +141,7 @@ class Monitor:
     def close(self) -> None:
         """Writes what is still to be written."""
         if self._curves is not None:
-            self._tell()
+            self._write_status()
             self._background.do(self._curves.close)
         self._background.close()
 
@@ -165,9 +165,9 @@ class Monitor:
         if self._curves is not None:
             self._background.do(partial(self._curves.add, values, images_seen=images_seen))
 
-    def _tell(self) -> None:
+    def _write_status(self) -> None:
         """Has `live.json` written."""
-        self._told = time.monotonic()
+        self._written_at = time.monotonic()
         train, speed = self._spec.train, self._speed
         status = LiveStatus(
             step=self._step,

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
-from histodiff.pretraining.trainer import Trainer
+from histodiff.pretraining.trainer import DenoiserTrainer
 from histodiff.runtime import Notice
 from histodiff.telemetry import announce
-from histodiff.training.divergence import RolledBack
+from histodiff.training import RolledBack
 
 
 def pretrain_rank(
@@ -32,7 +32,9 @@ def pretrain_rank(
     announce(spec.hub, {"stage": "pretrain", "role": "rank", "rank": str(rank)})
     result = None
     while result is None:
-        trainer = Trainer(spec, rank=rank, world_size=world_size, report=report, notice=notice)
+        trainer = DenoiserTrainer(
+            spec, rank=rank, world_size=world_size, report=report, notice=notice
+        )
         try:
             result = _attempt(trainer)
         finally:
@@ -40,7 +42,7 @@ def pretrain_rank(
     return result
 
 
-def _attempt(trainer: Trainer) -> PretrainResult | None:
+def _attempt(trainer: DenoiserTrainer) -> PretrainResult | None:
     """Trains to the end; None when the training went back and has to be taken up again."""
     try:
         trainer.resume()

@@ -93,7 +93,7 @@ class TrainingProgress:
     """Of the last row of metrics; None before the first."""
 
     @property
-    def shown(self) -> dict[str, float]:
+    def fields(self) -> dict[str, float]:
         """What stands behind the rate in the progress display."""
         if self.speed is None:
             return {"loss": self.loss}

@@ -11,11 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histodiff.diffusion import Denoise, GuidanceConfig, SamplerConfig, guided_denoiser, sample
+from histodiff.diffusion import Denoise, GuidanceConfig, Guide, SamplerConfig, sample
 from histodiff.synthesis.plan import class_of, start_noise, step_noise
-
-LogProbabilities = Callable[[Tensor, Tensor], Tensor]
-"""``log_probabilities(x_BCHW, sigma_B) -> log p(k | x; sigma)`` of shape (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,9 @@ class Networks:
     """
 
     denoise: Denoise
-    log_probabilities: LogProbabilities
+    guide: Guide
     decode: Callable[[Tensor], Tensor]
     latent_shape: tuple[int, int, int]
-    num_classes: int
     device: str
 
 
@@ -54,28 +50,21 @@ class Drawn:
 @torch.no_grad()
 def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
     """Draws the samples with the given global indices."""
-    device = networks.device
+    device, num_classes = networks.device, len(networks.guide.classes)
     labels_B = torch.tensor(
-        [class_of(index, num_classes=networks.num_classes) for index in samples], device=device
+        [class_of(index, num_classes=num_classes) for index in samples], device=device
     )
-
-    def log_prob(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        every_BK = networks.log_probabilities(x_BCHW, sigma_B)
-        return every_BK.gather(1, labels_B[:, None]).squeeze(1)
-
     shape = networks.latent_shape
     latents_BCHW = sample(
-        guided_denoiser(
-            networks.denoise, log_prob,
-            scale=drawing.guidance.scale, sigma_interval=drawing.guidance.sigma_interval,
-        ),
+        networks.guide.steered(networks.denoise, labels_B, guidance=drawing.guidance),
         sigmas=drawing.sigmas,
         sampler=drawing.sampler,
         noise_B=start_noise(samples, shape=shape, seed=drawing.seed).to(device),
         step_noise=step_noise(samples, shape=shape, seed=drawing.seed, device=device),
     )  # fmt: skip
     lowest_B = torch.full((len(samples),), float(drawing.sigmas[-2]), device=device)
+    log_p_BK = networks.guide.log_probabilities(latents_BCHW, lowest_B)
     return Drawn(
         networks.decode(latents_BCHW).permute(0, 2, 3, 1).cpu().numpy(),
-        log_prob(latents_BCHW, lowest_B).float().cpu().numpy(),
+        log_p_BK.gather(1, labels_B[:, None]).squeeze(1).float().cpu().numpy(),
     )

@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import torch.distributed
-
 from histodiff.storage import (
     StoragePath,
     is_local,
@@ -26,6 +24,7 @@ from histodiff.storage import (
     upload_tree,
     write_bytes,
 )
+from histodiff.training import ranks
 from histodiff.training.checkpoints import (
     COMPLETE,
     CheckpointRecord,
@@ -54,8 +53,8 @@ class CheckpointWriter:
         kept: Callable[[Sequence[int]], Collection[int]],
     ) -> None:
         self._checkpoints, self._zero_stage, self._kept = checkpoints, zero_stage, kept
-        self._rank = torch.distributed.get_rank()
-        self._world_size = torch.distributed.get_world_size()
+        self._rank = ranks.rank()
+        self._world_size = ranks.world_size()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
         self._given_up = threading.Event()
@@ -73,7 +72,7 @@ class CheckpointWriter:
         target = checkpoint_folder(self._checkpoints, step)
         if self._rank == 0:
             remove_tree(target)
-        torch.distributed.barrier()
+        ranks.wait_for_all()
         scratch = _scratch_for(target)
         write(scratch)
         self._upload = self._thread.submit(self._publish, scratch, target, step)
@@ -89,7 +88,7 @@ class CheckpointWriter:
         if self._upload is not None:
             self._upload.result()
             self._upload = None
-        torch.distributed.barrier()
+        ranks.wait_for_all()
 
     def close(self) -> None:
         """Lets a running upload of this rank end, and gives up waiting for other ranks."""

@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch.distributed
 
 from histodiff.errors import ConfigError
 from histodiff.storage import (
@@ -28,8 +25,11 @@ from histodiff.storage import (
     sha256_of,
     storage_path,
 )
+from histodiff.training import ranks
 
 COMPLETE = "complete.json"
+FORMAT = 2
+"""Of the files of a checkpoint. A run that was begun with another one is not taken up."""
 _PREFIX = "step-"
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class CheckpointRecord:
     """The folder of checkpoints that it was written to."""
     files: dict[str, str]
     """SHA-256 by relative path."""
+    format: int = FORMAT
+    """Of the files."""
 
     def to_json(self) -> bytes:
         """As it is stored."""
@@ -81,11 +83,11 @@ def newest_step(checkpoints: StoragePath) -> int:
 
 def discard_checkpoints(checkpoints: StoragePath, *, after: int) -> None:
     """Removes every checkpoint of more than ``after`` steps."""
-    if torch.distributed.get_rank() == 0:
+    if ranks.rank() == 0:
         for step in complete_steps(checkpoints):
             if step > after:
                 remove_tree(checkpoint_folder(checkpoints, step))
-    torch.distributed.barrier()
+    ranks.wait_for_all()
 
 
 @contextmanager
@@ -116,14 +118,11 @@ def opened_newest(
 
 def _records(checkpoints: StoragePath) -> list[CheckpointRecord]:
     """Of all complete checkpoints, the newest first; rank 0 looks for all."""
-    found: list[Any] = [None]
-    if torch.distributed.get_rank() == 0:
+    texts: list[bytes] = []
+    if ranks.rank() == 0:
         steps = reversed(complete_steps(checkpoints))
-        found[0] = [
-            (checkpoint_folder(checkpoints, step) / COMPLETE).read_bytes() for step in steps
-        ]
-    torch.distributed.broadcast_object_list(found)
-    return [_record(text, checkpoints) for text in found[0]]
+        texts = [(checkpoint_folder(checkpoints, step) / COMPLETE).read_bytes() for step in steps]
+    return [_record(text, checkpoints) for text in ranks.from_first_rank(texts)]
 
 
 def _record(text: bytes, checkpoints: StoragePath) -> CheckpointRecord:
@@ -133,6 +132,11 @@ def _record(text: bytes, checkpoints: StoragePath) -> CheckpointRecord:
         raise ConfigError(
             f"{here}: holds a checkpoint that was written to {values.get('address')};"
             " a checkpoint is resumed where it was written: move it back, or remove it"
+        )
+    if values.get("format") != FORMAT:
+        raise ConfigError(
+            f"{here}: holds a checkpoint of another version of histodiff; finish the run with that"
+            " version, or remove the folder to train from the start"
         )
     return CheckpointRecord(**values)
 
@@ -158,6 +162,4 @@ def _is_intact(folder: Path, record: CheckpointRecord, name: str) -> bool:
 
 def _all_ranks(passed: bool) -> bool:
     """Whether it is so on every rank."""
-    votes: list[bool | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(votes, passed)
-    return all(votes)
+    return all(ranks.from_all_ranks(passed))

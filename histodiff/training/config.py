@@ -1,11 +1,11 @@
-"""How a denoiser or an autoencoder is trained, as typed config, and the DeepSpeed JSON for it.
+"""How a model is trained, as typed config, and the DeepSpeed JSON for large ones.
 
 The clock is ``images_seen``. The global batch is what counts for results; how it is cut into ranks
 and micro-batches follows from the world size and changes results by rounding only.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -89,36 +89,19 @@ class DivergenceConfig(Config):
     """After as many the run stops."""
 
 
-class TrainConfig(Config):
-    """Everything about the optimization of a denoiser or an autoencoder."""
+class OptimizationConfig(Config):
+    """How any model is trained: how long, on how many images at a time, by which optimizer."""
 
     images: int = Field(ge=1)
     """Length of the training in images seen; rounded up to whole batches."""
     batch: int = Field(ge=1)
     """Images of one optimizer step, over all ranks."""
-    micro_batch: Annotated[int, Location()] = Field(ge=1)
-    """Most images of one forward pass on one rank; a question of memory."""
     optimizer: AdamWConfig
     """The optimizer."""
     rate: RateConfig
     """The learning rate over time."""
-    ema: EmaConfig
-    """The average that becomes the snapshot."""
-    zero_stage: Annotated[Literal[0, 1, 2, 3], Location()] = 1
-    """What DeepSpeed partitions over the ranks: 1 optimizer, 2 gradients too, 3 weights too."""
-    precision: Precision
-    """Type of the matrix products; weights, gradients and optimizer are fp32."""
-    loss_scale: float | None = Field(default=None, gt=0)
-    """Factor on the loss under fp16; null finds the largest that does not overflow, step by step.
-    A step that overflows changes no weight and is counted in `skipped_steps`."""
-    on_divergence: DivergenceConfig = DivergenceConfig()
-    """What happens to a run that goes wrong."""
-    activation_checkpointing: Annotated[bool, Location()] = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, more
-    time, the same numbers."""
-    compile: Annotated[bool, Location()] = False
-    """Compile the network with `torch.compile`, at ZeRO stages 0 to 2; changes numbers by
-    rounding."""
+    ema: EmaConfig | None = None
+    """Averages of the weights, of which the first is the result; null keeps the last weights."""
     log_images: int = Field(ge=1)
     """Every how many images a row of metrics is recorded."""
     checkpoint_images: Annotated[int, Location()] = Field(ge=1)
@@ -129,25 +112,11 @@ class TrainConfig(Config):
     """A checkpoint is kept for ever about every so many images; null keeps the newest only."""
 
     @model_validator(mode="after")
-    def _warmup_is_shorter(self) -> "TrainConfig":
+    def _warmup_is_shorter(self) -> Self:
         if self.rate.warmup_images > self.images:
             raise ValueError(
                 f"rate.warmup_images={self.rate.warmup_images} is longer than"
                 f" images={self.images}; shorten the warm-up"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> "TrainConfig":
-        if self.loss_scale is not None and self.precision != "fp16":
-            raise ValueError(
-                f"loss_scale={self.loss_scale} belongs to precision=fp16, which"
-                f" precision={self.precision} is not; remove it"
-            )
-        if self.compile and self.zero_stage == 3:
-            raise ValueError(
-                "compile=true does not go with zero_stage=3, which gathers weights inside the"
-                " network; set zero_stage to 2 or less, or compile=false"
             )
         return self
 
@@ -177,6 +146,44 @@ class TrainConfig(Config):
             total=self.num_steps * self.batch,
             shape=self.rate.shape,
         )
+
+
+class TrainConfig(OptimizationConfig):
+    """How a denoiser or an autoencoder is trained on the ranks of a gang."""
+
+    micro_batch: Annotated[int, Location()] = Field(ge=1)
+    """Most images of one forward pass on one rank; a question of memory."""
+    ema: EmaConfig
+    """The average that becomes the snapshot."""
+    zero_stage: Annotated[Literal[0, 1, 2, 3], Location()] = 1
+    """What DeepSpeed partitions over the ranks: 1 optimizer, 2 gradients too, 3 weights too."""
+    precision: Precision
+    """Type of the matrix products; weights, gradients and optimizer are fp32."""
+    loss_scale: float | None = Field(default=None, gt=0)
+    """Factor on the loss under fp16; null finds the largest that does not overflow, step by step.
+    A step that overflows changes no weight and is counted in `skipped_steps`."""
+    on_divergence: DivergenceConfig = DivergenceConfig()
+    """What happens to a run that goes wrong."""
+    activation_checkpointing: Annotated[bool, Location()] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more
+    time, the same numbers."""
+    compile: Annotated[bool, Location()] = False
+    """Compile the network with `torch.compile`, at ZeRO stages 0 to 2; changes numbers by
+    rounding."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.loss_scale is not None and self.precision != "fp16":
+            raise ValueError(
+                f"loss_scale={self.loss_scale} belongs to precision=fp16, which"
+                f" precision={self.precision} is not; remove it"
+            )
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile=true does not go with zero_stage=3, which gathers weights inside the"
+                " network; set zero_stage to 2 or less, or compile=false"
+            )
+        return self
 
     def micro_batch_of(self, world_size: int) -> int:
         """Images of a forward pass: the largest divisor of a rank's share up to ``micro_batch``.

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.training import DivergenceConfig, TrainConfig
+from histodiff.training.config import DivergenceConfig, TrainConfig
 
 ROLLBACKS = "rollbacks.json"
 

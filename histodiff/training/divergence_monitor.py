@@ -4,14 +4,12 @@ import logging
 import math
 from typing import NoReturn
 
-import torch.distributed
-
 from histodiff.errors import TrainingDiverged
-from histodiff.pretraining.records import RunRecords
 from histodiff.telemetry import metrics
-from histodiff.training import StepResult, discard_checkpoints
+from histodiff.training import ranks
+from histodiff.training.checkpoints import discard_checkpoints
+from histodiff.training.config import TrainConfig
 from histodiff.training.divergence import (
-    Rollback,
     RolledBack,
     batch_of,
     loss_limit,
@@ -21,6 +19,7 @@ from histodiff.training.divergence import (
     rollback_of,
     write_rollbacks,
 )
+from histodiff.training.engine import StepResult
 from histodiff.training.state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -31,19 +30,22 @@ class DivergenceMonitor:
 
     Args:
         state: What is watched.
+        config: How it is trained.
         run: Name of the run in metrics.
     """
 
-    def __init__(self, state: TrainingState[RunRecords], *, run: str) -> None:
-        self._state, self._run = state, run
-        self._config = state.config.on_divergence
-        self.rollbacks = _of_first_rank(state)
+    def __init__(self, state: TrainingState, *, config: TrainConfig, run: str) -> None:
+        self._state, self._train, self._run = state, config, run
+        self._config = config.on_divergence
+        self._folder = state.checkpoints
+        before = read_rollbacks(self._folder) if ranks.rank() == 0 else []
+        self.rollbacks = ranks.from_first_rank(before)
         """Those of the run so far."""
 
     @property
     def num_recent(self) -> int:
         """How many of the last losses it looks at."""
-        return median_steps(self._config, batch=self._state.config.batch)
+        return median_steps(self._config, batch=self._train.batch)
 
     def batch_of(self, step: int) -> int:
         """Number of the batch of a step: some are passed over after a rollback."""
@@ -56,7 +58,7 @@ class DivergenceMonitor:
             TrainingDiverged: The loss leapt, or it or the gradient became non-finite.
             RolledBack: It did, and the next attempt is to pass over some images.
         """
-        batch = self._state.config.batch
+        batch = self._train.batch
         limit = loss_limit(self._state.records.recent, self._config, batch=batch)
         finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or result.skipped)
         if finite and result.loss <= limit:
@@ -70,13 +72,13 @@ class DivergenceMonitor:
         """Has the next attempt pass over what made the loss leap."""
         state = self._state
         rollback = rollback_of(
-            state.step, loss=loss, limit=limit, train=state.config, rollbacks=self.rollbacks
+            state.step, loss=loss, limit=limit, train=self._train, rollbacks=self.rollbacks
         )
-        state.writer.wait()
-        discard_checkpoints(state.checkpoints, after=rollback.back_to_step)
-        if torch.distributed.get_rank() == 0:
-            write_rollbacks(state.checkpoints, [*self.rollbacks, rollback])
-        torch.distributed.barrier()
+        state.wait()
+        discard_checkpoints(self._folder, after=rollback.back_to_step)
+        if ranks.rank() == 0:
+            write_rollbacks(self._folder, [*self.rollbacks, rollback])
+        ranks.wait_for_all()
         _log.warning(
             "loss %s at step %d (limit %s): back to step %d, batches %d to %d are passed over",
             loss, rollback.step, limit, rollback.back_to_step,
@@ -84,11 +86,3 @@ class DivergenceMonitor:
         )  # fmt: skip
         metrics.TRAIN_ROLLBACKS.labels(run=self._run).inc()
         raise RolledBack
-
-
-def _of_first_rank(state: TrainingState[RunRecords]) -> list[Rollback]:
-    """What rank 0 reads, on every rank."""
-    is_first = torch.distributed.get_rank() == 0
-    found = [read_rollbacks(state.checkpoints) if is_first else []]
-    torch.distributed.broadcast_object_list(found)
-    return found[0]

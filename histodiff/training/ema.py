@@ -28,15 +28,18 @@ class WeightAverages:
 
     Args:
         masters: This rank's parts of the fp32 weights, as the engine gives them.
-        config: Half-lives.
+        config: Half-lives; None keeps no average.
         batch: Images of one step.
     """
 
-    def __init__(self, masters: Sequence[torch.Tensor], *, config: EmaConfig, batch: int) -> None:
-        self._config, self._batch = config, batch
+    def __init__(
+        self, masters: Sequence[torch.Tensor], *, config: EmaConfig | None, batch: int
+    ) -> None:
+        self._half_lives = () if config is None else config.half_lives_images
+        self._rampup = None if config is None else config.rampup
+        self._batch = batch
         self.parts = tuple(
-            [master.detach().float().clone() for master in masters]
-            for _ in config.half_lives_images
+            [master.detach().float().clone() for master in masters] for _ in self._half_lives
         )
         """For each half-life, parts laid out as the masters."""
 
@@ -44,9 +47,9 @@ class WeightAverages:
     def update(self, masters: Sequence[torch.Tensor], *, images_seen: int) -> None:
         """Takes in the weights after the step that ends at ``images_seen``."""
         weights = [master.detach() for master in masters]
-        for half_life, parts in zip(self._config.half_lives_images, self.parts, strict=True):
+        for half_life, parts in zip(self._half_lives, self.parts, strict=True):
             decay = ema_decay(
-                half_life, rampup=self._config.rampup, images_seen=images_seen, batch=self._batch
+                half_life, rampup=self._rampup, images_seen=images_seen, batch=self._batch
             )
             torch._foreach_lerp_(parts, weights, 1.0 - decay)
 

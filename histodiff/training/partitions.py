@@ -9,7 +9,7 @@ no ZeRO stage, is exact, and holds no pickle.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -39,6 +39,14 @@ class Fragment:
     """Number of the part."""
     offset: int
     """First element in the flattened part."""
+
+
+def whole_fragments(names_and_parameters: Iterable[tuple[str, torch.Tensor]]) -> list[Fragment]:
+    """Every parameter as a part of its own: nothing is partitioned."""
+    return [
+        Fragment(name, start=0, numel=parameter.numel(), part=part, offset=0)
+        for part, (name, parameter) in enumerate(names_and_parameters)
+    ]
 
 
 def write_parts(file: Path, fragments: Sequence[Fragment], states: Mapping[str, Parts]) -> None:

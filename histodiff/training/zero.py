@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from histodiff.training.partitions import Fragment
+from histodiff.training.partitions import Fragment, whole_fragments
 
 
 def owned_parts(engine: Any, *, stage: int) -> list[torch.Tensor]:
@@ -29,10 +29,7 @@ def owned_fragments(engine: Any, *, stage: int) -> list[Fragment]:
     parameters = list(engine.module.named_parameters())
     match stage:
         case 0:
-            return [
-                Fragment(name, start=0, numel=parameter.numel(), part=part, offset=0)
-                for part, (name, parameter) in enumerate(parameters)
-            ]
+            return whole_fragments(parameters)
         case 1 | 2:
             return [
                 _flat_fragment(name, parameter._hp_mapping)

@@ -36,7 +36,7 @@ from histodiff.models.classifier import Classifier, ClassifierConfig, save_class
 from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.training.fit import fit
+from histodiff.training import CHECKPOINTS, fit
 from histodiff.workflows.labels import (
     LABELS_SHA256,
     LabelledRows,
@@ -49,7 +49,7 @@ from histodiff.workflows.tables import write_losses, write_table
 class ClassifyConfig(CommandConfig):
     """Config of ``classify``."""
 
-    kind: ClassVar[Kind] = Kind.CLASSIFIERS
+    artifact_kind: ClassVar[Kind] = Kind.CLASSIFIERS
 
     patches: Annotated[Reference, Location()]
     """Labelled PatchIndex of the target."""
@@ -138,8 +138,8 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
             device=site.device,
         )  # fmt: skip
         records = fit(
-            classifier, loss=loss, config=config.training.fit, seed=config.seed,
-            checkpoint=draft.path / "checkpoints", description="classify",
+            classifier, loss=loss, config=config.training, seed=config.seed,
+            checkpoints=draft.path / CHECKPOINTS, run="classify",
         )  # fmt: skip
         test = read_real(index, test_patches(index), classes=index.classes)
         scored = _scored(config, index, classifier, test, site.device)
@@ -172,7 +172,7 @@ def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]
         "real": real,
         "synthetic": _wanted_samples(config, real),
         "test_patches": len(test_patches(index)),
-        "steps": config.training.fit.steps,
+        "steps": config.training.num_steps,
     }
 
 

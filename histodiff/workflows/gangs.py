@@ -24,10 +24,10 @@ def reporter(bar: Progress, *, already: int) -> Callable[[TrainingProgress], Non
     """Moves the bar to where the training is; a restarted gang never moves it back."""
     shown = already
 
-    def report(news: TrainingProgress) -> None:
+    def report(training: TrainingProgress) -> None:
         nonlocal shown
-        if news.images_seen > shown:
-            bar.advance(news.images_seen - shown, **news.shown)
-            shown = news.images_seen
+        if training.images_seen > shown:
+            bar.advance(training.images_seen - shown, **training.fields)
+            shown = training.images_seen
 
     return report

@@ -1,4 +1,4 @@
-"""``guide``: a few labelled latents -> a noise-aware latent classifier that steers sampling.
+"""``guide``: a few labelled latents -> a guide that steers sampling.
 
 Inputs: a labelled LatentStore and a Denoiser on the same encoder; latents are whitened as the
 denoiser's are. Only the labelled subset of the training split is learned from; accuracy by noise
@@ -18,17 +18,14 @@ from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin,
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
+from histodiff.diffusion import Guide, Preconditioning
 from histodiff.errors import ConfigError
 from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
-from histodiff.guidance.latents import LabelledLatents, read_labelled
-from histodiff.guidance.noise import sigma_bins
-from histodiff.guidance.training import GuideTraining, guide_loss
+from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide, train_guide
+from histodiff.guidance.labelled import LabelledLatents, read_labelled
 from histodiff.latents import LatentStore, Whitening
-from histodiff.models.denoiser import LoadedDenoiser
-from histodiff.models.guide import LatentClassifier, LatentClassifierConfig, save_guide
-from histodiff.runtime import derived_seed
-from histodiff.storage import StoragePath, write_bytes
-from histodiff.training.fit import FitRecord, fit
+from histodiff.storage import write_bytes
+from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labelled_rows
 from histodiff.workflows.networks import (
     open_denoiser,
@@ -41,7 +38,7 @@ from histodiff.workflows.tables import write_losses
 class GuideConfig(CommandConfig):
     """Config of ``guide``."""
 
-    kind: ClassVar[Kind] = Kind.GUIDES
+    artifact_kind: ClassVar[Kind] = Kind.GUIDES
 
     latents: Annotated[Reference, Location()]
     """Labelled LatentStore."""
@@ -49,10 +46,8 @@ class GuideConfig(CommandConfig):
     """Denoiser to be steered; gives whitening and noise levels."""
     budget: LabelBudget
     """How many labels may be used."""
-    classifier: LatentClassifierConfig
-    """The network."""
-    training: GuideTraining
-    """How it is trained."""
+    kind: GuideKind
+    """Which guide, by its `type`, and how it is trained."""
     num_bins: int = Field(default=6, ge=1)
     """Bins of noise levels in the report of accuracy."""
     threads: int = Field(ge=1)
@@ -96,20 +91,23 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
             view=denoiser.info.view,  # the guide sees of a posterior what the denoiser saw
         )
         latents = read(labels.rows)
-        classifier = _first_classifier(config, store, site.device)
-        records = _trained(classifier, latents, config, denoiser, draft.path, site.device)
+        preconditioning = denoiser.denoiser.preconditioning
+        trained = train_guide(
+            config.kind, latents, classes=store.classes, preconditioning=preconditioning,
+            seed=config.seed, device=site.device, checkpoints=draft.path / CHECKPOINTS,
+        )  # fmt: skip
         held_out = store.rows_of_split("val")
         held_out = held_out[_is_labelled(store, held_out)]
-        scores = _scores(classifier.eval(), read(held_out), config, denoiser, site.device)
-        save_guide(draft.path, classifier, classes=store.classes)
-        write_losses(draft.path, records)
+        scores = _scores(trained.guide, read(held_out), config, preconditioning, site.device)
+        save_guide(draft.path, trained.guide)
+        write_losses(draft.path, trained.rows)
         write_bytes(draft.path / "metrics.json", _metrics(labels, scores))
         return draft.finish(
             {
                 "classes": list(store.classes),
                 "labelled_latents": len(latents),
                 "val_latents": len(held_out),
-                "final_loss": records[-1].loss,
+                "final_loss": trained.rows[-1].loss,
                 "encoder_sha256": store.encoder_sha256,
                 LABELS_SHA256: labels.sha256,
             }
@@ -120,7 +118,7 @@ def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:
     """Labelled latents and training steps."""
     latents = open_artifact(site.storage_root, config.inputs()["latents"])
     labels = labels_of_store(LatentStore.open(latents.path), config)
-    return {"labelled_latents": len(labels.rows), "steps": config.training.fit.steps}
+    return {"labelled_latents": len(labels.rows), "steps": config.kind.training.num_steps}
 
 
 def labels_of_store(store: LatentStore, config: GuideConfig) -> LabelledRows:
@@ -148,50 +146,19 @@ def _is_labelled(store: LatentStore, rows: np.ndarray[Any, Any]) -> np.ndarray[A
     return np.array(known, bool)
 
 
-def _first_classifier(config: GuideConfig, store: LatentStore, device: str) -> LatentClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, "guide-weights"))
-        classifier = LatentClassifier(
-            config.classifier,
-            latent_channels=store.latent_channels,
-            num_classes=len(store.classes),
-        )
-    return classifier.to(device).train()
-
-
-def _trained(
-    classifier: LatentClassifier,
-    latents: LabelledLatents,
-    config: GuideConfig,
-    denoiser: LoadedDenoiser,
-    path: StoragePath,
-    device: str,
-) -> list[FitRecord]:
-    loss = guide_loss(
-        classifier, latents, training=config.training,
-        preconditioning=denoiser.denoiser.preconditioning, seed=config.seed, device=device,
-    )  # fmt: skip
-    return fit(
-        classifier, loss=loss, config=config.training.fit, seed=config.seed,
-        checkpoint=path / "checkpoints", description="guide",
-    )  # fmt: skip
-
-
 def _scores(
-    classifier: LatentClassifier,
+    guide: Guide,
     held_out: LabelledLatents,
     config: GuideConfig,
-    denoiser: LoadedDenoiser,
+    preconditioning: Preconditioning,
     device: str,
 ) -> list[BinScore]:
     """Scores by noise level; none without labelled validation latents."""
     if not len(held_out):
         return []
-    bins = sigma_bins(
-        config.training.noise, denoiser.denoiser.preconditioning, num_bins=config.num_bins
-    )
+    bins = evaluation_bins(config.kind, preconditioning, num_bins=config.num_bins)
     return accuracy_by_sigma(
-        classifier, held_out, bins=bins, batch=config.training.batch, seed=config.seed,
+        guide, held_out, bins=bins, batch=config.kind.training.batch, seed=config.seed,
         device=device,
     )  # fmt: skip
 

@@ -41,13 +41,13 @@ from histodiff.models.pretrained import UNetSource, absolute_source, source_sha2
 from histodiff.pretraining.monitor import TENSORBOARD
 from histodiff.pretraining.previews import PREVIEWS
 from histodiff.pretraining.rank import pretrain_rank
-from histodiff.pretraining.records import TIMING
 from histodiff.pretraining.spec import (
     PretrainResult,
     PretrainSpec,
     StoreShare,
     ValidationConfig,
 )
+from histodiff.pretraining.tables import TIMING
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step
@@ -78,7 +78,7 @@ class MixturePart(Config):
 class PretrainConfig(CommandConfig):
     """Root config of ``pretrain``."""
 
-    kind: ClassVar[Kind] = Kind.DENOISERS
+    artifact_kind: ClassVar[Kind] = Kind.DENOISERS
 
     stores: tuple[MixturePart, ...] = Field(min_length=1)
     """The stores that are trained on; one encoder, one patch size, one scale."""

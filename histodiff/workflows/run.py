@@ -160,7 +160,8 @@ def _address(config: PipelineConfig, name: str, spec: StepSpec) -> Reference:
         command = load(find_command(spec.command))
     except ConfigError as error:
         raise ConfigError(f"step '{name}': {error}") from error
-    return Reference.of(command.config_class.kind, output_name(config.name, name), config.version)
+    kind = command.config_class.artifact_kind
+    return Reference.of(kind, output_name(config.name, name), config.version)
 
 
 def _say(line: str) -> None:

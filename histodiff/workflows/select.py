@@ -40,7 +40,7 @@ _READ_AT_ONCE = 1024
 class SelectConfig(CommandConfig):
     """Config of ``select``."""
 
-    kind: ClassVar[Kind] = Kind.SELECTIONS
+    artifact_kind: ClassVar[Kind] = Kind.SELECTIONS
 
     samples: Annotated[Reference, Location()]
     """SampleStore to select from."""

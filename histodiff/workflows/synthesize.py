@@ -21,12 +21,12 @@ from histodiff.artifacts import (
 )
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.diffusion import GuidanceConfig, SamplerConfig, ScheduleConfig, noise_levels
+from histodiff.diffusion import GuidanceConfig, Guide, SamplerConfig, ScheduleConfig, noise_levels
 from histodiff.errors import ConfigError
+from histodiff.guidance.kinds import load_guide
 from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder
 from histodiff.models.denoiser import LAST, LoadedDenoiser
-from histodiff.models.guide import LoadedGuide, load_guide
 from histodiff.runtime import run_in_process
 from histodiff.samples import finish_store, finished_shards
 from histodiff.synthesis.plan import num_shards, shard_samples
@@ -46,7 +46,7 @@ from histodiff.workflows.networks import (
 class SynthesizeConfig(CommandConfig):
     """Config of ``synthesize``."""
 
-    kind: ClassVar[Kind] = Kind.SAMPLES
+    artifact_kind: ClassVar[Kind] = Kind.SAMPLES
 
     guide: Annotated[Reference, Location()]
     """Guide that steers; its classes are drawn."""
@@ -152,7 +152,7 @@ def _store_plan(
     config: SynthesizeConfig,
     draft: Draft,
     inputs: dict[str, Artifact],
-    guide: LoadedGuide,
+    guide: Guide,
     autoencoder: Autoencoder,
 ) -> StorePlan:
     how = {
@@ -179,15 +179,14 @@ def _store_plan(
 
 
 def _networks(
-    guide: LoadedGuide, denoiser: LoadedDenoiser, autoencoder: Autoencoder, device: str
+    guide: Guide, denoiser: LoadedDenoiser, autoencoder: Autoencoder, device: str
 ) -> Networks:
     whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
     return Networks(
         denoise=denoiser.denoiser,
-        log_probabilities=lambda x, sigma: guide.classifier(x, sigma).log_softmax(dim=1),
+        guide=guide,
         decode=lambda latents: autoencoder.decode(whitening.invert(latents)),
         latent_shape=denoiser.latent_shape,
-        num_classes=len(guide.classes),
         device=device,
     )
 

@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.training.fit import FitRecord
+from histodiff.training import MetricsRow
 
 LOSSES = "losses.parquet"
 
 
-def write_losses(path: StoragePath, records: Sequence[FitRecord]) -> None:
+def write_losses(path: StoragePath, rows: Sequence[MetricsRow]) -> None:
     """Writes ``losses.parquet``: step and mean loss since the row before."""
     write_table(
         path / LOSSES,
         {
-            "step": [record.step for record in records],
-            "loss": [record.loss for record in records],
+            "step": [row.step for row in rows],
+            "loss": [row.loss for row in rows],
         },
     )
 

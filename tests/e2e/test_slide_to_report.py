@@ -14,7 +14,8 @@ pytestmark = pytest.mark.e2e
 SIZE = GeneratedSize(slides=3, size_px=1024, slides_per_class=5, patches_per_slide=6)
 SWEEP = "steps.sweep.overrides"
 TINY = [
-    "steps.autoencoder.overrides.mode.fit.steps=20",
+    "steps.autoencoder.overrides.mode.train.images=160",
+    "steps.autoencoder.overrides.mode.train.rate.warmup_images=8",
     "steps.autoencoder.overrides.mode.architecture.channels=[8,16,16]",
     "steps.autoencoder.overrides.threads=1",
     "steps.denoiser.config=pretrain/tiny.yaml",
@@ -24,11 +25,11 @@ TINY = [
     f"{SWEEP}.seeds=[0,1]",
     f"{SWEEP}.search.guidance_scale.values=[1.0]",
     f"{SWEEP}.search.synthetic_ratio.values=[0.5]",
-    f"{SWEEP}.steps.guide.overrides.training.fit.steps=10",
+    f"{SWEEP}.steps.guide.overrides.kind.training.images=320",
     f"{SWEEP}.steps.synthesize.overrides.per_class=6",
     f"{SWEEP}.steps.synthesize.overrides.schedule.steps=3",
     *(
-        f"{SWEEP}.steps.{step}.overrides.training.fit.steps=3"
+        f"{SWEEP}.steps.{step}.overrides.training.images=160"
         for step in ("real", "random", "selected")
     ),
     *(

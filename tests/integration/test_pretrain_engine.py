@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from histodiff.storage import storage_path
 from histodiff.training import (
     CheckpointWriter,
-    Engine,
+    DeepSpeedEngine,
     TrainConfig,
     WeightAverages,
     opened_newest,
@@ -89,7 +89,7 @@ def run_stage(stage: int, rank: int, world: int, folder: Path, resume_at: int | 
     spans = [(0, STEPS)] if resume_at is None else [(0, resume_at), (resume_at, STEPS)]
     losses = []
     for start, stop in spans:
-        engine = Engine(network(), config=config(stage), device="cpu")
+        engine = DeepSpeedEngine(network(), config=config(stage), device="cpu")
         averages = WeightAverages(engine.masters(), config=config(stage).ema, batch=BATCH)
         if start:
             with opened_newest(checkpoints, needed=engine.needed) as opened:

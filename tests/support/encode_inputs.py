@@ -30,14 +30,14 @@ SLIDES, IMAGES_PER_SLIDE = 5, 9
 
 
 class PatchesConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.PATCHES
+    artifact_kind: ClassVar[Kind] = Kind.PATCHES
 
     def inputs(self) -> dict[str, Reference]:
         return {}
 
 
 class AutoencodersConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.AUTOENCODERS
+    artifact_kind: ClassVar[Kind] = Kind.AUTOENCODERS
     seed: int
 
     def inputs(self) -> dict[str, Reference]:

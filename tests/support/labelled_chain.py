@@ -46,7 +46,7 @@ SPLITS = ("train", "train", "train", "val", "test", "test")
 class MadeConfig(CommandConfig):
     """Config of an artifact that a test writes itself."""
 
-    kind: ClassVar[Kind] = Kind.PATCHES
+    artifact_kind: ClassVar[Kind] = Kind.PATCHES
     seed: int = 0
 
     def inputs(self) -> dict[str, Reference]:
@@ -54,11 +54,11 @@ class MadeConfig(CommandConfig):
 
 
 class MadeAutoencoder(MadeConfig):
-    kind: ClassVar[Kind] = Kind.AUTOENCODERS
+    artifact_kind: ClassVar[Kind] = Kind.AUTOENCODERS
 
 
 class MadeDenoiser(MadeConfig):
-    kind: ClassVar[Kind] = Kind.DENOISERS
+    artifact_kind: ClassVar[Kind] = Kind.DENOISERS
     latents: Annotated[Reference, Location()]
 
 

@@ -7,6 +7,7 @@ from histodiff.workflows.classify import ClassifyConfig
 from histodiff.workflows.guide import GuideConfig
 from histodiff.workflows.select import SelectConfig
 from histodiff.workflows.synthesize import SynthesizeConfig
+from tests.support.optimization import optimization
 
 BUDGET = {"type": "slides_per_class", "count": 2}
 
@@ -14,10 +15,14 @@ BUDGET = {"type": "slides_per_class", "count": 2}
 def guide_config(**changes: Any) -> GuideConfig:
     values = {
         "name": "toy", "version": "v1", "latents": "toy@v1", "denoiser": "toy@v1",
-        "budget": BUDGET, "classifier": {"channels": [8], "head_dim": 8},
-        "training": {
-            "batch": 4, "noise": {"type": "log_uniform", "sigma_min": 0.05, "sigma_max": 5.0},
-            "fit": {"steps": 3, "lr": 1.0e-3},
+        "budget": BUDGET,
+        "kind": {
+            "type": "latent",
+            "network": {"channels": [8], "head_dim": 8},
+            "training": {
+                **optimization(steps=3, batch=4, lr=1.0e-3),
+                "noise": {"type": "log_uniform", "sigma_min": 0.05, "sigma_max": 5.0},
+            },
         },
         "num_bins": 2, "threads": 1, "seed": 0,
     }  # fmt: skip
@@ -39,7 +44,7 @@ def classify_config(**changes: Any) -> ClassifyConfig:
     values = {
         "name": "real", "version": "v1", "patches": "toy@v1", "budget": BUDGET,
         "backbone": {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32},
-        "training": {"batch": 8, "fit": {"steps": 8, "lr": 3.0e-3}},
+        "training": optimization(steps=8, batch=8, lr=3.0e-3),
         "bootstrap": 50, "threads": 1, "seed": 0,
     }  # fmt: skip
     return parse_config(ClassifyConfig, {**values, **changes}, source="test")

@@ -17,7 +17,7 @@ TOY_COMMANDS = {command.name: command for command in (SOURCE, GUIDE, CLASSIFY)}
 
 
 class SourceConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.PATCHES
+    artifact_kind: ClassVar[Kind] = Kind.PATCHES
     text: str
 
     def inputs(self) -> dict[str, Reference]:
@@ -25,7 +25,7 @@ class SourceConfig(CommandConfig):
 
 
 class GuideConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.GUIDES
+    artifact_kind: ClassVar[Kind] = Kind.GUIDES
     patches: Annotated[Reference, Location()]
     seed: int
     scale: float
@@ -35,7 +35,7 @@ class GuideConfig(CommandConfig):
 
 
 class ClassifyConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.CLASSIFIERS
+    artifact_kind: ClassVar[Kind] = Kind.CLASSIFIERS
     patches: Annotated[Reference, Location()]
     guide: Annotated[Reference | None, Location()] = None
     seed: int

@@ -1,12 +1,10 @@
 """One rank's part of the training of an autoencoder: crops in, steps, losses, checkpoints.
 
-It is the loop of pre-training with another objective and without what belongs to latents. What
-decides results is a function of (config, step), or lies in the checkpoint.
+The loop is that of every training (``training.Trainer``); here are its batches and its losses.
 """
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,6 @@ import torch.distributed
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.errors import TrainingDiverged
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderNetwork,
@@ -26,23 +23,34 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch, CropSource
+from histodiff.pretraining.autoencoder.losses import write_losses
 from histodiff.pretraining.autoencoder.objective import Losses, Objective, take_weights
 from histodiff.pretraining.autoencoder.patches import load_places
-from histodiff.pretraining.autoencoder.records import LossRecords
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
 from histodiff.pretraining.spec import TrainingProgress
 from histodiff.runtime import Notice, Prefetched, derived_seed
 from histodiff.storage import storage_path
 from histodiff.telemetry import metrics
-from histodiff.training import StepResult, TrainConfig, mean_over_ranks
-from histodiff.training.state import TrainingState, micro_batches
-from histodiff.training.timing import StepTimer
+from histodiff.training import (
+    CHECKPOINTS,
+    DeepSpeedEngine,
+    DivergenceMonitor,
+    MetricsRow,
+    MicroLoss,
+    StepResult,
+    TimingRow,
+    TrainConfig,
+    Trainer,
+    TrainingState,
+    mean_over_ranks,
+    micro_batches,
+)
 
 _AHEAD = 2
 
 
-class AutoencoderTrainer:
-    """Trains on one rank; every rank makes the same calls.
+class AutoencoderTrainer(Trainer[CropBatch]):
+    """Trains an autoencoder on one rank; every rank makes the same calls.
 
     Args:
         spec: What to train.
@@ -63,45 +71,55 @@ class AutoencoderTrainer:
     ) -> None:
         self.spec, self.rank = spec, rank
         self._report = report
-        self.config = spec.training.train
+        config = spec.training.train
         self.path = storage_path(spec.artifact)
-        self.micro_batch = self.config.micro_batch_of(world_size)
-        network = _prepared(initial_network(spec, device=spec.device), self.config)
+        self.micro_batch = config.micro_batch_of(world_size)
+        network = _prepared(initial_network(spec, device=spec.device), config)
         self.crops, self.failed = _crops(spec, network, rank=rank, world_size=world_size)
         objective = Objective(network, spec.training, num_classes=spec.num_classes, seed=spec.seed)
-        self.state = TrainingState(
-            objective,
-            config=self.config,
-            device=spec.device,
-            artifact=self.path,
+        self._terms: list[dict[str, torch.Tensor]] = []
+        """Of the micro-batches of the step under way."""
+        state = TrainingState(
+            DeepSpeedEngine(objective, config=config, device=spec.device),
+            config=config,
+            checkpoints=self.path / CHECKPOINTS,
             run=spec.run,
-            records=LossRecords(),
             notice=notice,
         )
+        self.divergence = DivergenceMonitor(state, config=config, run=spec.run)
+        super().__init__(state, run=spec.run, num_recent=self.divergence.num_recent)
 
-    def resume(self) -> None:
-        """Takes up the newest complete checkpoint, if there is one."""
-        self.state.resume(LossRecords.from_json)
+    def batches(self) -> AbstractContextManager[Iterator[CropBatch]]:
+        steps = range(self.state.step, self.state.config.num_steps)
+        return Prefetched(self.crops.batches(steps), ahead=_AHEAD)
 
-    def run(self) -> None:
-        """Trains to the end; writes checkpoints on the way.
+    def losses(self, batch: CropBatch) -> Sequence[MicroLoss]:
+        self._terms = []
+        return [
+            partial(
+                _loss,
+                part=part,
+                device=self.spec.device,
+                found=self._terms,
+                images_seen=self.state.images_seen,
+            )
+            for part in micro_batches(batch, self.micro_batch)
+        ]
 
-        Raises:
-            TrainingDiverged: The loss or the gradient became non-finite.
-            Preempted: Notice was given, and a checkpoint is complete.
-        """
-        steps = range(self.state.step, self.config.num_steps)
-        clock = StepTimer(self.spec.run, rank=self.rank)
-        with Prefetched(self.crops.batches(steps), ahead=_AHEAD) as batches:
-            waited, asked = 0.0, time.perf_counter()
-            for batch in batches:
-                waited += time.perf_counter() - asked
-                result = self._advance(batch)
-                clock.tick(self.config.batch, waited)
-                self._after_step(result)
-                if result.noticed:
-                    self.state.heed()
-                asked = time.perf_counter()
+    def terms(self) -> Mapping[str, float]:
+        totals = [torch.stack([*terms.values()]).double() for terms in self._terms]
+        means = mean_over_ranks(torch.stack(totals).mean(dim=0)).tolist()
+        return dict(zip(self._terms[0], means, strict=True))
+
+    def require_sound(self, result: StepResult) -> None:
+        self.divergence.require_sound(result)
+
+    def after_row(self, row: MetricsRow, timing: TimingRow) -> None:
+        metrics.TRAIN_LOSS.labels(run=self.spec.run).set(row.loss)
+        metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(row.grad_norm)
+
+    def report(self, result: StepResult) -> None:
+        self._report(TrainingProgress(self.state.images_seen, result.loss))
 
     def finish(self) -> None:
         """Writes what is published: the autoencoder with the averaged weights, and the losses."""
@@ -110,46 +128,8 @@ class AutoencoderTrainer:
             network = initial_network(self.spec, device="cpu")
             take_weights(network, weights)
             save_autoencoder(self.path, Autoencoder(network))
-            self.state.records.write_table(self.path)
-        self.state.writer.wait()
-
-    def close(self) -> None:
-        """Ends uploads and frees the engine."""
-        self.state.close()
-
-    def _advance(self, batch: CropBatch) -> StepResult:
-        """One optimizer step on this rank's share of a batch."""
-        found: list[dict[str, torch.Tensor]] = []
-        losses = [
-            partial(
-                _loss,
-                part=part,
-                device=self.spec.device,
-                found=found,
-                images_seen=self.state.images_seen,
-            )
-            for part in micro_batches(batch, self.micro_batch)
-        ]
-        result = self.state.advance(losses, require_sound=self._require_sound)
-        self.state.records.add(result.loss, _mean_terms(found))
-        return result
-
-    def _require_sound(self, result: StepResult) -> None:
-        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-            raise TrainingDiverged(self.state.step, self.state.last_checkpoint)
-
-    def _after_step(self, result: StepResult) -> None:
-        state = self.state
-        if state.is_due(self.config.log_images):
-            loss = state.records.end_row(
-                step=state.step, images_seen=state.images_seen, grad_norm=result.grad_norm,
-                lr=self.config.lr_at(state.images_seen),
-            )  # fmt: skip
-            metrics.TRAIN_LOSS.labels(run=self.spec.run).set(loss)
-            metrics.TRAIN_GRAD_NORM.labels(run=self.spec.run).set(result.grad_norm)
-        if state.is_due(self.config.checkpoint_images):
-            state.save()
-        self._report(TrainingProgress(state.images_seen, result.loss))
+            write_losses(self.path, self.state.records.metrics)
+        self.state.wait()
 
 
 def initial_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork:
@@ -222,10 +202,3 @@ def _loss(
     )
     found.append(losses.terms)
     return losses.total
-
-
-def _mean_terms(found: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """Means over the micro-batches of all ranks, by term."""
-    totals = torch.stack([torch.stack([*terms.values()]).double() for terms in found])
-    means = mean_over_ranks(totals.mean(dim=0)).tolist()
-    return dict(zip(found[0], means, strict=True))

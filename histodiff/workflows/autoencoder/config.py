@@ -48,7 +48,7 @@ SOURCE = "mode.autoencoder"
 class AutoencoderConfig(CommandConfig):
     """Config of ``autoencoder``."""
 
-    kind: ClassVar[Kind] = Kind.AUTOENCODERS
+    artifact_kind: ClassVar[Kind] = Kind.AUTOENCODERS
 
     patches: Annotated[tuple[Reference, ...], Location()] = ()
     """PatchIndexes to train on (train split) and to measure on (val split); needed for training."""

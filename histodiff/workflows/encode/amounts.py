@@ -204,7 +204,7 @@ def _manifest(config: CommandConfig, layout: StoreLayout, inputs: Mapping[str, A
     names += [f"rows/{number:05d}.parquet" for number in range(num_row_files(layout))]
     names += [SHARDS_TABLE, *metadata_files(layout)]
     manifest = Manifest(
-        kind=config.kind,
+        kind=config.artifact_kind,
         name=config.name,
         version=config.version,
         format=1,

@@ -28,7 +28,7 @@ from histodiff.workflows.encode.speed import EncodeConditions
 class EncodeConfig(CommandConfig):
     """Root config of ``encode``."""
 
-    kind: ClassVar[Kind] = Kind.LATENTS
+    artifact_kind: ClassVar[Kind] = Kind.LATENTS
 
     patches: Annotated[Reference, Location()]
     """PatchIndex whose patches are encoded, all splits."""

@@ -48,7 +48,7 @@ PAGE, DATA = "report.html", "report.json"
 class ReportConfig(CommandConfig):
     """Config of ``report``."""
 
-    kind: ClassVar[Kind] = Kind.REPORTS
+    artifact_kind: ClassVar[Kind] = Kind.REPORTS
 
     title: str
     """Heading of the page."""

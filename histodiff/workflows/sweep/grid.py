@@ -58,7 +58,7 @@ class Arm(Config):
 class SweepConfig(CommandConfig):
     """Config of ``sweep``."""
 
-    kind: ClassVar[Kind] = Kind.SWEEPS
+    artifact_kind: ClassVar[Kind] = Kind.SWEEPS
 
     artifacts: Annotated[dict[str, Reference], Location()]
     """Finished artifacts that steps may read, by a name of your choice: `kind/name@version`."""

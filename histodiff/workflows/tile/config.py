@@ -23,7 +23,7 @@ from histodiff.data_prep.tissue.tissue_mask import TissueConfig
 class TileConfig(CommandConfig):
     """Config of `tile`."""
 
-    kind: ClassVar[Kind] = Kind.PATCHES
+    artifact_kind: ClassVar[Kind] = Kind.PATCHES
 
     data: Annotated[str, Location()] = "."
     """Folder or URL that the paths of the sources are relative to."""

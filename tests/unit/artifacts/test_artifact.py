@@ -20,7 +20,7 @@ from histodiff.storage import StoragePath, storage_path, write_bytes
 
 
 class ToyConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.LATENTS
+    artifact_kind: ClassVar[Kind] = Kind.LATENTS
 
     size: int
     where: Annotated[str, Location()] = "here"

@@ -37,7 +37,7 @@ with Lease(storage_path(sys.argv[1])):
 
 
 class ToyConfig(CommandConfig):
-    kind: ClassVar[Kind] = Kind.LATENTS
+    artifact_kind: ClassVar[Kind] = Kind.LATENTS
     size: int
 
     def inputs(self) -> dict[str, Reference]:

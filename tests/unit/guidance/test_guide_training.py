@@ -6,13 +6,20 @@ import torch
 
 from histodiff.diffusion import EdmObjective, create_preconditioning
 from histodiff.guidance.evaluate import accuracy_by_sigma
-from histodiff.guidance.latents import LabelledLatents, noisy_batch, read_labelled
+from histodiff.guidance.labelled import LabelledLatents, noisy_batch, read_labelled
+from histodiff.guidance.latent_classifier import (
+    LatentGuide,
+    LatentTraining,
+    guide_loss,
+    training_batch,
+)
 from histodiff.guidance.noise import LogUniformNoise
-from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
 from histodiff.models.guide import LatentClassifier, LatentClassifierConfig
-from histodiff.training.fit import FitConfig, fit
+from histodiff.storage import storage_path
+from histodiff.training import fit
 from tests.support.latent_stores import open_new_store, patch_table
+from tests.support.optimization import optimization
 
 PRECONDITIONING = create_preconditioning(EdmObjective(type="edm"))
 
@@ -28,12 +35,11 @@ def toy_latents(count, *, shift, seed=0):
 
 def training(**changes):
     values = {
-        "batch": 16,
         "noise": LogUniformNoise(type="log_uniform", sigma_min=0.05, sigma_max=20.0),
-        "fit": FitConfig(steps=60, lr=3e-3),
+        **optimization(steps=60, batch=16, lr=3e-3),
         **changes,
     }
-    return GuideTraining(**values)
+    return LatentTraining(**values)
 
 
 def classifier():
@@ -42,7 +48,7 @@ def classifier():
     return LatentClassifier(config, latent_channels=2, num_classes=2)
 
 
-def test_guide_separable_latents_right_at_low_noise_and_unsure_at_high():
+def test_guide_separable_latents_right_at_low_noise_and_unsure_at_high(tmp_path):
     network, settings = classifier(), training()
     loss = guide_loss(
         network,
@@ -52,10 +58,12 @@ def test_guide_separable_latents_right_at_low_noise_and_unsure_at_high():
         seed=0,
         device="cpu",
     )
-    fit(network, loss=loss, config=settings.fit, seed=0, checkpoint=None, description="guide")
+    fit(
+        network, loss=loss, config=settings, seed=0, checkpoints=storage_path(tmp_path), run="guide"
+    )
     low, high = accuracy_by_sigma(
-        network, toy_latents(64, shift=1.0, seed=1), bins=[(0.05, 0.2), (15.0, 20.0)], batch=32,
-        seed=0, device="cpu",
+        LatentGuide(network.eval(), ("no", "yes")), toy_latents(64, shift=1.0, seed=1),
+        bins=[(0.05, 0.2), (15.0, 20.0)], batch=32, seed=0, device="cpu",
     )  # fmt: skip
     assert low.accuracy > 0.95
     assert low.cross_entropy < 0.3

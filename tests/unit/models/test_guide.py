@@ -7,8 +7,8 @@ from histodiff.models.denoiser import load_denoiser
 from histodiff.models.guide import (
     LatentClassifier,
     LatentClassifierConfig,
-    load_guide,
-    save_guide,
+    load_latent_classifier,
+    save_latent_classifier,
 )
 from histodiff.storage import storage_path
 
@@ -51,8 +51,8 @@ def test_classifier_does_not_mix_samples_and_has_a_gradient_in_x():
 def test_saved_guide_comes_back_the_same(tmp_path):
     path = storage_path(tmp_path) / "guide"
     classifier = small_classifier().eval()
-    save_guide(path, classifier, classes=("benign", "cancer", "other"))
-    loaded = load_guide(path, "cpu")
+    save_latent_classifier(path, classifier, classes=("benign", "cancer", "other"))
+    loaded = load_latent_classifier(path, "cpu")
     x, sigma = noisy()
     assert torch.equal(loaded.classifier(x, sigma), classifier(x, sigma))
     assert loaded.classes == ("benign", "cancer", "other")

@@ -3,8 +3,8 @@
 import pytest
 
 from histodiff.pretraining.monitor import Machine
-from histodiff.pretraining.records import TimingRow
 from histodiff.pretraining.spec import Speed, TrainingProgress
+from histodiff.training import TimingRow
 
 TIMING = TimingRow(step=10, seconds=4.0, data_wait_seconds=1.0)
 
@@ -30,4 +30,4 @@ def test_mfu_of_an_unknown_device_is_not_reported():
     ],
 )
 def test_driver_is_shown_what_is_known(speed, shown):
-    assert TrainingProgress(64, 0.5, speed).shown == shown
+    assert TrainingProgress(64, 0.5, speed).fields == shown

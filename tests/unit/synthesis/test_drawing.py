@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from histodiff.diffusion import GuidanceConfig
+from histodiff.diffusion import GuidanceConfig, guided_denoiser
 from histodiff.diffusion.samplers import DdimSampler, HeunSampler
 from histodiff.samples import SampleStore, finish_store, finished_shards
 from histodiff.storage import storage_path
@@ -23,10 +23,22 @@ def gaussian_denoise(x, sigma):
     return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
 
 
-def log_probabilities(x, sigma):
+class MeanGuide:
     """Class 1 where the mean of x is positive; knows how little noisy x says."""
-    score = 8 * x.mean(dim=(1, 2, 3)) / (1 + sigma**2)
-    return torch.stack([-score, score], dim=1).log_softmax(dim=1)
+
+    classes = ("negative", "positive")
+
+    def log_probabilities(self, x, sigma):
+        score = 8 * x.mean(dim=(1, 2, 3)) / (1 + sigma**2)
+        return torch.stack([-score, score], dim=1).log_softmax(dim=1)
+
+    def steered(self, denoise, labels, *, guidance):
+        def log_probability(x, sigma):
+            return self.log_probabilities(x, sigma).gather(1, labels[:, None]).squeeze(1)
+
+        return guided_denoiser(
+            denoise, log_probability, scale=guidance.scale, sigma_interval=guidance.sigma_interval
+        )
 
 
 def decode(latents):
@@ -34,7 +46,7 @@ def decode(latents):
     return grey.repeat(1, 3, 2, 2)
 
 
-NETWORKS = Networks(gaussian_denoise, log_probabilities, decode, SHAPE, 2, "cpu")
+NETWORKS = Networks(gaussian_denoise, MeanGuide(), decode, SHAPE, "cpu")
 
 
 def drawing(scale=0.0, sampler=None, seed=0):

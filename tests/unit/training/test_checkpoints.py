@@ -11,8 +11,12 @@ from histodiff.training import CheckpointWriter, discard_checkpoints, opened_new
 from histodiff.training.checkpoints import newest_step
 
 
-@pytest.fixture(autouse=True)
-def one_rank():
+@pytest.fixture(autouse=True, params=["alone", "gang of one"])
+def one_rank(request):
+    """A process without a group, as for small models, and one in a group."""
+    if request.param == "alone":
+        yield
+        return
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -94,6 +98,16 @@ def test_checkpoint_that_was_written_elsewhere_is_refused_with_the_fix(folder, w
     record = folder / "step-00000005" / "complete.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"address": "s3://else/where"}))
     with pytest.raises(ConfigError, match=r"written to s3://else/where.*move it back, or remove"):
+        content(folder)
+
+
+def test_checkpoint_of_another_version_is_refused_with_the_fix(folder, writer):
+    save(writer, 5)
+    record = folder / "step-00000005" / "complete.json"
+    values = json.loads(record.read_text())
+    del values["format"]
+    record.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"another version of histodiff; .*remove the folder"):
         content(folder)
 
 

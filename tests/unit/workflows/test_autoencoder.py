@@ -189,6 +189,13 @@ def test_training_against_a_discriminator_resumes_before_and_after_its_start(
     assert judged == [False, False, False, True, True, True]
 
 
+def test_training_of_an_autoencoder_stops_when_its_loss_leaps(patches):
+    leap = {"action": "stop", "spike_factor": 1.01, "median_images": BATCH}
+    train = {"on_divergence": leap, "optimizer": {"type": "adamw", "lr": 0.5, "clip": None}}
+    with pytest.raises(TrainingDiverged):
+        autoencoder(train_config("leaps", train=train), patches)
+
+
 CLASSIFIER = {"weight": 0.1, "budget": BUDGET, "width": 8, "layers": 2}
 
 

@@ -20,6 +20,7 @@ from tests.support.labelled_configs import (
     guide_config,
     select_config,
 )
+from tests.support.optimization import optimization
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def metrics_of(artifact):
 
 
 def test_classify_separable_classes_are_learned_and_reported(patches):
-    training = {"batch": 16, "fit": {"steps": 40, "lr": 1.0e-2}}
+    training = optimization(steps=40, batch=16, lr=1.0e-2)
     artifact = classify(classify_config(training=training), patches)
     metrics = metrics_of(artifact)
     assert set(metrics["patch"]) == set(metrics["slide"]) == set(METRICS)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from histodiff.errors import ArtifactDrift, ArtifactError, ConfigError
-from histodiff.models.guide import load_guide
+from histodiff.guidance.kinds import load_guide
 from histodiff.workflows.guide import estimate, guide
 from tests.support.labelled_chain import make_autoencoder, make_denoiser, make_latents
 from tests.support.labelled_configs import guide_config

@@ -31,14 +31,14 @@ def test_paper_configs_have_the_numbers_of_the_paper():
     assert (sampling.sampler.eta, sampling.schedule.steps) == (1.0, 50)
     assert sampling.guidance.scale == 10.0
     guide = load_config(GuideConfig, folder / "guide" / "paper.yaml")
-    assert (guide.classifier.channels[0], guide.training.fit.lr) == (128, 5e-5)
-    assert (guide.training.batch, guide.training.fit.steps) == (32, 10_000)
+    assert (guide.kind.network.channels[0], guide.kind.training.optimizer.lr) == (128, 5e-5)
+    assert (guide.kind.training.batch, guide.kind.training.num_steps) == (32, 10_000)
     rule = load_config(SelectConfig, folder / "select" / "paper.yaml").rule
     assert rule.max_per_class == 501
     classify = load_config(ClassifyConfig, folder / "classify" / "paper.yaml")
     assert classify.backbone.model == "vit_small_patch16_224"
     assert classify.budget.fraction == 0.05
-    assert classify.training.fit.lr == pytest.approx(5e-4 * classify.training.batch / 512)
+    assert classify.training.optimizer.lr == pytest.approx(5e-4 * classify.training.batch / 512)
 
 
 def test_arms_of_real_configs_differ_in_the_samples_alone():

@@ -26,7 +26,7 @@ from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import NoRay
 from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.spec import PretrainSpec, TrainingProgress
-from histodiff.pretraining.trainer import Trainer
+from histodiff.pretraining.trainer import DenoiserTrainer
 from histodiff.runtime import Notice
 from histodiff.storage import storage_path
 from histodiff.telemetry import progress
@@ -147,11 +147,11 @@ def _measured(
         bar = stack.enter_context(progress("bench train", total=images, unit="images"))
 
         def ours() -> TrainerLoop:
-            def told(news: TrainingProgress) -> None:
-                bar.advance(spec.train.batch, loss=news.loss)
+            def show(training: TrainingProgress) -> None:
+                bar.advance(spec.train.batch, loss=training.loss)
 
             return TrainerLoop(
-                Trainer(spec, rank=rank, world_size=world_size, report=told, notice=notice)
+                DenoiserTrainer(spec, rank=rank, world_size=world_size, report=show, notice=notice)
             )
 
         batches = first_batches(spec, steps)
@@ -266,6 +266,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _ignored(news: TrainingProgress) -> None:
+def _ignored(training: TrainingProgress) -> None:
     """The bar of the bench shows them."""
-    del news
+    del training

@@ -1,8 +1,8 @@
 """The trainings that ``bench train`` lets take turns: ours, and loops without its comforts.
 
 All start from the same weights and see the same batches. Ours is the trainer of ``pretrain`` with
-everything that belongs to a step: the feed that reads and draws, the schedule, the mean loss and
-gradient norm of all ranks, metrics, records, the watch on divergence, the news. The bare loops find
+everything that belongs to a step: the loader that reads and draws, the schedule, the mean loss and
+gradient norm of all ranks, metrics, records, the watch on divergence, progress. The bare loops find
 their batches drawn and on the device, keep the learning rate, and look at nothing.
 """
 
@@ -15,12 +15,12 @@ from torch.nn.utils import clip_grad_norm_
 from histodiff.models.denoiser import Denoiser
 from histodiff.pretraining.dataset import TrainingDataset
 from histodiff.pretraining.initialisation import chosen_attention, initial_denoiser
-from histodiff.pretraining.loader import BatchLoader
+from histodiff.pretraining.loader import training_batches
 from histodiff.pretraining.loss import micro_loss
 from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.spec import PretrainSpec
-from histodiff.pretraining.trainer import Trainer
-from histodiff.training import Engine, WeightAverages
+from histodiff.pretraining.trainer import DenoiserTrainer
+from histodiff.training import DeepSpeedEngine, WeightAverages
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -44,7 +44,7 @@ class TrainerLoop:
         trainer: Trains; not used otherwise.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: DenoiserTrainer) -> None:
         self.trainer = trainer
         self._steps = trainer.steps()
         self.waited_seconds: list[float] = []
@@ -70,7 +70,7 @@ class EngineLoop:
 
     def __init__(self, spec: PretrainSpec, batches: Sequence[CleanAndNoise]) -> None:
         self._losses = _Losses(spec, batches)
-        self._engine = Engine(self._losses.denoiser, config=spec.train, device=spec.device)
+        self._engine = DeepSpeedEngine(self._losses.denoiser, config=spec.train, device=spec.device)
         self._averages = _averages(self._engine.masters(), spec)
 
     def step(self) -> torch.Tensor:
@@ -144,7 +144,7 @@ class _Losses:
 
 def first_batches(spec: PretrainSpec, count: int) -> list[CleanAndNoise]:
     """The batches of the first steps, drawn and on the device."""
-    feed = BatchLoader(
+    with training_batches(
         TrainingDataset.open(spec).mixture,
         whitening=spec.whitening,
         view=spec.view,
@@ -152,15 +152,10 @@ def first_batches(spec: PretrainSpec, count: int) -> list[CleanAndNoise]:
         seed=spec.seed,
         rank=0,
         world_size=1,
-        step=0,
+        steps=range(count),
         batch_of=int,
-    )
-    try:
-        return [
-            CleanAndNoise(*(tensor.to(spec.device) for tensor in feed.next())) for _ in range(count)
-        ]
-    finally:
-        feed.close()
+    ) as batches:
+        return [CleanAndNoise(*(tensor.to(spec.device) for tensor in part)) for part in batches]
 
 
 def _averages(weights: Sequence[torch.Tensor], spec: PretrainSpec) -> WeightAverages:

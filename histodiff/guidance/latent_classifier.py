@@ -1,4 +1,4 @@
-"""Training of the noise-aware latent classifier phi(x; sigma).
+"""The guide ``latent``: a noise-aware latent classifier phi(x; sigma), whose gradient steers.
 
 Unlike the released code of HistoDiffusion, phi sees the noise it will meet while sampling: with a
 few labels, a classifier of clean latents gives useless gradients on noisy ones. The loss of step k
@@ -6,26 +6,27 @@ is a function of ``(seed, k)`` alone.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from histodiff.config import Config
-from histodiff.diffusion import Preconditioning
-from histodiff.guidance.latents import LabelledLatents, NoisyBatch, noisy_batch
+from histodiff.diffusion import Denoise, GuidanceConfig, Preconditioning, guided_denoiser
+from histodiff.guidance.labelled import LabelledLatents, NoisyBatch, noisy_batch
 from histodiff.guidance.noise import NoiseConfig, noise_sigma
-from histodiff.models.guide import LatentClassifier
-from histodiff.runtime import generator_for
-from histodiff.training.fit import FitConfig
+from histodiff.models.guide import LatentClassifier, LatentClassifierConfig
+from histodiff.runtime import derived_seed, generator_for
+from histodiff.training import OptimizationConfig
 
 
-class GuideTraining(Config):
-    """How the latent classifier is trained."""
+class LatentTraining(OptimizationConfig):
+    """How the latent classifier is trained; an image is a noisy latent."""
 
-    batch: int = Field(ge=1)
-    """Latents per step."""
     noise: NoiseConfig
     """Noise levels of the training."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -34,15 +35,65 @@ class GuideTraining(Config):
     """Draw the class first, then a latent of it."""
     symmetries: bool = False
     """Flip and turn latents; right only for autoencoders that nearly commute with it."""
-    fit: FitConfig
-    """Optimizer and steps."""
+
+
+class LatentGuideKind(Config):
+    """A noise-aware classifier of latents, trained from scratch on the labels."""
+
+    type: Literal["latent"]
+    network: LatentClassifierConfig
+    """The network."""
+    training: LatentTraining
+    """How it is trained."""
+
+
+@dataclass(frozen=True)
+class LatentGuide:
+    """Classifier guidance (Dhariwal & Nichol 2021, section 4.2): a ``diffusion.Guide``."""
+
+    classifier: LatentClassifier
+    """In evaluation mode."""
+    classes: tuple[str, ...]
+
+    def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
+        """``D + sigma^2 w grad log p(label | x; sigma)`` inside the interval of noise levels."""
+
+        def log_probability(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+            every_BK = self.log_probabilities(x_BCHW, sigma_B)
+            return every_BK.gather(1, labels_B[:, None]).squeeze(1)
+
+        return guided_denoiser(
+            denoise, log_probability, scale=guidance.scale, sigma_interval=guidance.sigma_interval
+        )
+
+    def log_probabilities(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """``log p(k | x; sigma)`` of shape (B, K)."""
+        logits_BK: Tensor = self.classifier(x_BCHW, sigma_B)
+        return logits_BK.log_softmax(dim=1)
+
+
+def initial_classifier(
+    network: LatentClassifierConfig,
+    *,
+    latent_channels: int,
+    num_classes: int,
+    seed: int,
+    device: str,
+) -> LatentClassifier:
+    """A classifier whose random weights are decided by ``seed``, the same on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "guide-weights"))
+        classifier = LatentClassifier(
+            network, latent_channels=latent_channels, num_classes=num_classes
+        )
+    return classifier.to(device)
 
 
 def guide_loss(
     classifier: LatentClassifier,
     latents: LabelledLatents,
     *,
-    training: GuideTraining,
+    training: LatentTraining,
     preconditioning: Preconditioning,
     seed: int,
     device: str,
@@ -69,7 +120,7 @@ def training_batch(
     latents: LabelledLatents,
     step: int,
     *,
-    training: GuideTraining,
+    training: LatentTraining,
     preconditioning: Preconditioning,
     seed: int,
     device: str = "cpu",

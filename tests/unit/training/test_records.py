@@ -2,29 +2,29 @@ import math
 
 import pyarrow.parquet as pq
 
-from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
+from histodiff.pretraining.tables import write_tables
 from histodiff.storage import storage_path
-from histodiff.training.divergence import Rollback
+from histodiff.training import MetricsRow, Rollback, TimingRow, TrainingRecords, ValidationRow
 
 
-def records() -> RunRecords:
-    return RunRecords(
-        metrics=[MetricsRow(4, 64, 0.1 + 0.2, 1 / 3, 1e-4, 2)],
+def records() -> TrainingRecords:
+    return TrainingRecords(
+        metrics=[MetricsRow(4, 64, 0.1 + 0.2, 1 / 3, 1e-4, 2, {"kl": 0.1})],
         validation=[ValidationRow(4, 64, 0.5, 0.25, 15)],
         timing=[TimingRow(4, 1.5, 0.1)],
-        pending=[0.1, 1e-300],
+        pending={"loss": [0.1, 1e-300], "kl": [1 / 3]},
         skipped=1,
         recent=[0.3, 0.1],
     )
 
 
 def test_records_survive_a_checkpoint_exactly():
-    assert RunRecords.from_json(records().to_json()) == records()
+    assert TrainingRecords.from_json(records().to_json()) == records()
 
 
 def test_records_tables_have_typed_columns_and_timing_apart(tmp_path):
     rollbacks = [Rollback(5, math.nan, math.inf, 4, 4, 5)]
-    records().write_tables(storage_path(tmp_path), rollbacks)
+    write_tables(storage_path(tmp_path), records(), rollbacks)
     metrics = pq.read_table(tmp_path / "metrics.parquet")
     names = ["step", "images_seen", "loss", "grad_norm", "lr", "skipped_steps"]
     assert metrics.column_names == names
@@ -38,16 +38,16 @@ def test_records_tables_have_typed_columns_and_timing_apart(tmp_path):
 
 
 def test_records_tables_without_rows_are_empty(tmp_path):
-    RunRecords().write_tables(storage_path(tmp_path), [])
+    write_tables(storage_path(tmp_path), TrainingRecords(), [])
     assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
     assert pq.read_table(tmp_path / "rollbacks.parquet").num_rows == 0
 
 
 def test_records_keep_as_many_recent_losses_as_are_needed():
-    kept = RunRecords()
+    kept = TrainingRecords()
     for step in range(5):
-        kept.add(float(step), skipped=step == 1, num_recent=3)
+        kept.add(float(step), terms={}, skipped=step == 1, num_recent=3)
         assert kept.recent == [float(s) for s in range(step + 1)][-3:]
-    assert (kept.pending, kept.skipped) == ([0.0, 1.0, 2.0, 3.0, 4.0], 1)
-    kept.add(5.0, skipped=False, num_recent=0)
+    assert (kept.pending, kept.skipped) == ({"loss": [0.0, 1.0, 2.0, 3.0, 4.0]}, 1)
+    kept.add(5.0, terms={}, skipped=False, num_recent=0)
     assert kept.recent == []

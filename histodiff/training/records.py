@@ -1,26 +1,17 @@
-"""Metrics of a run as tables: what was computed, and apart from it how long it took.
+"""What a training has measured so far: rows of metrics, and the losses that the next row needs.
 
-``metrics.parquet``, ``validation.parquet`` and ``rollbacks.parquet`` are functions of the config
-(up to rounding) and count in the content digest; ``timing.parquet`` is not and does not. The rows
-are part of a checkpoint, so that a resumed run has the rows of an undisturbed one.
+The rows are part of a checkpoint, so that a resumed run has the rows of an undisturbed one. How
+long it took stands apart from what was computed.
 """
 
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from histodiff.storage import StoragePath, write_bytes
-from histodiff.training.divergence import Rollback
-
-METRICS, VALIDATION, TIMING = "metrics.parquet", "validation.parquet", "timing.parquet"
-ROLLBACK_TABLE = "rollbacks.parquet"
+_LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -37,6 +28,8 @@ class MetricsRow:
     """Of the last step."""
     skipped_steps: int
     """Steps since the row before that overflowed fp16 and changed no weight."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """Terms of the loss by name, unweighted: means over the steps since the row before."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +53,34 @@ class TimingRow:
 
 
 @dataclass
-class RunRecords:
-    """All rows so far, and the losses that rows to come and the watch on leaps need."""
+class TrainingRecords:
+    """All rows so far, and the losses that rows to come and the watch on divergence need."""
 
     metrics: list[MetricsRow] = field(default_factory=list)
     validation: list[ValidationRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
-    pending: list[float] = field(default_factory=list)
-    """Losses since the last row."""
+    pending: dict[str, list[float]] = field(default_factory=dict)
+    """Losses, and terms by name, of the steps since the last row."""
     skipped: int = 0
     """Skipped steps since the last row."""
     recent: list[float] = field(default_factory=list)
     """Losses of the last steps."""
 
-    def add(self, loss: float, *, skipped: bool, num_recent: int) -> None:
-        """Takes in a step; the last ``num_recent`` losses are kept for the watch on leaps."""
-        self.pending.append(loss)
+    def add(
+        self, loss: float, *, terms: Mapping[str, float], skipped: bool, num_recent: int
+    ) -> None:
+        """Takes in a step; the last ``num_recent`` losses are kept for the watch on divergence."""
+        for name, value in {_LOSS: loss, **terms}.items():
+            self.pending.setdefault(name, []).append(value)
         self.skipped += skipped
         self.recent.append(loss)
         del self.recent[: max(len(self.recent) - num_recent, 0)]
 
     def end_row(self, *, step: int, images_seen: int, grad_norm: float, lr: float) -> MetricsRow:
         """Ends a row of metrics."""
-        loss = math.fsum(self.pending) / len(self.pending)
-        row = MetricsRow(step, images_seen, loss, grad_norm, lr, self.skipped)
+        means = {name: math.fsum(values) / len(values) for name, values in self.pending.items()}
+        loss = means.pop(_LOSS)
+        row = MetricsRow(step, images_seen, loss, grad_norm, lr, self.skipped, means)
         self.metrics.append(row)
         self.skipped = 0
         self.pending.clear()
@@ -94,7 +91,7 @@ class RunRecords:
         return json.dumps(dataclasses.asdict(self)).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> "RunRecords":
+    def from_json(cls, text: bytes) -> "TrainingRecords":
         """What ``to_json`` wrote."""
         values: dict[str, Any] = json.loads(text)
         return cls(
@@ -105,26 +102,3 @@ class RunRecords:
             skipped=values["skipped"],
             recent=values["recent"],
         )
-
-    def write_tables(self, folder: StoragePath, rollbacks: Sequence[Rollback]) -> None:
-        """Writes the Parquet files."""
-        for name, row_type, rows in (
-            (METRICS, MetricsRow, self.metrics),
-            (VALIDATION, ValidationRow, self.validation),
-            (TIMING, TimingRow, self.timing),
-            (ROLLBACK_TABLE, Rollback, rollbacks),
-        ):
-            write_bytes(folder / name, _parquet(row_type, rows))
-
-
-def _parquet(row_type: type, rows: Sequence[Any]) -> bytes:
-    schema = pa.schema(
-        [
-            (column.name, pa.int64() if column.type in (int, "int") else pa.float64())
-            for column in dataclasses.fields(row_type)
-        ]
-    )
-    buffer = io.BytesIO()
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
