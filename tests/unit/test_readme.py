@@ -1,6 +1,5 @@
-"""Every command line in the README is one that works: its dry run passes."""
+"""Every command line in a README is one that works: its dry run passes."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -8,17 +7,13 @@ import pytest
 
 from histodiff.cli.app import app
 from histodiff.workflows.registry import COMMANDS
+from tests.support.readmes import FOLDER_READMES, REPOSITORY, command_lines
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-NEEDS_AN_ARTIFACT = ("inspect", "verify")
-
-
-def command_lines() -> list[str]:
-    """Lines of code blocks that call histodiff, with continuations joined, without comments."""
-    joined = README.replace("\\\n", " ")
-    lines = re.findall(r"^ {4}histodiff (.+)$", joined, re.MULTILINE)
-    typed = [" ".join(line.partition("  #")[0].split()) for line in lines]
-    return [line for line in typed if not line.startswith("<")]
+MAIN = REPOSITORY / "README.md"
+LINES = {
+    line: readme for readme in (MAIN, *FOLDER_READMES) for line in command_lines(readme.read_text())
+}
+NEEDS_MORE = ("inspect", "verify", "plan")
 
 
 def own_words(line: str) -> list[str]:
@@ -32,15 +27,15 @@ def own_words(line: str) -> list[str]:
 
 
 def test_readme_has_commands() -> None:
-    assert len(command_lines()) >= 8
+    assert len(command_lines(MAIN.read_text())) >= 8
 
 
-@pytest.mark.parametrize("line", command_lines())
+@pytest.mark.parametrize("line", LINES)
 def test_readme_command_passes_its_dry_run(
     line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word.replace("s3://bucket", str(tmp_path)) for word in own_words(line)]
-    if words[0] in NEEDS_AN_ARTIFACT:
+    if words[0] in (*NEEDS_MORE, "fetch"):
         words = [words[0], "--help"]
     elif words[0] in (*COMMANDS, "run", "demo", "doctor"):
         words = [*words, f"site.root={tmp_path}"]
