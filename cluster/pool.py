@@ -5,7 +5,7 @@ actor is replaced and the unit given out again; a ``TransientError`` is retried 
 are bounded, then they escalate. Any other exception is the worker's and is raised here as it was.
 
 Encoding has two kinds of actors. The encoder of a unit gets blocks of pixels from the readers, in
-order, read ahead by a thread of its process (``read_ahead``): a few parts and no further, that is
+order, read ahead by a thread of its process (``prefetching``): a few parts and no further, that is
 the back-pressure. It is given its next unit before it has committed the last one, so that reading
 goes on and a commit waits for nobody. Pixels go from reader to encoder through Ray's object store,
 never through the driver.

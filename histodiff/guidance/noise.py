@@ -1,4 +1,4 @@
-"""Noise levels on which a guide is trained, and bins on which it is judged."""
+"""Noise levels on which a guide is trained, and bins on which it is evaluated."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The watch on a run's loss: it stops the run or has it go back, as configured."""
+"""The divergence monitor: it stops a run or has it go back when its loss leaps or is not finite."""
 
 import logging
 import math
@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 class DivergenceMonitor:
-    """Watches on one rank; every rank sees the same losses and decides alike.
+    """Looks at every step on one rank; every rank sees the same losses and decides alike.
 
     Args:
-        state: What is watched.
+        state: What is trained.
         config: How it is trained.
         run: Name of the run in metrics.
     """

@@ -54,7 +54,7 @@ class TimingRow:
 
 @dataclass
 class TrainingRecords:
-    """All rows so far, and the losses that rows to come and the watch on divergence need."""
+    """All rows so far, and the losses that rows to come and the divergence monitor need."""
 
     metrics: list[MetricsRow] = field(default_factory=list)
     validation: list[ValidationRow] = field(default_factory=list)
@@ -69,7 +69,7 @@ class TrainingRecords:
     def add(
         self, loss: float, *, terms: Mapping[str, float], skipped: bool, num_recent: int
     ) -> None:
-        """Takes in a step; the last ``num_recent`` losses are kept for the watch on divergence."""
+        """Takes in a step; the last ``num_recent`` losses are kept for the divergence monitor."""
         for name, value in {_LOSS: loss, **terms}.items():
             self.pending.setdefault(name, []).append(value)
         self.skipped += skipped
