@@ -1,19 +1,24 @@
 """Ray Tune as the machinery of a sweep: trials that read each other's artifacts, each run once.
 
-A trial names the trials it reads; Tune starts it when they are done, keeps its actors between
-trials (importing torch costs seconds), starts another actor for one that was killed, and holds the
-number at work to a limit. What a trial does is a plain function given from outside: it writes an
-artifact and returns nothing; the artifacts are the state of a sweep, so Tune saves none.
+Trials run in waves: all whose parents are done are one run of Tune, a grid over their keys. Inside
+a wave Tune keeps its actors between trials (importing torch costs seconds), starts another actor
+for one that was killed, and holds the number at work to a limit. What a trial does is a plain
+function given from outside: it writes an artifact and returns nothing; the artifacts are the state
+of a sweep, so Tune saves none.
+
+What waves cost: a wave is as long as its slowest trial, even where a trial of the next wave has all
+that it reads, and each wave starts actors of its own. A chain of N commands takes N waves.
 """
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ray import tune
-from ray.tune.search import Searcher
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import TrialScheduler
 
 from histodiff.cluster.environment import environment
 from histodiff.errors import HistodiffError
@@ -28,6 +33,8 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 _ACTOR_RESTARTS = 2
+_DIED = "its worker died repeatedly"
+_STOPPED = "stopped by the scheduler before it ended"
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ def run_trials(
     cpus: float,
     gpus: float,
     report: Callable[[Outcome], None],
+    scheduler: TrialScheduler | None = None,
 ) -> dict[str, Outcome]:
     """Runs every trial on the Ray that this process is connected to.
 
@@ -65,31 +73,20 @@ def run_trials(
         cpus: CPUs that Ray reserves for each trial.
         gpus: GPUs that Ray reserves for each trial.
         report: Called in this process as each trial ends.
+        scheduler: Decides for Tune which trials go on, one for all waves; None runs every trial to
+            its end. A trial reports to it once, when it ends: there is nothing to stop early yet.
     """
-    order = _Dependencies(trials, report)
     payloads = {trial.key: trial.payload for trial in trials}
     trainable = tune.with_resources(
         tune.with_parameters(_TrialActor, run=run, payloads=payloads), {"cpu": cpus, "gpu": gpus}
     )
-    with environment(_QUIET), tempfile.TemporaryDirectory(prefix="histodiff-tune-") as scratch:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(order),
-                num_samples=len(trials),
-                max_concurrent_trials=max_concurrent,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=scratch,
-                name="trials",
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_ACTOR_RESTARTS),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
-    order.give_up_on_the_rest()
-    return order.outcomes
+    config = tune.TuneConfig(
+        max_concurrent_trials=max_concurrent, reuse_actors=True, scheduler=scheduler
+    )
+    ended = _Ended(report)
+    for wave in _waves(trials, ended):
+        _run_wave(trainable, wave, config, ended)
+    return ended.outcomes
 
 
 def run_trials_in_process(
@@ -98,12 +95,12 @@ def run_trials_in_process(
     *,
     report: Callable[[Outcome], None],
 ) -> dict[str, Outcome]:
-    """Runs every trial here, one after the other, with the same rules."""
-    order = _Dependencies(trials, report)
-    payloads = {trial.key: trial.payload for trial in trials}
-    while (key := order.take()) is not None:
-        order.finish(key, attempt(run, payloads[key]))
-    return order.outcomes
+    """Runs every trial here, one after the other, in the same waves."""
+    ended = _Ended(report)
+    for wave in _waves(trials, ended):
+        for trial in wave:
+            ended.record(trial.key, attempt(run, trial.payload))
+    return ended.outcomes
 
 
 def attempt(run: Callable[[PayloadT], None], payload: PayloadT) -> str | None:
@@ -122,76 +119,92 @@ def attempt(run: Callable[[PayloadT], None], payload: PayloadT) -> str | None:
 
 
 @dataclass
-class _Dependencies(Generic[PayloadT]):
-    """Which trial may start next. A trial whose parent failed is never started."""
+class _Ended:
+    """The trials that have ended; each is reported once."""
 
-    trials: Sequence[Trial[PayloadT]]
     report: Callable[[Outcome], None]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    started: set[str] = field(default_factory=set)
 
-    def take(self) -> str | None:
-        """A trial whose parents are done, now counted as started; None if there is none now."""
-        self._drop_orphans()
-        for trial in self.trials:
-            if trial.key not in self.started and set(trial.parents) <= set(self.outcomes):
-                self.started.add(trial.key)
-                return trial.key
-        return None
-
-    def finish(self, key: str, error: str | None) -> None:
+    def record(self, key: str, error: str | None) -> None:
         """Records how a trial ended."""
         self.outcomes[key] = Outcome(key, error)
         self.report(self.outcomes[key])
 
-    def exhausted(self) -> bool:
-        """Whether every trial has started."""
-        return len(self.started) == len(self.trials)
-
-    def give_up_on_the_rest(self) -> None:
-        """Records trials that never ended as failed."""
-        self._drop_orphans()
-        for trial in self.trials:
-            if trial.key not in self.outcomes:
-                self.finish(trial.key, "its worker died repeatedly")
-
-    def _drop_orphans(self) -> None:
-        for trial in self.trials:  # parents come first, so one pass reaches grandchildren
-            failed = [key for key in trial.parents if self._has_failed(key)]
-            if failed and trial.key not in self.started:
-                self.started.add(trial.key)
-                self.finish(trial.key, f"not run, because {failed[0]} failed")
-
-    def _has_failed(self, key: str) -> bool:
-        return key in self.outcomes and self.outcomes[key].error is not None
+    def failed(self, keys: Sequence[str]) -> list[str]:
+        """Those of ``keys`` that failed."""
+        return [k for k in keys if k in self.outcomes and self.outcomes[k].error is not None]
 
 
-class _Suggestions(Searcher):  # type: ignore[misc]
-    """Tune's search algorithm: suggests the key of a trial as soon as its parents are done."""
+def _waves(trials: Sequence[Trial[PayloadT]], ended: _Ended) -> Iterator[Sequence[Trial[PayloadT]]]:
+    """The trials in waves; the caller runs a wave before it asks for the next.
 
-    def __init__(self, order: _Dependencies[Any]) -> None:
-        super().__init__()
-        self._order = order
-        self._keys: dict[str, str] = {}
+    A trial whose parent failed is in no wave: it is recorded as not run.
+    """
+    waiting = list(trials)
+    while waiting:
+        wave = [trial for trial in waiting if ended.outcomes.keys() >= set(trial.parents)]
+        assert wave, "a trial reads one that is not among the trials"
+        yield wave
+        for trial in wave:
+            if trial.key not in ended.outcomes:
+                ended.record(trial.key, _DIED)
+        unended = [trial for trial in waiting if trial.key not in ended.outcomes]
+        waiting = _without_orphans(unended, ended)
 
-    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-        key = self._order.take()
-        if key is None:
-            return str(Searcher.FINISHED) if self._order.exhausted() else None
-        self._keys[trial_id] = key
-        return {"key": key}
+
+def _without_orphans(trials: Sequence[Trial[PayloadT]], ended: _Ended) -> list[Trial[PayloadT]]:
+    """The trials none of whose parents failed; the others are recorded as not run."""
+    kept = []
+    for trial in trials:  # parents come first, so one pass reaches grandchildren
+        if failed := ended.failed(trial.parents):
+            ended.record(trial.key, f"not run, because {failed[0]} failed")
+        else:
+            kept.append(trial)
+    return kept
+
+
+def _run_wave(
+    trainable: type[tune.Trainable],
+    wave: Sequence[Trial[Any]],
+    config: tune.TuneConfig,
+    ended: _Ended,
+) -> None:
+    """Runs one wave: one run of Tune, which records each trial as it ends."""
+    with environment(_QUIET), tempfile.TemporaryDirectory(prefix="histodiff-tune-") as scratch:
+        tune.Tuner(
+            trainable,
+            param_space={"key": tune.grid_search([trial.key for trial in wave])},
+            tune_config=config,
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="trials",
+                verbose=0,
+                callbacks=[_Recorder(ended)],
+                failure_config=tune.FailureConfig(max_failures=_ACTOR_RESTARTS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+class _Recorder(tune.Callback):  # type: ignore[misc]
+    """Tells the driver, in its process, how each trial ended."""
+
+    def __init__(self, ended: _Ended) -> None:
+        self._ended = ended
 
     def on_trial_complete(
-        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        died = "its worker died repeatedly" if error or result is None else None
-        self._order.finish(self._keys[trial_id], died or (result or {}).get("failure"))
+        self._ended.record(trial.config["key"], trial.last_result.get("failure", _STOPPED))
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the artifacts are the state of a sweep."""
+    def on_trial_error(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self._ended.record(trial.config["key"], _DIED)
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the artifacts are the state of a sweep."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks, and a progress bar holds locks."""
+        return {}
 
 
 class _TrialActor(tune.Trainable):  # type: ignore[misc]

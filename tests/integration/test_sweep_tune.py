@@ -1,7 +1,9 @@
 import os
 import signal
+import threading
 
 import pytest
+from ray.tune.schedulers import FIFOScheduler
 
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import LocalRay, Site
@@ -16,10 +18,16 @@ pytestmark = pytest.mark.ray
 LOCAL = LocalRay(type="local", num_cpus=2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    with ray_session(LOCAL):
+        yield
+
+
 def append(payload):
     path, text, action = payload
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write(f"{text}\n")
+        stream.write(f"{os.getpid() if action == 'pid' else text}\n")
     if action == "fail":
         raise ValueError("no good")
     if action == "die once":
@@ -27,15 +35,28 @@ def append(payload):
         if not os.path.exists(marker):
             open(marker, "w", encoding="utf-8").close()
             os.kill(os.getpid(), signal.SIGKILL)
+    if action == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(trials, max_concurrent=1):
+def run(trials, max_concurrent=1, scheduler=None):
     ended = []
-    with ray_session(LOCAL):
-        outcomes = run_trials(
-            trials, append, max_concurrent=max_concurrent, cpus=1, gpus=0, report=ended.append
-        )
-    return outcomes, [outcome.key for outcome in ended]
+    lock = threading.Lock()  # as a progress bar has
+
+    def report(outcome):
+        with lock:
+            ended.append(outcome.key)
+
+    outcomes = run_trials(
+        trials,
+        append,
+        max_concurrent=max_concurrent,
+        cpus=1,
+        gpus=0,
+        report=report,
+        scheduler=scheduler,
+    )
+    return outcomes, ended
 
 
 def test_run_trials_starts_a_trial_after_those_it_reads(tmp_path):
@@ -69,6 +90,34 @@ def test_run_trials_runs_a_killed_trial_again(tmp_path):
     outcomes, _ = run([Trial("a", (path, "a", "die once"))])
     assert outcomes["a"].error is None
     assert path.read_text().split() == ["a", "a"]
+
+
+def test_run_trials_records_a_trial_that_is_killed_every_time(tmp_path):
+    path = tmp_path / "log"
+    outcomes, ended = run([Trial("a", (path, "a", "die")), Trial("b", (path, "b", ""), ("a",))])
+    assert outcomes["a"].error == "its worker died repeatedly"
+    assert outcomes["b"].error == "not run, because a failed"
+    assert path.read_text().split() == ["a"] * 3
+    assert ended == ["a", "b"]
+
+
+class Watching(FIFOScheduler):
+    def __init__(self):
+        super().__init__()
+        self.completed = []
+
+    def on_trial_complete(self, tune_controller, trial, result):
+        self.completed.append(trial.config["key"])
+
+
+def test_run_trials_of_one_wave_share_a_process_and_tell_the_scheduler(tmp_path):
+    path = tmp_path / "log"
+    watching = Watching()
+    run([Trial(key, (path, key, "pid")) for key in "abc"], scheduler=watching)
+    pids = path.read_text().split()
+    assert len(pids) == 3
+    assert len(set(pids)) == 1
+    assert watching.completed == ["a", "b", "c"]
 
 
 def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch):
