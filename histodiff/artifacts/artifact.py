@@ -73,6 +73,15 @@ def open_artifact(root: StoragePath, reference: Reference) -> Artifact:
         ) from error
 
 
+def is_finished(root: StoragePath, reference: Reference) -> bool:
+    """Whether there is an artifact at a full address, with its manifest."""
+    try:
+        open_artifact(root, reference)
+    except ArtifactNotFound:
+        return False
+    return True
+
+
 @dataclass
 class Draft:
     """An artifact being written; ``finished`` is its Artifact if there is nothing left to do."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from histodiff.config.base import Config
+from histodiff.config.problems import explained
 from histodiff.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -110,6 +111,31 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     return result
 
 
+def changed(
+    values: Mapping[str, Any], *, merged: Mapping[str, Any], replaced: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A copy of ``values`` with changes by ``key.path``: ``merged`` first, then ``replaced``.
+
+    Raises:
+        ConfigError: A path through something that is no mapping.
+    """
+    result: dict[str, Any] = _copied(dict(values))
+    for key, value in merged.items():
+        _merge(result, key, _copied(value))
+    for key, value in replaced.items():
+        set_at(result, key, _copied(value))
+    return result
+
+
+def _merge(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets ``key.path`` in place; a mapping is merged, unless it names its own ``type``."""
+    if isinstance(value, Mapping) and value and "type" not in value:
+        for inner, item in value.items():
+            _merge(values, f"{key}.{inner}", item)
+    else:
+        set_at(values, key, value)
+
+
 def set_at(values: dict[str, Any], key: str, value: Any) -> None:
     """Sets ``values[a][b]...`` for ``key`` ``a.b...`` in place; list items by their number."""
     node: Any = values
@@ -133,6 +159,11 @@ def set_at(values: dict[str, Any], key: str, value: Any) -> None:
         raise ConfigError(f"override '{key}': '{last}' has no mapping to be set in")
 
 
+def read_config(given: str | dict[str, Any]) -> dict[str, Any]:
+    """The mapping in the config file that is named, or the one given in its place."""
+    return read_yaml(find_config(given)) if isinstance(given, str) else given
+
+
 def load_config(cls: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
     """The config in ``path`` with overrides applied, validated as ``cls``."""
     return parse_config(cls, apply_overrides(read_yaml(path), overrides), source=str(path))
@@ -147,42 +178,8 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], *, source: str) 
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(_explained(cls, problem) for problem in error.errors())
+        problems = "; ".join(explained(cls, problem) for problem in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
-
-
-def _explained(cls: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "(top level)"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(cls, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
-        return f"{key}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{key}: required, but not given"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key}: {message} (got {problem['input']!r:.80})"
-
-
-def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:
-    """Keys allowed at ``parents``, over every model that the annotations there can mean."""
-    models: list[type[BaseModel]] = [cls]
-    for parent in parents:
-        found: list[type[BaseModel]] = []
-        for model in models:
-            if parent in model.model_fields:
-                found += _models_in(model.model_fields[parent].annotation)
-        models = found or models  # a discriminator tag or a list index is no field: stay
-    return [name for model in models for name in model.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in getattr(annotation, "__args__", ()) for model in _models_in(arg)]
 
 
 def _copied(value: Any) -> Any:

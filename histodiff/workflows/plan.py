@@ -24,8 +24,14 @@ from histodiff.workflows.encode.estimation import with_requests
 from histodiff.workflows.encode.sample import num_encoders
 from histodiff.workflows.encode.speed import EncodeSpeed
 from histodiff.workflows.registry import COMMANDS, LoadedCommand, load
-from histodiff.workflows.run import StepPlan, load_pipeline, plan_step, resolve_pipeline
-from histodiff.workflows.steps import ResolvedStep
+from histodiff.workflows.resolution import ResolvedStep
+from histodiff.workflows.run import (
+    Pipeline,
+    PipelineConfig,
+    StepPlan,
+    plan_step,
+    resolve_pipeline,
+)
 
 PIPELINE_KEYS = {"name", "version", "steps"}
 _TOTALLED = (
@@ -79,7 +85,8 @@ def resolve_target(path: Path, overrides: Sequence[str] = ()) -> list[ResolvedSt
     """
     values = apply_overrides(read_yaml(path), overrides)
     if set(values) >= PIPELINE_KEYS and "seeds" not in values:
-        return resolve_pipeline(load_pipeline(path, overrides))
+        pipeline = parse_config(PipelineConfig, values, source=str(path))
+        return resolve_pipeline(Pipeline(pipeline, str(path)))
     fitting = [command for command in map(load, COMMANDS.values()) if _fits(command, values)]
     if len(fitting) != 1:
         raise ConfigError(

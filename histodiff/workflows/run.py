@@ -12,24 +12,18 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from histodiff.artifacts import Artifact, CommandConfig, Reference, open_artifact
+from histodiff.artifacts import Artifact, CommandConfig, Reference, is_finished, open_artifact
 from histodiff.artifacts.artifact import PLAN, is_dev
 from histodiff.artifacts.command import Word
 from histodiff.cluster.site import Site
 from histodiff.config import Config, identity, load_config
-from histodiff.errors import ArtifactNotFound, ConfigError, HistodiffError
+from histodiff.errors import ArtifactNotFound, HistodiffError
 from histodiff.storage import StoragePath
-from histodiff.workflows.registry import Estimate, find_command, load
-from histodiff.workflows.steps import (
-    ResolvedStep,
-    Scope,
-    StepSpec,
-    in_order,
-    is_finished,
-    output_name,
-    resolve_step,
-)
-from histodiff.workflows.sweep.grid import SweepConfig, expand
+from histodiff.workflows.registry import Estimate
+from histodiff.workflows.resolution import Naming, PlannedStep, ResolvedStep, resolve
+from histodiff.workflows.steps import StepSpec, read_steps
+from histodiff.workflows.sweep.config import SweepConfig
+from histodiff.workflows.sweep.grid import expand
 
 
 class PipelineConfig(Config):
@@ -81,21 +75,13 @@ def resolve_pipeline(pipeline: Pipeline) -> list[ResolvedStep]:
         ConfigError: Any step is wrong; nothing has been run yet.
     """
     config = pipeline.config
-    addresses = {name: _address(config, name, spec) for name, spec in config.steps.items()}
-    scope = Scope(pipeline.source, config.inputs, addresses)
-    steps = [
-        resolve_step(
-            name,
-            config.steps[name],
-            scope,
-            output=(output_name(config.name, name), config.version),
-        )
-        for name in in_order(config.steps, source=pipeline.source)
-    ]
-    for step in steps:
+    steps = read_steps(config.steps, source=pipeline.source, inputs=config.inputs)
+    planned = [PlannedStep(s.name, s, {}, {name: name for name in s.parents}) for s in steps]
+    resolved = resolve(planned, Naming(config.name, config.version), given={})
+    for step in resolved:
         if isinstance(step.config, SweepConfig):
             expand(step.config, {})  # a mistake in a trial shows now, not after the pre-training
-    return steps
+    return resolved
 
 
 def run_pipeline(pipeline: Pipeline, site: Site) -> list[Artifact]:
@@ -153,15 +139,6 @@ def state_of(config: CommandConfig, root: StoragePath) -> str:
     if same:
         return "done"
     return "differs (will be rebuilt)" if is_dev(config.version) else "differs (choose a version)"
-
-
-def _address(config: PipelineConfig, name: str, spec: StepSpec) -> Reference:
-    try:
-        command = load(find_command(spec.command))
-    except ConfigError as error:
-        raise ConfigError(f"step '{name}': {error}") from error
-    kind = command.config_class.artifact_kind
-    return Reference.of(kind, output_name(config.name, name), config.version)
 
 
 def _say(line: str) -> None:

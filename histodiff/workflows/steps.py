@@ -1,26 +1,24 @@
 """Steps: how a pipeline or a sweep says which commands run, on which config, reading what.
 
 A step is a shipped config (or one in place) with overrides and with references to the artifacts of
-other steps. ``resolve_step`` turns it into the command's own validated config; every mistake ends
-in one line that names the file, the step and the key.
+other steps. ``read_steps`` takes all steps as they are written and gives them in order, each read
+and filled in; ``resolution`` makes them the commands' own configs. Every mistake ends in one line
+that names the file, the step and the key.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from histodiff.artifacts import CommandConfig, Reference, open_artifact
-from histodiff.artifacts.command import Word
-from histodiff.config import Config, Location, find_config, parse_config
-from histodiff.config.loader import read_yaml, set_at
-from histodiff.errors import ArtifactNotFound, ConfigError
-from histodiff.storage import StoragePath
+from histodiff.config import Config, Location
+from histodiff.config.loader import read_config
+from histodiff.errors import ConfigError
+from histodiff.workflows.inputs import substituted
 from histodiff.workflows.registry import LoadedCommand, find_command, load
 
-_VARIABLE = re.compile(r"\$\{inputs\.([A-Za-z0-9_-]+)\}")
+FoundT = TypeVar("FoundT")
 
 
 class StepSpec(Config):
@@ -37,63 +35,82 @@ class StepSpec(Config):
     reads: dict[str, str | tuple[str, ...]] = Field(default={}, alias="from")
     """Config key -> the step, or steps, whose artifact is read there."""
 
-
-@dataclass(frozen=True)
-class Scope:
-    """What the text of a step can refer to.
-
-    ``source`` names the file in errors; ``inputs`` are the values of ``${inputs.<name>}``, None for
-    one that must be given; ``addresses`` are the artifacts by the name of their step.
-    """
-
-    source: str
-    inputs: Mapping[str, str | None]
-    addresses: Mapping[str, Reference]
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Names that the step reads, each once, in the order they are given."""
+        names = [
+            name
+            for value in self.reads.values()
+            for name in ((value,) if isinstance(value, str) else value)
+        ]
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
-class ResolvedStep:
-    """A step whose config is complete and valid."""
+class Step:
+    """A step with its command imported, its file read and the inputs of the pipeline filled in."""
 
     name: str
+    place: str
+    """File, step and config file, for errors."""
     command: LoadedCommand
-    config: CommandConfig
+    values: Mapping[str, Any]
+    """Its config, before overrides."""
+    overrides: Mapping[str, Any]
+    reads: Mapping[str, str | tuple[str, ...]]
     parents: tuple[str, ...]
 
 
-def parents_of(spec: StepSpec) -> tuple[str, ...]:
-    """Names that the step reads, each once, in the order they are given."""
-    names = [
-        name
-        for value in spec.reads.values()
-        for name in ((value,) if isinstance(value, str) else value)
-    ]
-    return tuple(dict.fromkeys(names))
-
-
-def in_order(steps: Mapping[str, StepSpec], *, source: str, given: Sequence[str] = ()) -> list[str]:
-    """Names of the steps, each after what it reads; otherwise in the order they are written.
+def read_steps(
+    specs: Mapping[str, StepSpec],
+    *,
+    source: str,
+    inputs: Mapping[str, str | None],
+    given: Sequence[str] = (),
+) -> list[Step]:
+    """All steps, each after what it reads.
 
     Args:
-        steps: The steps by name.
+        specs: The steps by name, as they are written.
         source: File, for errors.
+        inputs: Values of ``${inputs.<name>}``, None for one that must be given.
         given: Names that steps may read and that are no steps (artifacts that exist already).
+
+    Raises:
+        ConfigError: With the file, the step and the key.
+    """
+    names = in_order(specs, source=source, given=given)
+    places = {name: _place(source, name, specs[name]) for name in names}
+    commands = _of_each(places, lambda name: load(find_command(specs[name].command)))
+    read = _of_each(places, lambda name: read_config(specs[name].config))
+    texts = {name: [read[name], specs[name].overrides] for name in names}
+    filled = _of_each(places, lambda name: substituted(texts[name], inputs))
+    return [
+        Step(
+            name=name,
+            place=places[name],
+            command=commands[name],
+            values=filled[name][0],
+            overrides=filled[name][1],
+            reads=specs[name].reads,
+            parents=specs[name].parents,
+        )
+        for name in names
+    ]
+
+
+def in_order(specs: Mapping[str, StepSpec], *, source: str, given: Sequence[str] = ()) -> list[str]:
+    """Names of the steps, each after what it reads; otherwise in the order they are written.
 
     Raises:
         ConfigError: A step reads something unknown, or steps read each other in a circle.
     """
-    for name, spec in steps.items():
-        for parent in parents_of(spec):
-            if parent not in steps and parent not in given:
-                known = ", ".join([*given, *(other for other in steps if other != name)])
-                raise ConfigError(
-                    f"{source}: step '{name}': from: '{parent}' is no step;"
-                    f" known: {known or 'none'}"
-                )
+    parents = {name: spec.parents for name, spec in specs.items()}
+    _require_known(parents, source=source, given=given)
     ordered: list[str] = []
-    waiting = list(steps)
+    waiting = list(parents)
     while waiting:
-        ready = [n for n in waiting if set(parents_of(steps[n])) <= {*ordered, *given}]
+        ready = [name for name in waiting if set(parents[name]) <= {*ordered, *given}]
         if not ready:
             raise ConfigError(
                 f"{source}: steps {', '.join(waiting)} read each other in a circle; break it at one"
@@ -104,99 +121,30 @@ def in_order(steps: Mapping[str, StepSpec], *, source: str, given: Sequence[str]
     return ordered
 
 
-def resolve_step(
-    name: str,
-    spec: StepSpec,
-    scope: Scope,
-    *,
-    output: tuple[str, str],
-    settings: Mapping[str, Any] | None = None,
-) -> ResolvedStep:
-    """The step with its command imported and its config validated.
+def _require_known(
+    parents: Mapping[str, Sequence[str]], *, source: str, given: Sequence[str]
+) -> None:
+    for name, reads in parents.items():
+        for parent in reads:
+            if parent not in parents and parent not in given:
+                known = ", ".join([*given, *(other for other in parents if other != name)])
+                raise ConfigError(
+                    f"{source}: step '{name}': from: '{parent}' is no step;"
+                    f" known: {known or 'none'}"
+                )
 
-    Args:
-        name: Name of the step, for errors.
-        spec: The step as written.
-        scope: What it can refer to.
-        output: Name and version of the artifact that it writes.
-        settings: Further values by ``key.path``, set last (the axes of a sweep).
 
-    Raises:
-        ConfigError: With the file, the step and the key.
-    """
-    place = f"{scope.source}: step '{name}'"
-    try:
-        command = load(find_command(spec.command))
-        values = _values_of(spec, scope)
-        for key, value in (settings or {}).items():
-            set_at(values, key, value)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
-    values["name"], values["version"] = output
+def _place(source: str, name: str, spec: StepSpec) -> str:
     shown = f" ({spec.config})" if isinstance(spec.config, str) else ""
-    config = parse_config(command.config_class, values, source=f"{place}{shown}")
-    return ResolvedStep(name, command, config, parents_of(spec))
+    return f"{source}: step '{name}'{shown}"
 
 
-def merge(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets ``key.path`` in place; a mapping is merged, unless it names its own ``type``."""
-    if isinstance(value, Mapping) and value and "type" not in value:
-        for inner, item in value.items():
-            merge(values, f"{key}.{inner}", item)
-    else:
-        set_at(values, key, value)
-
-
-def substituted(value: Any, inputs: Mapping[str, str | None]) -> Any:
-    """``value`` with every ``${inputs.<name>}`` in its texts replaced.
-
-    Raises:
-        ConfigError: There is no such input, or it was not given.
-    """
-    if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: _input(match.group(1), inputs), value)
-    if isinstance(value, Mapping):
-        return {key: substituted(item, inputs) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [substituted(item, inputs) for item in value]
-    return value
-
-
-def _values_of(spec: StepSpec, scope: Scope) -> dict[str, Any]:
-    given = read_yaml(find_config(spec.config)) if isinstance(spec.config, str) else spec.config
-    values: dict[str, Any] = substituted(given, scope.inputs)
-    for key, value in spec.overrides.items():
-        merge(values, key, substituted(value, scope.inputs))
-    for key, parent in spec.reads.items():
-        set_at(values, key, _addresses(parent, scope.addresses))
-    return values
-
-
-def _addresses(parent: str | Sequence[str], known: Mapping[str, Reference]) -> str | list[str]:
-    if isinstance(parent, str):
-        return str(known[parent])
-    return [str(known[name]) for name in parent]
-
-
-def _input(name: str, inputs: Mapping[str, str | None]) -> str:
-    if name not in inputs:
-        known = ", ".join(inputs) or "none"
-        raise ConfigError(f"${{inputs.{name}}}: no such input; declared under `inputs`: {known}")
-    value = inputs[name]
-    if value is None:
-        raise ConfigError(f"input '{name}' is needed: add inputs.{name}=... to the command")
-    return value
-
-
-def output_name(owner: Word, step: str) -> str:
-    """Name of the artifact that a step of a pipeline or sweep writes."""
-    return f"{owner}-{step}"
-
-
-def is_finished(root: StoragePath, address: Reference) -> bool:
-    """Whether there is an artifact, with its manifest."""
-    try:
-        open_artifact(root, address)
-    except ArtifactNotFound:
-        return False
-    return True
+def _of_each(places: Mapping[str, str], find: Callable[[str], FoundT]) -> dict[str, FoundT]:
+    """What ``find`` gives for each step; its errors begin with the step's place."""
+    found = {}
+    for name, place in places.items():
+        try:
+            found[name] = find(name)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+    return found

@@ -21,7 +21,7 @@ from histodiff.storage import StoragePath, file_sizes, list_names
 from histodiff.workflows.encode import EncodeConfig, encode
 from histodiff.workflows.plan import CostPlan, Rates, plan
 from histodiff.workflows.registry import COMMANDS, load
-from histodiff.workflows.steps import ResolvedStep
+from histodiff.workflows.resolution import ResolvedStep
 from tests.support.encode_inputs import write_autoencoder, write_index
 from tests.support.tiff_slides import tissue_pixels, write_svs
 

@@ -1,3 +1,3 @@
 from .command import estimate as estimate
 from .command import sweep as sweep
-from .grid import SweepConfig as SweepConfig
+from .config import SweepConfig as SweepConfig

@@ -8,7 +8,7 @@ with the metrics of the classifiers. A trial that fails is recorded, and what re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from histodiff.artifacts import Artifact, CommandConfig, begin, open_artifact
+from histodiff.artifacts import Artifact, CommandConfig, begin, is_finished, open_artifact
 from histodiff.artifacts.manifest import UnitIssue
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import NoRay, Site
@@ -16,8 +16,8 @@ from histodiff.cluster.tune import Outcome, Trial, run_trials, run_trials_in_pro
 from histodiff.errors import ConfigError
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Command, Estimate, find_command, load
-from histodiff.workflows.steps import is_finished
-from histodiff.workflows.sweep.grid import Axis, PlannedTrial, SweepConfig, expand
+from histodiff.workflows.sweep.config import Axis, SweepConfig
+from histodiff.workflows.sweep.grid import PlannedTrial, expand
 from histodiff.workflows.sweep.trials import trial_row, write_trials
 
 __all__ = ["Axis", "SweepConfig", "estimate", "sweep"]

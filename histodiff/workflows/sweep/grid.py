@@ -1,4 +1,4 @@
-"""The grid of a sweep: its config, and its expansion into artifacts that are each made once.
+"""The grid of a sweep: its expansion into artifacts that are each made once.
 
 Only the axes that reach a step or its ancestors multiply it: the control classifier is trained once
 per budget and seed, whatever the guidance scales. An artifact is named by the fingerprint of all
@@ -6,112 +6,15 @@ that decides it: command, config, and the contents that it reads.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from histodiff.artifacts import CommandConfig, Kind, Reference
-from histodiff.artifacts.command import Word
-from histodiff.artifacts.fingerprint import fingerprint
-from histodiff.config import Config, Location, identity
-from histodiff.workflows.registry import find_command, load
-from histodiff.workflows.steps import (
-    ResolvedStep,
-    Scope,
-    StepSpec,
-    in_order,
-    output_name,
-    parents_of,
-    resolve_step,
-)
-
-_KEY_LENGTH = 10
-
-
-class Axis(Config):
-    """One axis of the grid: fields that take the same value together."""
-
-    sets: tuple[str, ...] = Field(min_length=1)
-    """The fields, as `<step>.<key.path>`."""
-    values: tuple[Any, ...] = Field(min_length=1)
-    """The values that they take."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len({json.dumps(value, sort_keys=True) for value in self.values}) < len(self.values):
-            raise ValueError(f"values {list(self.values)} repeat; give each value once")
-        return self
-
-
-class Arm(Config):
-    """One arm of the comparison: the classifiers of one step."""
-
-    label: str
-    """What the table calls it."""
-    step: Word
-    """A classify step."""
-
-
-class SweepConfig(CommandConfig):
-    """Config of ``sweep``."""
-
-    artifact_kind: ClassVar[Kind] = Kind.SWEEPS
-
-    artifacts: Annotated[dict[str, Reference], Location()]
-    """Finished artifacts that steps may read, by a name of your choice: `kind/name@version`."""
-    steps: dict[Word, StepSpec]
-    """The steps, as in a pipeline; `from` names a step or one of `artifacts`."""
-    search: dict[Word, Axis] = Field(default={})
-    """The axes by name."""
-    seeds: tuple[int, ...] = Field(min_length=1)
-    """Seeds; each is set as `seed` on every step that has one."""
-    arms: tuple[Arm, ...] = Field(min_length=1)
-    """What is compared, in the order of the table."""
-    control: str
-    """Label of the arm that the others are compared with."""
-
-    @model_validator(mode="after")
-    def _named_well(self) -> Self:
-        for name, reference in self.artifacts.items():
-            if "/" not in reference:
-                raise ValueError(f"artifacts.{name}: '{reference}': write it as kind/name@version")
-            if name in self.steps:
-                raise ValueError(f"artifacts.{name}: a step has the same name; rename one")
-        for axis, fields in self.search.items():
-            for target in fields.sets:
-                if target.partition(".")[0] not in self.steps:
-                    raise ValueError(
-                        f"search.{axis}.sets: '{target}' must begin with a step:"
-                        f" {', '.join(self.steps)}"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _compared_well(self) -> Self:
-        for arm in self.arms:
-            if arm.step not in self.steps:
-                raise ValueError(f"arms: '{arm.label}': '{arm.step}' is no step")
-        if self.control not in self.labels:
-            raise ValueError(f"control: '{self.control}' is none of arms: {', '.join(self.labels)}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {list(self.seeds)} repeat; give each seed once")
-        return self
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the arms, in order."""
-        return tuple(arm.label for arm in self.arms)
-
-    @property
-    def control_step(self) -> str:
-        """The step of the control."""
-        return next(arm.step for arm in self.arms if arm.label == self.control)
-
-    def inputs(self) -> dict[str, Reference]:
-        return {f"artifacts.{name}": reference for name, reference in self.artifacts.items()}
+from histodiff.artifacts import CommandConfig, Reference
+from histodiff.workflows.resolution import Naming, PlannedStep, ResolvedStep, resolve
+from histodiff.workflows.steps import Step, read_steps
+from histodiff.workflows.sweep.config import SweepConfig
 
 
 @dataclass(frozen=True)
@@ -126,6 +29,23 @@ class PlannedTrial:
     parents: tuple[Reference, ...]
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """What multiplies a step: axes, by name, and whether the seeds do."""
+
+    axes: tuple[str, ...]
+    seeded: bool
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A step at one point of the grid."""
+
+    axes: Mapping[str, Any]
+    seed: int | None
+    planned: PlannedStep
+
+
 def expand(config: SweepConfig, contents: Mapping[str, str]) -> list[PlannedTrial]:
     """Every artifact of the sweep once, each after those that it reads.
 
@@ -137,90 +57,81 @@ def expand(config: SweepConfig, contents: Mapping[str, str]) -> list[PlannedTria
         ConfigError: A step's config is wrong at some point of the grid.
     """
     source = f"sweep {config.name}"
-    planned: dict[Reference, PlannedTrial] = {}
-    address_at: dict[tuple[str, str], Reference] = {}
-    for name in in_order(config.steps, source=source, given=tuple(config.artifacts)):
-        for axes, seed in _points(config, name):
-            addresses = dict(config.artifacts)
-            parents = [step for step in parents_of(config.steps[name]) if step in config.steps]
-            for parent in parents:
-                addresses[parent] = address_at[parent, _point(config, parent, axes, seed)]
-            step = _resolved(config, name, Scope(source, {}, addresses), _At(axes, seed, contents))
-            address_at[name, _point(config, name, axes, seed)] = step.config.output
-            reads = tuple(addresses[parent] for parent in parents)
-            trial = PlannedTrial(name, axes, seed, step.command.name, step.config, reads)
-            planned.setdefault(step.config.output, trial)
-    return list(planned.values())
+    steps = read_steps(config.steps, source=source, inputs={}, given=tuple(config.artifacts))
+    points = list(_points(config, steps, _reaches(config, steps)))
+    resolved = resolve(
+        [point.planned for point in points],
+        Naming(config.name, config.version, contents),
+        given=config.artifacts,
+    )
+    return _each_once(points, resolved)
 
 
-@dataclass(frozen=True)
-class _At:
-    """A point of the grid, and the contents of the artifacts that the sweep reads there."""
+def _reaches(config: SweepConfig, steps: Sequence[Step]) -> dict[str, _Reach]:
+    """What multiplies each step: its own fields that are set, and what multiplies its parents."""
+    reaches: dict[str, _Reach] = {}
+    for step in steps:
+        above = [reaches[name] for name in step.parents if name in reaches]
+        reaching = {axis for reach in above for axis in reach.axes}
+        reaching |= {axis for axis in config.search if _fields(config, axis, step)}
+        reaches[step.name] = _Reach(
+            axes=tuple(axis for axis in config.search if axis in reaching),
+            seeded=_takes_seed(step) or any(reach.seeded for reach in above),
+        )
+    return reaches
 
-    axes: Mapping[str, Any]
-    seed: int | None
-    contents: Mapping[str, str]
+
+def _points(
+    config: SweepConfig, steps: Sequence[Step], reaches: Mapping[str, _Reach]
+) -> Iterator[_Point]:
+    """Every step at the points of the grid at which it differs."""
+    for step in steps:
+        reach = reaches[step.name]
+        grid = product(*(config.search[axis].values for axis in reach.axes))
+        seeds: Sequence[int | None] = config.seeds if reach.seeded else (None,)
+        for values, seed in product(grid, seeds):
+            axes = dict(zip(reach.axes, values, strict=True))
+            keys = {
+                name: _key(name, reaches[name], axes, seed)
+                for name in (step.name, *step.parents)
+                if name in reaches
+            }
+            settings = _settings(config, step, axes, seed)
+            yield _Point(axes, seed, PlannedStep(keys.pop(step.name), step, settings, keys))
 
 
-def _resolved(config: SweepConfig, name: str, scope: Scope, at: _At) -> ResolvedStep:
-    """The step at one point of the grid, named by the fingerprint of all that decides it."""
+def _key(step: str, reach: _Reach, axes: Mapping[str, Any], seed: int | None) -> str:
+    """The step, and the part of a point of the grid that reaches it, as text."""
+    reaching = {axis: axes[axis] for axis in reach.axes}
+    return json.dumps([step, reaching, seed if reach.seeded else None], sort_keys=True)
+
+
+def _settings(
+    config: SweepConfig, step: Step, axes: Mapping[str, Any], seed: int | None
+) -> dict[str, Any]:
+    """Values by ``key.path`` that the step takes at a point of the grid."""
     settings = {
-        target.partition(".")[2]: at.axes[axis]
-        for axis, fields in config.search.items()
-        for target in fields.sets
-        if target.partition(".")[0] == name
+        field: value for axis, value in axes.items() for field in _fields(config, axis, step)
     }
-    if _takes_seed(config.steps[name]):
-        settings["seed"] = at.seed
-    draft = resolve_step(
-        name, config.steps[name], scope, output=("draft", config.version), settings=settings
-    )
-    what = {
-        "command": draft.command.name,
-        "config": identity(draft.config),
-        "inputs": {
-            key: at.contents.get(address, str(address))
-            for key, address in draft.config.inputs().items()
-        },
-    }
-    key = f"{output_name(config.name, name)}-{fingerprint(what)[:_KEY_LENGTH]}"
-    return ResolvedStep(
-        name, draft.command, draft.config.model_copy(update={"name": key}), draft.parents
-    )
+    return {**settings, "seed": seed} if _takes_seed(step) else settings
 
 
-def _points(config: SweepConfig, step: str) -> list[tuple[dict[str, Any], int | None]]:
-    """The points of the grid at which ``step`` differs: (axis -> value, seed)."""
-    axes = _axes_reaching(config, step)
-    seeds: Sequence[int | None] = config.seeds if _seeded(config, step) else (None,)
-    grid = product(*(config.search[axis].values for axis in axes))
-    return [(dict(zip(axes, values, strict=True)), seed) for values in grid for seed in seeds]
+def _fields(config: SweepConfig, axis: str, step: Step) -> list[str]:
+    """Fields of the step, as ``key.path``, that the axis sets."""
+    targets = [target.partition(".") for target in config.search[axis].sets]
+    return [field for name, _, field in targets if name == step.name]
 
 
-def _point(config: SweepConfig, step: str, axes: Mapping[str, Any], seed: int | None) -> str:
-    """The part of a point of the grid that reaches ``step``, as text."""
-    reaching = {axis: axes[axis] for axis in _axes_reaching(config, step)}
-    return json.dumps([reaching, seed if _seeded(config, step) else None], sort_keys=True)
+def _takes_seed(step: Step) -> bool:
+    return "seed" in step.command.config_class.model_fields
 
 
-def _lineage(config: SweepConfig, step: str) -> set[str]:
-    """The step and all steps that it reads, directly or not."""
-    parents = [name for name in parents_of(config.steps[step]) if name in config.steps]
-    return {step}.union(*(_lineage(config, parent) for parent in parents))
-
-
-def _axes_reaching(config: SweepConfig, step: str) -> list[str]:
-    lineage = _lineage(config, step)
-    return [
-        axis
-        for axis, fields in config.search.items()
-        if any(target.partition(".")[0] in lineage for target in fields.sets)
-    ]
-
-
-def _seeded(config: SweepConfig, step: str) -> bool:
-    return any(_takes_seed(config.steps[name]) for name in _lineage(config, step))
-
-
-def _takes_seed(spec: StepSpec) -> bool:
-    return "seed" in load(find_command(spec.command)).config_class.model_fields
+def _each_once(points: Sequence[_Point], resolved: Sequence[ResolvedStep]) -> list[PlannedTrial]:
+    """The trials; points at which a step has the same config are one."""
+    trials: dict[Reference, PlannedTrial] = {}
+    for point, step in zip(points, resolved, strict=True):
+        trial = PlannedTrial(
+            step.name, point.axes, point.seed, step.command.name, step.config, step.parents
+        )
+        trials.setdefault(step.config.output, trial)
+    return list(trials.values())

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from histodiff.artifacts import Reference, open_artifact
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.workflows.sweep.grid import Axis, PlannedTrial, SweepConfig
+from histodiff.workflows.sweep.config import Axis, SweepConfig
+from histodiff.workflows.sweep.grid import PlannedTrial
 
 TABLE = "trials.parquet"
 METRICS_FILE = "metrics.json"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from histodiff.config import Config, Location, find_config, identity, load_config, parse_config
-from histodiff.config.loader import apply_overrides, read_yaml, shipped_configs
+from histodiff.config.loader import apply_overrides, changed, read_yaml, shipped_configs
 from histodiff.errors import ConfigError
 
 
@@ -197,3 +197,18 @@ def test_apply_overrides_of_every_key_gives_the_values(values: dict[str, int]) -
     result = apply_overrides({}, overrides)
     expected = {key: value for key, value in values.items() if key not in ("y", "n")}
     assert result.get("x", {}) == expected
+
+
+def test_changed_merges_keeping_other_keys_but_replaces_a_tagged_mapping() -> None:
+    values = {"training": {"steps": 1, "lr": 2}, "rule": {"type": "a", "x": 1}}
+    merged = {"training": {"steps": 5}, "rule": {"type": "b"}}
+    found = changed(values, merged=merged, replaced={"training.lr": 3, "rule.y": 4})
+    assert found == {"training": {"steps": 5, "lr": 3}, "rule": {"type": "b", "y": 4}}
+    assert merged["rule"] == {"type": "b"}
+    assert values == {"training": {"steps": 1, "lr": 2}, "rule": {"type": "a", "x": 1}}
+
+
+def test_changed_replaces_a_whole_mapping() -> None:
+    values = {"training": {"steps": 1, "lr": 2}}
+    found = changed(values, merged={}, replaced={"training": {"steps": 5}})
+    assert found == {"training": {"steps": 5}}

@@ -16,7 +16,7 @@ from histodiff.workflows.encode.speed import SPEED
 from histodiff.workflows.plan import Rates, plan
 from histodiff.workflows.plan_table import described
 from histodiff.workflows.registry import COMMANDS, load
-from histodiff.workflows.steps import ResolvedStep
+from histodiff.workflows.resolution import ResolvedStep
 from tests.support.encode_inputs import PATCH_PX, encode_config, write_inputs
 
 

@@ -5,7 +5,8 @@ import pytest
 from histodiff.config.loader import shipped_configs
 from histodiff.errors import ConfigError
 from histodiff.workflows.run import load_pipeline, resolve_pipeline
-from histodiff.workflows.sweep.grid import SweepConfig, expand
+from histodiff.workflows.sweep import SweepConfig
+from histodiff.workflows.sweep.grid import expand
 
 INPUTS = {
     "pipelines/demo.yaml": [],

@@ -5,8 +5,8 @@ from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.workflows import registry
-from histodiff.workflows.sweep import sweep
-from histodiff.workflows.sweep.grid import SweepConfig, expand
+from histodiff.workflows.sweep import SweepConfig, sweep
+from histodiff.workflows.sweep.grid import expand
 from histodiff.workflows.sweep.trials import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
 

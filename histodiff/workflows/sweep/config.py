@@ -1,0 +1,94 @@
+"""Config of ``sweep``: the steps, the axes of their grid, and what is compared."""
+
+import json
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from histodiff.artifacts import CommandConfig, Kind, Reference
+from histodiff.artifacts.command import Word
+from histodiff.config import Config, Location
+from histodiff.workflows.steps import StepSpec
+
+
+class Axis(Config):
+    """One axis of the grid: fields that take the same value together."""
+
+    sets: tuple[str, ...] = Field(min_length=1)
+    """The fields, as `<step>.<key.path>`."""
+    values: tuple[Any, ...] = Field(min_length=1)
+    """The values that they take."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({json.dumps(value, sort_keys=True) for value in self.values}) < len(self.values):
+            raise ValueError(f"values {list(self.values)} repeat; give each value once")
+        return self
+
+
+class Arm(Config):
+    """One arm of the comparison: the classifiers of one step."""
+
+    label: str
+    """What the table calls it."""
+    step: Word
+    """A classify step."""
+
+
+class SweepConfig(CommandConfig):
+    """Config of ``sweep``."""
+
+    artifact_kind: ClassVar[Kind] = Kind.SWEEPS
+
+    artifacts: Annotated[dict[str, Reference], Location()]
+    """Finished artifacts that steps may read, by a name of your choice: `kind/name@version`."""
+    steps: dict[Word, StepSpec]
+    """The steps, as in a pipeline; `from` names a step or one of `artifacts`."""
+    search: dict[Word, Axis] = Field(default={})
+    """The axes by name."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Seeds; each is set as `seed` on every step that has one."""
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    """What is compared, in the order of the table."""
+    control: str
+    """Label of the arm that the others are compared with."""
+
+    @model_validator(mode="after")
+    def _named_well(self) -> Self:
+        for name, reference in self.artifacts.items():
+            if "/" not in reference:
+                raise ValueError(f"artifacts.{name}: '{reference}': write it as kind/name@version")
+            if name in self.steps:
+                raise ValueError(f"artifacts.{name}: a step has the same name; rename one")
+        for axis, fields in self.search.items():
+            for target in fields.sets:
+                if target.partition(".")[0] not in self.steps:
+                    raise ValueError(
+                        f"search.{axis}.sets: '{target}' must begin with a step:"
+                        f" {', '.join(self.steps)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _compared_well(self) -> Self:
+        for arm in self.arms:
+            if arm.step not in self.steps:
+                raise ValueError(f"arms: '{arm.label}': '{arm.step}' is no step")
+        if self.control not in self.labels:
+            raise ValueError(f"control: '{self.control}' is none of arms: {', '.join(self.labels)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} repeat; give each seed once")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the arms, in order."""
+        return tuple(arm.label for arm in self.arms)
+
+    @property
+    def control_step(self) -> str:
+        """The step of the control."""
+        return next(arm.step for arm in self.arms if arm.label == self.control)
+
+    def inputs(self) -> dict[str, Reference]:
+        return {f"artifacts.{name}": reference for name, reference in self.artifacts.items()}
