@@ -1,7 +1,7 @@
 """Attention: one dispatcher, and its installation into diffusers' modules.
 
 ``sdpa`` lets PyTorch pick a kernel; ``flash``, ``cudnn``, ``efficient`` and ``math`` pin one of
-SDPA's; ``xformers`` is CUDA only. ``choice`` measures them and says which kernel really ran.
+SDPA's; ``xformers`` is CUDA only. ``autotune`` measures them and says which kernel really ran.
 diffusers' own ``set_attention_backend`` does nothing on UNets, so our processor replaces theirs.
 Legend: B batch, H heads, N tokens, D dimension of a head, C channels.
 """
@@ -44,7 +44,7 @@ class AttentionConfig(Config):
 
 
 class Installation(NamedTuple):
-    """What was installed; ``choice`` finds out which kernel it runs."""
+    """What was installed; ``autotune`` finds out which kernel it runs."""
 
     backend: Backend
     num_modules: int

@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from histodiff.kernels.attention import AttentionConfig
-from histodiff.kernels.autotune import AttentionShape, attention_shapes
+from histodiff.kernels.autotune import AttentionShape
 from histodiff.models.denoiser import Denoiser
 from histodiff.models.unet import UNetConfig, create_unet
 from histodiff.models.weights import num_parameters
@@ -60,14 +61,28 @@ def unet_cost(config: UNetConfig, latent_shape: tuple[int, int, int]) -> UNetCos
     with _META:  # no weights are drawn, so the caller's random state stays as it is
         unet: Any = create_unet(plain, latent_shape=latent_shape, device=_META)
     given = (torch.empty((1, *latent_shape), device=_META), torch.empty((1,), device=_META))
-    outputs: list[torch.Tensor] = []
+    attention = _attention_counter(unet)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        attention = attention_shapes(unet, lambda: outputs.append(unet(*given).sample))
+        output = unet(*given).sample
         forward = dict(counter.get_flop_counts()["Global"])
-        torch.autograd.grad(outputs[0].sum(), list(unet.parameters()))
+        torch.autograd.grad(output.sum(), list(unet.parameters()))
     return UNetCost(
         parameters=num_parameters(unet),
         flops=ImageFlops(sum(forward.values()), counter.get_total_flops()),
         forward_by_operation={str(name).split(".")[-1]: int(n) for name, n in forward.items()},
         attention=attention,
     )
+
+
+def _attention_counter(unet: nn.Module) -> Counter[AttentionShape]:
+    """Counts the attention modules of ``unet`` by shape, whenever it runs."""
+    seen: Counter[AttentionShape] = Counter()
+
+    def note(part: Any, given: tuple[Tensor, ...]) -> None:
+        tokens = given[0].shape[-2:].numel()
+        seen[AttentionShape(part.heads, tokens, part.inner_dim // part.heads)] += 1
+
+    for part in unet.modules():
+        if hasattr(part, "set_processor"):
+            part.register_forward_pre_hook(note)
+    return seen

@@ -63,5 +63,5 @@ def chosen_attention(denoiser: Denoiser, spec: PretrainSpec, *, batch: int) -> A
     report = choose_attention(
         denoiser.unet, spec.denoiser.unet.attention.backend, use=use, agree=mean_over_ranks
     )
-    _log.info("%s", report)
+    _log.info("attention: %s", report)
     return report

@@ -5,6 +5,7 @@ import torch
 
 from histodiff.diffusion import EdmObjective
 from histodiff.kernels.attention import AttentionConfig
+from histodiff.kernels.autotune import AttentionShape
 from histodiff.models.cost import flops_per_image, unet_cost
 from histodiff.models.denoiser import Denoiser, DenoiserConfig
 from histodiff.models.unet import UNetConfig, unet_preset
@@ -67,6 +68,16 @@ def test_flops_do_not_depend_on_the_attention_that_runs():
         counted.append(flops_per_image(Denoiser(config, latent_shape=(2, 4, 4))))
     assert counted[0] == counted[1]
     assert 2 * counted[0].forward < counted[0].training < 3 * counted[0].forward
+
+
+def test_attention_shapes_are_those_of_the_network():
+    # level 1 of 8x8 latents has 4x4 = 16 positions, 32 channels, so 4 heads of 8: one module on
+    # the way down, two up, one in the middle.
+    config = ONE_LEVEL.model_copy(
+        update={"channels": (16, 32), "attention_levels": (False, True), "head_dim": 8}
+    )
+    expected = {AttentionShape(heads=4, tokens=16, head_dim=8): 4}
+    assert unet_cost(config, (4, 8, 8)).attention == expected
 
 
 def test_counting_leaves_the_random_state_as_it_was():

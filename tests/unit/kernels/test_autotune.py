@@ -7,13 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from histodiff.errors import ConfigError
-from histodiff.kernels.autotune import (
-    AttentionShape,
-    AttentionUse,
-    attention_shapes,
-    choose_attention,
-    dispatched_operations,
-)
+from histodiff.kernels.autotune import AttentionUse, choose_attention, dispatched_operations
+from histodiff.models.cost import unet_cost
 from histodiff.models.unet import UNetConfig, create_unet
 
 CPU = torch.device("cpu")
@@ -31,8 +26,8 @@ def forward(unet):
     return unet(torch.zeros((1, 4, 8, 8)), torch.tensor([1.0])).sample
 
 
-def use_of(unet, dtype=torch.float32):
-    shapes = attention_shapes(unet, lambda: forward(unet))
+def small_use(dtype=torch.float32):
+    shapes = unet_cost(CONFIG, (4, 8, 8)).attention
     return AttentionUse(shapes=shapes, batch=2, dtype=dtype, device=CPU)
 
 
@@ -54,21 +49,13 @@ def operations_of_forward(unet):
     return spy.seen
 
 
-def test_attention_shapes_are_those_of_the_network():
-    # level 1 of 8x8 latents has 4x4 = 16 positions, 32 channels, so 4 heads of 8: one module on
-    # the way down, two up, one in the middle.
-    assert attention_shapes(unet := small_unet(), lambda: forward(unet)) == {
-        AttentionShape(heads=4, tokens=16, head_dim=8): 4
-    }
-
-
 @pytest.mark.parametrize(
     ("backend", "kernel"),
     [("auto", "flash"), ("sdpa", "flash"), ("flash", "flash"), ("math", "math")],
 )
 def test_report_names_the_kernel_that_the_network_runs(backend, kernel):
     unet = small_unet()
-    report = choose_attention(unet, backend, use=use_of(unet), agree=lambda times: times)
+    report = choose_attention(unet, backend, use=small_use(), agree=lambda times: times)
     assert (report.kernel, report.num_modules, report.milliseconds) == (kernel, 4, {})
     fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
     assert operations_of_forward(unet)[fused] == (4 if kernel == "flash" else 0)
@@ -79,16 +66,15 @@ def test_report_follows_what_ran_rather_than_what_was_asked_for():
     # PyTorch itself is told not to use the fused kernel: the backend is sdpa all the same.
     unet = small_unet()
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        report = choose_attention(unet, "sdpa", use=use_of(unet), agree=lambda times: times)
+        report = choose_attention(unet, "sdpa", use=small_use(), agree=lambda times: times)
         seen = operations_of_forward(unet)
     assert (report.backend, report.kernel) == ("sdpa", "math")
     assert seen["aten::_scaled_dot_product_flash_attention_for_cpu"] == 0
 
 
 def test_named_backend_that_refuses_the_type_is_an_error_with_shape_and_fix():
-    unet = small_unet()
     with pytest.raises(ConfigError, match=r"flash.*4x16x8.*int32.*head_dim"):
-        dispatched_operations(use_of(unet, torch.int32), "flash")
+        dispatched_operations(small_use(torch.int32), "flash")
 
 
 def test_network_without_attention_reports_none():
@@ -102,5 +88,5 @@ def test_choice_leaves_the_random_state_as_it_was():
     torch.manual_seed(4)
     expected = torch.rand(2)
     torch.manual_seed(4)
-    choose_attention(unet, "auto", use=use_of(unet), agree=lambda times: times)
+    choose_attention(unet, "auto", use=small_use(), agree=lambda times: times)
     assert torch.equal(torch.rand(2), expected)
