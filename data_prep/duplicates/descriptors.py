@@ -16,8 +16,6 @@ from histodiff.data_prep.duplicates.keypoints import (
 )
 
 NUM_KEYPOINTS = 96
-DESCRIPTOR_FORMAT = 1
-"""Raised whenever equal pixels would give other bytes."""
 
 _RECORD = np.dtype(
     [

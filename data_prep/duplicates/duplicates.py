@@ -31,7 +31,6 @@ PAIRS_SCHEMA = pa.schema(
         ("score", pa.float32()),
         ("overlap", pa.float32()),
         ("zoom", pa.float32()),
-        ("inliers", pa.int32()),
     ]
 )
 """``first < second`` are numbers of patches; ``score`` is the correlation of what both show.
@@ -178,7 +177,6 @@ class _Comparison:
             "score": shared.correlation,
             "overlap": shared.fraction,
             "zoom": by.zoom,
-            "inliers": by.num_inliers,
         }
 
 

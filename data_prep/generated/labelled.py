@@ -18,7 +18,6 @@ from histodiff.storage import storage_path, write_bytes
 from histodiff.telemetry import progress
 
 LABELLED_CLASSES = (TissueClass.GLAND, TissueClass.LYMPHOCYTES, TissueClass.STROMA)
-LABELLED_MPP = 1.0
 _MARGIN_PX = 64
 _GRID = 4
 

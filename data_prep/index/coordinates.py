@@ -29,8 +29,6 @@ class ImportedGrid:
     """Program that wrote the file."""
     level0_size: tuple[int, int] | None
     """Width and height of the slide, where the file states them."""
-    overlap: int | None
-    """How far neighbouring patches overlap, where the file states it."""
 
 
 def read_coordinates(path: StoragePath) -> ImportedGrid:
@@ -69,17 +67,13 @@ def _trident(
     path: StoragePath, corners: npt.NDArray[np.int64], attributes: dict[str, Any]
 ) -> ImportedGrid:
     side = _pixels(path, attributes, "patch_size_level0")
-    overlap = None
-    if "overlap" in attributes:  # stated at the scale of the patch, of patch_size pixels
-        patch_px = _pixels(path, attributes, "patch_size")
-        overlap = round(_pixels(path, attributes, "overlap", least=0) * side / patch_px)
     size = None
     if "level0_width" in attributes and "level0_height" in attributes:
         size = (
             _pixels(path, attributes, "level0_width"),
             _pixels(path, attributes, "level0_height"),
         )
-    return ImportedGrid(corners, side, "trident", size, overlap)
+    return ImportedGrid(corners, side, "trident", size)
 
 
 def _clam(
@@ -101,7 +95,7 @@ def _clam(
     if _pixels(path, attributes, "patch_level", least=0) == 0 and "level_dim" in attributes:
         width, height = attributes["level_dim"]
         size = (int(width), int(height))
-    return ImportedGrid(corners, round(float(sides.flat[0])), "clam", size, overlap=None)
+    return ImportedGrid(corners, round(float(sides.flat[0])), "clam", size)
 
 
 def _pixels(path: StoragePath, attributes: dict[str, Any], key: str, *, least: int = 1) -> int:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histodiff.data_prep.readers.reader import Resample
@@ -210,12 +209,6 @@ def _facts(about: dict[str, Any]) -> IndexFacts:
         resample=about["resample"],
         classes=tuple(about["classes"]),
     )
-
-
-def labels_of(patches: Any) -> tuple[str, ...]:
-    """Sorted labels of a table with a ``label`` column, nulls left out."""
-    found = pc.unique(patches["label"]).to_pylist()
-    return tuple(sorted(label for label in found if label is not None))
 
 
 def write_patch_index(path: StoragePath, index: PatchIndex) -> str:

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from histodiff.data_prep.readers import openslide, tiled_tiff
+from histodiff.data_prep.readers import tiled_tiff
 from histodiff.data_prep.readers.openslide import OpenSlideReader
 from histodiff.data_prep.readers.plain_image import ImageReader
 from histodiff.data_prep.readers.reader import SlideReader
@@ -84,11 +84,6 @@ def open_slide(path: Path) -> SlideReader:
 def was_tile_by_tile(reader: str) -> bool:
     """Whether the recorded reader of a slide is ``TiffReader``."""
     return reader == tiled_tiff.NAME
-
-
-def was_openslide(reader: str) -> bool:
-    """Whether the recorded reader of a slide is OpenSlide."""
-    return reader == openslide.NAME
 
 
 def _local(path: StoragePath, stack: contextlib.ExitStack) -> Path:

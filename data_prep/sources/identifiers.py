@@ -25,14 +25,12 @@ class ParsedIdentifier:
     patient_id: str
     label: str | None
     site: str | None
-    magnification: int | None = None
-    """Nominal, as named; never used as a scale."""
 
 
 @dataclass(frozen=True)
 class _Rule:
     pattern: re.Pattern[str]
-    """Has the groups slide, and where there are such things patient, label, site, magnification."""
+    """Has the groups slide, and where there are such things patient, label, site."""
     example: str
 
 
@@ -48,7 +46,7 @@ _RULES: dict[IdentifierRule, _Rule] = {
     "breakhis": _Rule(
         re.compile(
             r"^SOB_(?P<label>B_(?:A|F|PT|TA)|M_(?:DC|LC|MC|PC))-(?P<slide>\d{2}-[0-9A-Z]+)"
-            r"-(?P<magnification>40|100|200|400)-\d+\.\w+$"
+            r"-(?:40|100|200|400)-\d+\.\w+$"
         ),
         "SOB_B_A-14-22549AB-40-001.png",
     ),
@@ -85,11 +83,9 @@ def parse_identifier(rule: IdentifierRule, name: str) -> ParsedIdentifier:
     parts = {key: value for key, value in found.groupdict().items() if value is not None}
     if rule == "tcga":
         parts = {key: value.upper() for key, value in parts.items()}
-    magnification = parts.get("magnification")
     return ParsedIdentifier(
         slide_id=parts["slide"],
         patient_id=parts.get("patient", parts["slide"]),
         label=parts.get("label"),
         site=parts.get("site"),
-        magnification=int(magnification) if magnification else None,
     )

@@ -25,11 +25,6 @@ Picture = npt.NDArray[np.uint8]
 _WHITE_LUMINANCE, _WHITE_CHROMA = 200, 25
 
 
-def artefact_mask(pixels: Picture) -> Mask:
-    """Pen of any colour, black ink and black padding, boolean ``(H, W)``."""
-    return pen_mask(pixels) | black_mask(pixels)
-
-
 def pen_mask(pixels: Picture) -> Mask:
     """Red, green and blue pen, boolean ``(H, W)``."""
     hue, saturation, value = hue_saturation_value(pixels)

@@ -116,17 +116,10 @@ def _glass_colour(pixels: npt.NDArray[np.uint8], luminance: Floats, chroma: Floa
     return np.asarray(np.median(pixels[glass][brightest], axis=0), np.float32)
 
 
-def square_fractions(
-    mask: Mask, corners: npt.NDArray[np.int64], *, side_px: int
-) -> npt.NDArray[np.float64]:
-    """Fraction of the mask in squares with corners ``(n, 2)`` as (x, y); clipped at the border."""
-    return rectangle_fractions(mask, corners, side_w=side_px, side_h=side_px)
-
-
 def rectangle_fractions(
     mask: Mask, corners: npt.NDArray[np.int64], *, side_w: int, side_h: int
 ) -> npt.NDArray[np.float64]:
-    """Fraction of the mask in rectangles, all in its pixels; clipped at the border."""
+    """Fraction of the mask in rectangles at corners ``(n, 2)``, (x, y); clipped at the border."""
     summed = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
     height, width = mask.shape
     left, top = np.clip(corners[:, 0], 0, width - 1), np.clip(corners[:, 1], 0, height - 1)

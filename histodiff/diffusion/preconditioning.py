@@ -67,10 +67,6 @@ class Preconditioning(ABC):
     def training_sigma(self, u_B: Tensor) -> Tensor:
         """Noise levels of training samples, from numbers uniform in [0, 1), one per sample."""
 
-    def loss_weight(self, sigma: Tensor) -> Tensor:
-        """Weight of the squared error of ``D`` at ``sigma``: ``1 / c_out^2`` (Eq. 8)."""
-        return self.c_out(sigma).square().reciprocal()
-
     def loss(self, denoised_BCHW: Tensor, clean_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         """Loss of each sample: mean error of the network's output, of shape (B,), fp32.
 

@@ -18,17 +18,6 @@ class Interval:
     num: int
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """Mean of treatment minus control over pairs, its t interval, and the two-sided p value."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    num: int
-
-
 def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     """Mean and Student's t interval of independent values (one per seed).
 
@@ -45,10 +34,8 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
 
 def paired_difference(
     treatment: Sequence[float], control: Sequence[float], *, level: float = 0.95
-) -> PairedDifference:
-    """Treatment minus control, paired by position (the same seed in both arms).
-
-    The p value is None with one pair, and where all differences are equal (no spread to judge by).
+) -> Interval:
+    """Mean of treatment minus control, paired by position (the same seed in both arms).
 
     Raises:
         ValueError: The two differ in length, are empty, or hold a value that is not finite.
@@ -56,12 +43,7 @@ def paired_difference(
     if len(treatment) != len(control):
         raise ValueError(f"{len(treatment)} treatment values against {len(control)} controls")
     differences = _finite(treatment) - _finite(control)
-    interval = mean_interval(differences.tolist(), level=level)
-    p_value = None
-    if len(differences) > 1 and differences.std(ddof=1) > 0:
-        error = differences.std(ddof=1) / math.sqrt(len(differences))
-        p_value = float(2 * stats.t.sf(abs(interval.mean) / error, len(differences) - 1))
-    return PairedDifference(interval.mean, interval.low, interval.high, p_value, interval.num)
+    return mean_interval(differences.tolist(), level=level)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -39,8 +39,6 @@ class UNetCost:
 
     parameters: int
     flops: ImageFlops
-    forward_by_operation: dict[str, int]
-    """FLOPs of the forward pass by operation of PyTorch, such as ``convolution``."""
     attention: Counter[AttentionShape]
     """Shapes of the attention modules, and how many have each."""
 
@@ -64,12 +62,11 @@ def unet_cost(config: UNetConfig, latent_shape: tuple[int, int, int]) -> UNetCos
     attention = _attention_counter(unet)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         output = unet(*given).sample
-        forward = dict(counter.get_flop_counts()["Global"])
+        forward = counter.get_total_flops()
         torch.autograd.grad(output.sum(), list(unet.parameters()))
     return UNetCost(
         parameters=num_parameters(unet),
-        flops=ImageFlops(sum(forward.values()), counter.get_total_flops()),
-        forward_by_operation={str(name).split(".")[-1]: int(n) for name, n in forward.items()},
+        flops=ImageFlops(forward, counter.get_total_flops()),
         attention=attention,
     )
 

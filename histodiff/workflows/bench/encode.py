@@ -107,10 +107,8 @@ class _Round:
     write: float
     encode_beside_others: float
     """As ``encode``, on all cores at the same time."""
-    busy: float
-    """Encoders together had pixels."""
     waited: float
-    """Encoders together had none."""
+    """Encoders together had no pixels."""
 
 
 def bench_encode(patches: str = "4096", size: str = "20480") -> dict[str, Any]:
@@ -197,7 +195,6 @@ def _round(load: _Workload, place: StoragePath) -> _Round:
         encode=encode,
         write=write,
         encode_beside_others=beside,
-        busy=sum(shard.busy_seconds for shard in found.shards),
         waited=sum(shard.waited_seconds for shard in found.shards),
     )
 

@@ -26,6 +26,7 @@ from histodiff.artifacts import provenance
 from histodiff.errors import ConfigError
 from histodiff.latents import LatentBatch, LatentMixture, LatentStore
 from histodiff.latents.mixture import DEFAULT_SETTINGS
+from histodiff.latents.shuffle_quality import distinct_slides
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath, storage_path
 from histodiff.workflows.bench.latents import MIXING, SPLIT, SUPERTILE, BenchSize, bench_store
@@ -264,7 +265,7 @@ def _mixing(
     slides: npt.NDArray[np.intp], drawn: npt.NDArray[np.int64], perfect: npt.NDArray[np.int64]
 ) -> dict[str, float]:
     """Distinct slides in batches, and neighbours of one slide, beside a perfect shuffle."""
-    ours, best = _distinct(slides[drawn]), _distinct(slides[perfect])
+    ours, best = (distinct_slides(slides[order].reshape(-1, BATCH)) for order in (drawn, perfect))
     return {
         "distinct_slides_per_256": ours,
         "distinct_slides_per_256_of_perfect_shuffle": best,
@@ -273,11 +274,6 @@ def _mixing(
         "lag_1_same_slide_of_perfect_shuffle": _same_neighbours(slides[perfect]),
         "slides": float(slides.max() + 1),
     }
-
-
-def _distinct(slides: npt.NDArray[np.intp]) -> float:
-    """Mean number of distinct slides in a batch."""
-    return float(np.mean([len(np.unique(batch)) for batch in slides.reshape(-1, BATCH)]))
 
 
 def _same_neighbours(slides: npt.NDArray[np.intp]) -> float:

@@ -10,12 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from histodiff.evaluation.statistics import (
-    Interval,
-    PairedDifference,
-    mean_interval,
-    paired_difference,
-)
+from histodiff.evaluation.statistics import Interval, mean_interval, paired_difference
 from histodiff.workflows.sweep.trials import TrialRow
 
 Settings = Mapping[str, Any]
@@ -39,7 +34,7 @@ class Comparison:
     versus: str
     settings: Settings
     metric: str
-    difference: PairedDifference
+    difference: Interval
     level: float
 
     @property

@@ -118,7 +118,9 @@ def test_edm_equals_table_1_of_karras():
         assert scales.c_skip(at).item() == pytest.approx(data**2 / total)
         assert scales.c_out(at).item() == pytest.approx(sigma * data / math.sqrt(total))
         assert scales.c_in(at).item() == pytest.approx(1 / math.sqrt(total))
-        assert scales.loss_weight(at).item() == pytest.approx(total / (sigma * data) ** 2)
+        error_of_one = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        loss = scales.loss(*error_of_one, at).item()
+        assert loss == pytest.approx(total / (sigma * data) ** 2)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_loss_weight_is_that_of_the_loss(objective):
     clean, noise = latents(len(SIGMAS))
     if objective.error == "l2":
         error = (noise - clean).square().mean(dim=(1, 2, 3))
-        expected = (scales.loss_weight(SIGMAS) * error).float()
+        expected = (error / scales.c_out(SIGMAS).square()).float()
         torch.testing.assert_close(scales.loss(noise, clean, SIGMAS), expected)
 
 

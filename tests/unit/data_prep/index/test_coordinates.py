@@ -51,7 +51,6 @@ def test_read_coordinates_of_trident(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grid.corners, CORNERS)
     assert grid.corners.dtype == np.int64
     assert (grid.side, grid.writer, grid.level0_size) == (512, "trident", (83_664, 64_892))
-    assert grid.overlap == 64  # 32 px at 20x are 64 px at 40x
 
 
 def test_read_coordinates_of_older_trident_states_no_size(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_read_coordinates_of_clam_scales_the_side_to_level_0(tmp_path: Path) -> 
     grid = read_coordinates(storage_path(path))
     np.testing.assert_array_equal(grid.corners, CORNERS)
     assert (grid.side, grid.writer) == (1024, "clam")
-    assert (grid.level0_size, grid.overlap) == (None, None)
+    assert grid.level0_size is None
 
 
 def test_read_coordinates_of_clam_at_level_0_states_the_size(tmp_path: Path) -> None:
@@ -97,8 +96,8 @@ def test_read_coordinates_from_a_remote_store(tmp_path: Path) -> None:
         (without(CLAM, patch_size="large"), CORNERS, "patch_size 'large', not a whole number"),
         (without(TRIDENT, patch_size_level0=511.5), CORNERS, "patch_size_level0 .*511.5"),
         (without(TRIDENT, patch_size_level0=0), CORNERS, "patch_size_level0 .*below 1"),
-        (without(TRIDENT, "patch_size"), CORNERS, "has patch_size None"),
-        (without(TRIDENT, overlap=-1), CORNERS, "overlap .*below 0"),
+        (without(TRIDENT, level0_width=0), CORNERS, "level0_width .*below 1"),
+        (without(CLAM, patch_level=-1), CORNERS, "patch_level .*below 0"),
         (TRIDENT, CORNERS + 0.5, "'coords' is float64"),
         (TRIDENT, CORNERS[:, :1], r"'coords' is int64 \(3, 1\)"),
         (TRIDENT, CORNERS - 1, "negative corners"),

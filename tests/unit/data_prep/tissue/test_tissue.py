@@ -5,8 +5,8 @@ import pytest
 from histodiff.data_prep.tissue.tissue_mask import (
     SlideMask,
     TissueConfig,
+    rectangle_fractions,
     slide_mask,
-    square_fractions,
 )
 
 PINK, PURPLE, GLASS = (215, 130, 170), (120, 70, 150), (242, 240, 243)
@@ -70,9 +70,10 @@ def test_slide_mask_of_blank_glass_is_empty() -> None:
     assert not masked(np.full((64, 64, 3), 243, dtype=np.uint8)).tissue.any()
 
 
-def test_square_fractions_equal_a_naive_mean() -> None:
+def test_rectangle_fractions_equal_a_naive_mean() -> None:
     rng = np.random.default_rng(2)
     mask = rng.uniform(size=(40, 50)) < 0.4
     corners = rng.integers(0, 35, (30, 2))
-    naive = [mask[y : y + 7, x : x + 7].mean() for x, y in corners]
-    np.testing.assert_allclose(square_fractions(mask, corners, side_px=7), naive)
+    naive = [mask[y : y + 9, x : x + 7].mean() for x, y in corners]
+    found = rectangle_fractions(mask, corners, side_w=7, side_h=9)
+    np.testing.assert_allclose(found, naive)
