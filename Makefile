@@ -99,6 +99,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(UV) || { $(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv==$(UV_VERSION); }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(WITH_INDEX) $(UV) pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip uninstall --quiet --python $(BIN)/python histodiff   # the other one would overwrite this
 	$(WITH_INDEX) $(UV) pip install --python $(BIN)/python --no-deps -e .
 	touch $(INSTALLED)
 
@@ -118,7 +119,7 @@ lock: $(INSTALLED)   # requirements.lock anew from pyproject.toml: names, versio
 	  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-annotate --no-header \
 	  -o requirements.lock
 
-wheel: install   # dist/histodiff-*.whl
+wheel: install   # dist/histodiff_train-*.whl
 	$(WITH_INDEX) $(UV) build --python $(BIN)/python --wheel --out-dir dist
 
 golden: install   # tests/golden/configs anew; look at the difference before you commit it

@@ -70,8 +70,8 @@ def resolved_backend(requested: BackendChoice, device: torch.device) -> Backend:
         return requested
     if device.type == "cuda":
         raise ConfigError(
-            f"attention.backend '{requested}': it is not installed; pip install 'histodiff[gpu]',"
-            " or use 'auto' or 'sdpa'"
+            f"attention.backend '{requested}': it is not installed; pip install xformers, or use"
+            " 'auto' or 'sdpa'"
         )
     raise ConfigError(
         f"attention.backend '{requested}' cannot run on {device.type}: it runs on CUDA only; use"

@@ -10,8 +10,8 @@ from typing import Any
 
 COMMIT_FILE = "COMMIT"
 _PACKAGES = (
-    "histodiff", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers", "zarr",
-    "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
+    "histodiff-train", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers",
+    "zarr", "s3fs", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
     "numpy", "pyarrow",
 )  # fmt: skip
 

@@ -67,7 +67,9 @@ def shipped_configs() -> Path:
     for candidate in (Path(str(package / "configs")), Path(str(package)).parent / "configs"):
         if candidate.is_dir():
             return candidate
-    raise ConfigError("the configs folder of the installation is missing; reinstall histodiff")
+    raise ConfigError(
+        "the configs folder of the installation is missing; reinstall histodiff-train"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

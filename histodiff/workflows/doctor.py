@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+import histodiff
 from histodiff.cluster.site import Site
 from histodiff.errors import ConfigError
 from histodiff.storage import check_writable, is_local
@@ -55,6 +56,7 @@ def doctor(site: Site, environment: Mapping[str, str]) -> list[Check]:
     """All checks, in the order they are worth reading."""
     return [
         *system_checks(),
+        import_name_check(),
         *(_package(name, module) for name, module in _PACKAGES.items()),
         *_device_checks(site),
         *_storage_checks(site, environment),
@@ -76,6 +78,22 @@ def system_checks() -> list[Check]:
             apt="python3-dev" if sys.prefix == "/usr" else own,
         ),
     ]
+
+
+def import_name_check() -> Check:
+    """Whether the files below the import name are ours: on PyPI, another project has it too."""
+    # what is installed has a record of its files; a checkout's own *.egg-info has none
+    found = metadata.distributions(name="histodiff")
+    others = [f"histodiff {other.version}" for other in found if other.read_text("RECORD")]
+    whole = histodiff.__file__ is not None  # __init__.py goes with the other's uninstallation
+    return Check(
+        "import name",
+        f"{' and '.join(others)}, another project, has it too" if others
+        else "ours alone" if whole else "ours, but files are missing",
+        whole and not others,
+        fix="each overwrites the other's files; pip uninstall -y histodiff histodiff-train, then"
+        " install histodiff-train again",
+    )  # fmt: skip
 
 
 def apt_line(checks: Iterable[Check]) -> str:
@@ -130,7 +148,7 @@ def _device_checks(site: Site) -> list[Check]:
             metadata.version("xformers") if xformers else "not installed (attention uses SDPA)",
             xformers,
             required=False,
-            fix="pip install 'histodiff[gpu]'" if cuda else "",
+            fix="pip install xformers" if cuda else "",
         ),
     ]
 

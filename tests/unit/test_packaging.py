@@ -1,5 +1,6 @@
 """What is installed is complete, and installs nothing that breaks others."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+SETTINGS = PYPROJECT["tool"]["setuptools"]
 ROOTS: dict[str, str] = SETTINGS["package-dir"]
+TEXT = (".md", ".py", ".toml", ".txt", ".yaml", ".j2", ".sh")
 CODE = sorted(set(ROOTS.values()))
 
 
@@ -86,11 +89,26 @@ def test_wheel_has_every_config_template_and_dashboard(wheel: zipfile.ZipFile) -
     assert data_files() <= set(wheel.namelist())
 
 
-def test_wheel_has_one_top_level_package_and_the_script(wheel: zipfile.ZipFile) -> None:
+def test_wheel_has_one_top_level_package_and_the_scripts(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"histodiff"}
     (scripts,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "histodiff = histodiff.__main__:main" in wheel.read(scripts).decode()
+    assert wheel.read(scripts).decode().split("\n")[1:3] == [
+        "histodiff = histodiff.cli.app:main", "histodiff-train = histodiff.cli.app:main",
+    ]  # fmt: skip
+
+
+def test_wheel_has_the_name_of_the_distribution(wheel: zipfile.ZipFile) -> None:
+    assert Path(str(wheel.filename)).name.startswith("histodiff_train-")
+
+
+def test_no_file_installs_the_other_histodiff_by_its_name() -> None:
+    folders = [path for name in (*CODE, "tests") for path in (REPOSITORY / name).rglob("*")]
+    files = [*folders, *REPOSITORY.glob("*.md"), REPOSITORY / "Makefile"]
+    text = [path for path in files if path.suffix in TEXT or path.name == "Makefile"]
+    other = re.compile(r"(?<!un)install(?: -\S+)*[ '\"]+histodiff(?![\w-])")
+    assert len(text) > 500
+    assert not [path for path in text if other.search(path.read_text())]
 
 
 def test_lock_has_hashes_and_no_addresses() -> None:

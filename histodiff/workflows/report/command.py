@@ -262,8 +262,8 @@ def _origin(artifact: Artifact) -> dict[str, Any]:
         "platform": manifest.provenance.get("platform"),
         "wall_seconds": manifest.provenance.get("wall_seconds"),
         "packages": {
-            name: packages[name] for name in ("histodiff", "torch", "diffusers", "ray", "timm")
-            if name in packages
+            name: packages[name]
+            for name in ("histodiff-train", "torch", "diffusers", "ray", "timm") if name in packages
         },
         "skipped": len(manifest.skipped),
         "failed": len(manifest.failed),
