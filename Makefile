@@ -12,6 +12,8 @@ WITH_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(UV:uv=pip) confi
 PYTEST := $(BIN)/python -m pytest
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
+# each process would compile torch's and Ray's sources anew: 5 s of CPU to import torch instead of 2
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
 
