@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from histodiff.cluster.site import NoRay, Site
-from histodiff.workflows import encode
+from histodiff.workflows.encode import command as workflow
 from tests.support.encode_inputs import encode_config
 from tests.support.encoders import DyingEncoder
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    encode.ShardEncoder = partial(DyingEncoder, marker=root / "killed")
+    workflow.ShardEncoder = partial(DyingEncoder, marker=root / "killed")
     site = Site(root=str(root), ray=NoRay(type="none"), device="cpu")
-    encode.encode(encode_config(), site)
+    workflow.encode(encode_config(), site)
