@@ -92,7 +92,7 @@ def trained_denoiser(case):
     scales, network, u = create_preconditioning(objective), PlaneNetwork(), Uncertainty(32)
     denoise = denoiser_of(network, scales)
     parameters = [*network.parameters(), *u.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
+    optimizer = torch.optim.Adam(parameters, lr=3e-3, fused=True)
     learned = isinstance(objective.weighting, UncertaintyWeighting)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))

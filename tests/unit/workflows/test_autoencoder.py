@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,6 +35,10 @@ from tests.support.autoencoder_training import (
 from tests.support.labelled_chain import make_patches
 from tests.support.labelled_configs import BUDGET, synthesize_config
 
+SHORT = {"checkpoint_images": 5 * BATCH}
+"""For runs of 15 steps."""
+WHOLE_BATCH = {"micro_batch": BATCH}
+
 
 def import_config(source, **changes):
     values = {
@@ -58,7 +63,7 @@ def saved(tmp_path):
 
 
 def test_training_learns_and_reports(patches):
-    artifact = autoencoder(train_config(steps=60), patches)
+    artifact = autoencoder(train_config(steps=60, train=WHOLE_BATCH), patches)
     network = load_autoencoder(artifact.path, device="cpu")
     contents = artifact.manifest.contents
     assert contents["encoder_sha256"] == network.encoder_sha256
@@ -80,35 +85,36 @@ def test_training_learns_and_reports(patches):
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_interrupted_training_ends_with_the_same_bytes(patches, monkeypatch, stage):
-    train = {"zero_stage": stage}
-    undisturbed = autoencoder(train_config("whole", train=train), patches)
+    config = partial(train_config, steps=15, train={"zero_stage": stage, **SHORT})
+    undisturbed = autoencoder(config("whole"), patches)
 
     def interrupt(news):
-        if news.images_seen == 17 * BATCH:
+        if news.images_seen == 8 * BATCH:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(workflow, "run_gang", gang_with(interrupt))
         with pytest.raises(KeyboardInterrupt):
-            autoencoder(train_config("broken", train=train), patches)
-    resumed = autoencoder(train_config("broken", train=train), patches)
+            autoencoder(config("broken"), patches)
+    resumed = autoencoder(config("broken"), patches)
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
 
 
 def test_sigterm_saves_first_and_the_command_resumes(patches, monkeypatch):
-    undisturbed = autoencoder(train_config("whole"), patches)
+    config = partial(train_config, steps=15, train=SHORT)
+    undisturbed = autoencoder(config("whole"), patches)
 
     def terminate(news):
-        if news.images_seen == 13 * BATCH:
+        if news.images_seen == 7 * BATCH:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(workflow, "run_gang", gang_with(terminate))
-        with pytest.raises(Preempted, match=r"after 112 images.*same command again"):
-            autoencoder(train_config("told"), patches)
-    saved = patches.storage_root / "autoencoders/told/v1/checkpoints/step-00000014/complete.json"
+        with pytest.raises(Preempted, match=r"after 64 images.*same command again"):
+            autoencoder(config("told"), patches)
+    saved = patches.storage_root / "autoencoders/told/v1/checkpoints/step-00000008/complete.json"
     assert saved.exists()
-    resumed = autoencoder(train_config("told"), patches)
+    resumed = autoencoder(config("told"), patches)
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
 
 
@@ -164,12 +170,15 @@ def test_training_against_a_discriminator_resumes_before_and_after_its_start(
     options = {
         "loss": {
             "perceptual": {"weight": 0.5},
-            "adversarial": {"weight": 0.5, "start_images": 15 * BATCH, **small},
+            "adversarial": {"weight": 0.5, "start_images": 9 * BATCH, **small},
         },
-        "train": {"zero_stage": stage},
-    }
+        "train": {
+            "zero_stage": stage, "log_images": 3 * BATCH, "checkpoint_images": 6 * BATCH,
+        },
+        "steps": 18,
+    }  # fmt: skip
     undisturbed = autoencoder(train_config("whole", **options), patches)
-    stops = [12 * BATCH, 25 * BATCH]
+    stops = [7 * BATCH, 15 * BATCH]
 
     def interrupt(news):
         if news.images_seen == stops[0]:
@@ -184,7 +193,7 @@ def test_training_against_a_discriminator_resumes_before_and_after_its_start(
     resumed = autoencoder(train_config("broken", **options), patches)
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
     losses = pq.read_table(str(resumed.path / "losses.parquet"))
-    assert losses["step"].to_pylist() == [5, 10, 15, 20, 25, 30]
+    assert losses["step"].to_pylist() == [3, 6, 9, 12, 15, 18]
     judged = [value is not None for value in losses["discriminator"].to_pylist()]
     assert judged == [False, False, False, True, True, True]
 
@@ -210,7 +219,7 @@ def test_decoder_training_with_a_classifier_sees_the_labels_that_a_guide_sees(sa
 
 
 def test_auxiliary_classifier_learns_the_classes_from_a_trained_autoencoder(patches):
-    autoencoder(train_config("base", steps=200), patches)
+    autoencoder(train_config("base", steps=200, train=WHOLE_BATCH), patches)
     term = {"classification": CLASSIFIER}
     tuned = autoencoder(decoder_config(source="base@v1", loss=term, steps=30), patches)
     found = pq.read_table(str(tuned.path / "losses.parquet"))["classification"].to_pylist()

@@ -88,7 +88,7 @@ def test_keep_together_puts_slides_that_share_pictures_into_one_split(
 ) -> None:
     write_images(tmp_path / "images")
     apart = 0
-    for seed in range(6):
+    for seed in range(2):
         for together in (False, True):
             index = indexed(
                 tmp_path / "images", site, IMAGES, version=f"v{seed}{together}",
