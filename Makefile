@@ -10,6 +10,9 @@ UV := build/uv/bin/uv
 WITH_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(UV:uv=pip) config get global.index-url 2>/dev/null)}}"; \
   test -z "$$index" || export UV_DEFAULT_INDEX="$$index";
 PYTEST := $(BIN)/python -m pytest
+# a file's tests stay together: many share a store or a Ray; in their order, the long ones do not come last
+WORKERS ?= 2
+PYTEST_SPREAD := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 SIBLINGS := cluster configs data_prep kernels
 VIEW := build/view/histodiff
 # each process would compile torch's and Ray's sources anew: 5 s of CPU to import torch instead of 2
@@ -23,11 +26,11 @@ help:   # the targets
 demo: install   # the whole chain on generated slides; prints where report.html is
 	$(BIN)/histodiff demo
 
-test: install   # tests that pass anywhere: unit and integration
-	$(PYTEST)
+test: install   # tests that pass anywhere: unit and integration; WORKERS=0 is one process
+	$(PYTEST_SPREAD)
 
 test-integration: install   # the part of `make test` that is not in `make check`
-	$(PYTEST) tests --ignore tests/unit
+	$(PYTEST_SPREAD) tests --ignore tests/unit
 
 test-real: install   # tests on real slides in ../shared/data; fail without them
 	$(PYTEST) -m "real_data and not slow"
@@ -77,7 +80,7 @@ check: install view   # format, lint, types, layers, unit tests: what every chan
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p histodiff
 	cd build/view && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
-	$(PYTEST) tests/unit
+	$(PYTEST_SPREAD) tests/unit
 
 format: install   # formats the code and mends what ruff can mend
 	$(BIN)/ruff format .
