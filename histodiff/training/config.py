@@ -29,7 +29,7 @@ class AdamWConfig(Config):
     eps: float = Field(default=1.0e-8, gt=0)
     """Added to the denominator."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay, of matrices and kernels; norms, biases and embeddings have none."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; null does not clip."""
 

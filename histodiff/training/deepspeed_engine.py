@@ -20,6 +20,7 @@ from histodiff.training import ranks
 from histodiff.training.config import TrainConfig, deepspeed_config
 from histodiff.training.engine import Engine, MicroLoss, StepResult
 from histodiff.training.loss_scale import LossScale
+from histodiff.training.optimizer import adamw
 from histodiff.training.partitions import Fragment
 from histodiff.training.zero import owned_fragments, owned_parts, spread_parts
 
@@ -41,14 +42,7 @@ class DeepSpeedEngine(Engine):
         )
         self._config = config
         self._deepspeed = _import_deepspeed(device)
-        optimizer = torch.optim.AdamW(
-            module.parameters(),
-            lr=config.optimizer.lr,
-            betas=config.optimizer.betas,
-            eps=config.optimizer.eps,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
+        optimizer = adamw(module, config.optimizer, fused=True)
         with _quiet():
             self._engine, *_ = self._deepspeed.initialize(
                 model=module,

@@ -11,6 +11,7 @@ import torch
 
 from histodiff.training.config import OptimizationConfig
 from histodiff.training.engine import Engine, MicroLoss, StepResult
+from histodiff.training.optimizer import adamw
 from histodiff.training.partitions import Fragment, whole_fragments
 
 
@@ -28,13 +29,7 @@ class LocalEngine(Engine):
         super().__init__(module, zero_stage=0)
         self._config = config
         self._trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self._adamw = torch.optim.AdamW(
-            self._trained.values(),
-            lr=config.optimizer.lr,
-            betas=config.optimizer.betas,
-            eps=config.optimizer.eps,
-            weight_decay=config.optimizer.weight_decay,
-        )
+        self._adamw = adamw(module, config.optimizer, fused=False)
 
     @property
     def module(self) -> torch.nn.Module:

@@ -47,9 +47,11 @@ def inputs(step: int) -> torch.Tensor:
 def oracle() -> tuple[list[float], dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """Losses, weights and averaged weights of an ordinary loop over whole batches."""
     module, train = network(), config(0)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.1, eps=1e-8
-    )
+    groups = [
+        {"params": [module[0].weight, module[2].weight], "weight_decay": 0.1},
+        {"params": [module[0].bias, module[2].bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99), eps=1e-8)
     averages = [
         {name: p.detach().double().clone() for name, p in module.named_parameters()}
         for _ in HALF_LIVES
@@ -61,7 +63,8 @@ def oracle() -> tuple[list[float], dict[str, torch.Tensor], list[dict[str, torch
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
-        optimizer.param_groups[0]["lr"] = train.lr_at(seen)
+        for group in optimizer.param_groups:
+            group["lr"] = train.lr_at(seen)
         optimizer.step()
         losses.append(loss.item())
         for half_life, average in zip(HALF_LIVES, averages, strict=True):

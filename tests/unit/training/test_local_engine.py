@@ -51,7 +51,11 @@ def engine_training(num_parts: int) -> tuple[list[float], dict, list[dict]]:
 def plain_training() -> tuple[list[float], dict, list[dict]]:
     """The same with a bare optimizer and averages in double precision."""
     module, settings = network(), config()
-    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.999), weight_decay=0.1)
+    groups = [
+        {"params": [module[0].weight, module[2].weight], "weight_decay": 0.1},
+        {"params": [module[0].bias, module[2].bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
     averages = [{n: p.detach().double() for n, p in module.named_parameters()} for _ in range(2)]
     losses = []
     for step in range(STEPS):
@@ -60,7 +64,8 @@ def plain_training() -> tuple[list[float], dict, list[dict]]:
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.05)
-        optimizer.param_groups[0]["lr"] = 1e-2 * factor(seen)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * factor(seen)
         optimizer.step()
         losses.append(loss.item())
         for half_life, average in zip(settings.ema.half_lives_images, averages, strict=True):

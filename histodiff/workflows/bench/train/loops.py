@@ -21,6 +21,7 @@ from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.spec import PretrainSpec
 from histodiff.pretraining.trainer import DenoiserTrainer
 from histodiff.training import DeepSpeedEngine, WeightAverages
+from histodiff.training.optimizer import adamw
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -97,11 +98,7 @@ class TorchLoop:
         self._losses = _Losses(spec, batches)
         self._config, self._device = spec.train, spec.device
         self._parameters = list(self._losses.denoiser.parameters())
-        adamw = spec.train.optimizer
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=adamw.lr, betas=adamw.betas, eps=adamw.eps,
-            weight_decay=adamw.weight_decay, fused=True,
-        )  # fmt: skip
+        self._optimizer = adamw(self._losses.denoiser, spec.train.optimizer, fused=True)
         self._averages = _averages(self._parameters, spec)
 
     def step(self) -> torch.Tensor:
