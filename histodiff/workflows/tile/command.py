@@ -26,8 +26,9 @@ from histodiff.data_prep.index.patch_index import (
     stream_patch_index,
     table_bytes,
 )
+from histodiff.data_prep.sources.finding import find_inputs
 from histodiff.data_prep.sources.hashing import inventory, with_hashes
-from histodiff.data_prep.sources.inputs import Inputs, find_inputs
+from histodiff.data_prep.sources.inputs import Inputs
 from histodiff.data_prep.stages.duplicate_search import (
     DuplicateFindings,
     find_duplicates,

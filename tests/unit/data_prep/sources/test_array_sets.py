@@ -12,7 +12,8 @@ from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
-from histodiff.data_prep.sources.inputs import ImageInput, find_inputs
+from histodiff.data_prep.sources.finding import find_inputs
+from histodiff.data_prep.sources.inputs import ImageInput
 from histodiff.errors import ConfigError
 from histodiff.workflows.tile import TileConfig, estimate, tile
 from tests.support.array_files import (

@@ -7,8 +7,9 @@ from PIL import Image
 from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.sources.finding import find_inputs
 from histodiff.data_prep.sources.identifiers import parse_identifier
-from histodiff.data_prep.sources.inputs import Inputs, find_inputs
+from histodiff.data_prep.sources.inputs import Inputs
 from histodiff.errors import ConfigError
 from histodiff.workflows.tile import TileConfig, tile
 

@@ -1,0 +1,121 @@
+"""The images of a patch set, in units: files in folders, patches in array files, rows of a CSV."""
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from histodiff.data_prep.readers.pixels import IMAGE_SUFFIXES
+from histodiff.data_prep.sources.array_sets import ArraySource, array_patches
+from histodiff.data_prep.sources.csv_lists import listed_images
+from histodiff.data_prep.sources.inputs import ImageInput, ImageSet
+from histodiff.data_prep.sources.listing import (
+    files_below,
+    joined,
+    mapped_label,
+    parsed_name,
+    stem_id,
+)
+from histodiff.data_prep.sources.sources import (
+    CsvSource,
+    ImageFolderSource,
+    PatchSetSource,
+)
+from histodiff.errors import ConfigError
+from histodiff.storage import StoragePath
+
+IMAGES_PER_UNIT = 512
+
+
+def image_sets_of(source: PatchSetSource, data: str, where: str, number: int) -> list[ImageSet]:
+    """The images of one source, cut into units; ``number`` is the source's, for their names.
+
+    Raises:
+        ConfigError: There are none, or one is listed twice.
+    """
+    if isinstance(source, CsvSource):
+        folder, images = listed_images(source, data, where)
+    elif isinstance(source, ImageFolderSource):
+        folder, images = _folder_images(source, data, where)
+    else:
+        folder, images = _array_images(source, data, where)
+    if not images:
+        raise ConfigError(f"{where}: {folder} has no images; check `path` and `label_map`")
+    repeated = [path for path, count in Counter(item.path for item in images).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{where}: {repeated[0]} is listed more than once; remove the other rows")
+    images.sort(key=lambda image: (image.slide_id, image.path))
+    return [
+        ImageSet(
+            name=f"source{number:02d}-{part:06d}",
+            url=str(folder),
+            mpp=None if source.mpp == "unknown" else source.mpp,
+            fit=source.fit,
+            images=tuple(images[start : start + IMAGES_PER_UNIT]),
+        )
+        for part, start in enumerate(range(0, len(images), IMAGES_PER_UNIT))
+    ]
+
+
+def _folder_images(
+    source: ImageFolderSource, data: str, where: str
+) -> tuple[StoragePath, list[ImageInput]]:
+    folder = joined(data, source.path)
+    images = []
+    for name, size in files_below(folder, IMAGE_SUFFIXES, where, "images").items():
+        parents = PurePosixPath(name).parent.as_posix()
+        parsed = parsed_name(source.identifiers, name, where)
+        label = name.split("/")[0] if source.labels == "folder" else None
+        if parsed and source.labels == "identifiers":
+            label = parsed.label
+        if source.labels == "folder" and "/" not in name:
+            raise ConfigError(
+                f"{where}.labels: {folder / name} lies in no sub-folder; use labels: none"
+            )
+        if label is not None and source.label_map:
+            label = mapped_label(label, source, where)
+            if label is None:
+                continue
+        own_id = stem_id(name) if source.slides == "image" else parents
+        slide_id = source.prefix + (parsed.slide_id if parsed else own_id)
+        images.append(
+            ImageInput(
+                path=name,
+                slide_id=slide_id,
+                patient_id=parsed.patient_id if parsed else slide_id,
+                site=parsed.site if parsed else None,
+                label=label,
+                size_bytes=size,
+            )
+        )
+    return folder, images
+
+
+def _array_images(
+    source: ArraySource, data: str, where: str
+) -> tuple[StoragePath, list[ImageInput]]:
+    folder, patches = array_patches(source, joined(data, source.path), where=where)
+    images = []
+    given: dict[str, str | None] = {}
+    for patch in patches:
+        label = patch.label
+        if label is not None and source.label_map:
+            label = mapped_label(label, source, where)
+            if label is None:
+                continue
+        slide_id = source.prefix + patch.slide_id
+        if given.setdefault(slide_id, patch.given_split) != patch.given_split:
+            raise ConfigError(
+                f"{where}.splits: slide '{slide_id}' is in the given splits {given[slide_id]} and"
+                f" {patch.given_split}; set splits: own"
+            )
+        images.append(
+            ImageInput(
+                path=patch.path,
+                slide_id=slide_id,
+                patient_id=slide_id,
+                site=patch.site,
+                label=label,
+                size_bytes=patch.size_bytes,
+                given_split=patch.given_split,
+            )
+        )
+    return folder, images
