@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.readers.resampling import resized
 
 WORK_PX = 144
 """Longest side of the picture in which blobs are looked for."""

@@ -12,7 +12,7 @@ from PIL import Image
 from histodiff.data_prep.generated.layout import TissueClass, field_layout
 from histodiff.data_prep.generated.painting import painted_tissue
 from histodiff.data_prep.generated.stain import Stain, drawn_stain, stained_rgb
-from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.runtime import generator_for
 from histodiff.storage import storage_path, write_bytes
 from histodiff.telemetry import progress

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from histodiff.data_prep.index.geometry import ReadPlan
-from histodiff.data_prep.readers.pixels import resized
 from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.data_prep.readers.thumbnails import Thumbnail
 from histodiff.data_prep.tissue.tissue_mask import rectangle_fractions
 from histodiff.errors import SlideError

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from histodiff.data_prep.index.patch_index import IndexedSlides, PatchIndex, file_name_of
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at, was_tile_by_tile
-from histodiff.data_prep.readers.pixels import shrink_into
 from histodiff.data_prep.readers.reader import Box
+from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
 from histodiff.runtime import PixelBlock, ReadBytes

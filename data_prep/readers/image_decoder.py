@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.data_prep.readers.containers import ImageContainer, member_of, open_container
-from histodiff.data_prep.readers.pixels import decode_image
+from histodiff.data_prep.readers.image_files import decode_image
 from histodiff.storage import StoragePath
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 

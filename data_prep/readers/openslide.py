@@ -7,8 +7,9 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from histodiff.data_prep.readers.pixels import PLAIN_SUFFIXES, shrink_into
+from histodiff.data_prep.readers.image_files import PLAIN_SUFFIXES
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
+from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import PIL
 import tifffile
 
+from histodiff.data_prep.readers.image_files import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes
 from histodiff.data_prep.readers.ome import ome_scale
-from histodiff.data_prep.readers.pixels import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes, shrink_into
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
+from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.readers.resampling import resized
 
 _TILE_PX = 256
 _QUALITY = 85

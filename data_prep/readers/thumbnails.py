@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from histodiff.data_prep.readers.pixels import resized
 from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.errors import SlideError
 
 MAX_SIDE_PX = 4096

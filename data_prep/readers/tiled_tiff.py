@@ -18,8 +18,8 @@ import tifffile
 
 from histodiff.data_prep.readers.byte_source import ByteRange, ByteSource, byte_source
 from histodiff.data_prep.readers.jpeg import VERSION, decode_tile, is_jfif, tile_prefix
-from histodiff.data_prep.readers.pixels import shrink_into
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
+from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.data_prep.readers.tiff_index import TiffIndex, TiffLevel, read_tiff_index
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, file_size, is_local, open_blockwise

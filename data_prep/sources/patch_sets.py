@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import PurePosixPath
 
-from histodiff.data_prep.readers.pixels import IMAGE_SUFFIXES
+from histodiff.data_prep.readers.image_files import IMAGE_SUFFIXES
 from histodiff.data_prep.sources.array_sets import ArraySource, array_patches
 from histodiff.data_prep.sources.csv_lists import listed_images
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet

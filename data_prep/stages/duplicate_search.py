@@ -28,7 +28,7 @@ from histodiff.data_prep.duplicates.duplicates import (
 from histodiff.data_prep.duplicates.report import duplicate_report
 from histodiff.data_prep.readers.containers import member_of
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
-from histodiff.data_prep.readers.pixels import decode_bytes
+from histodiff.data_prep.readers.image_files import decode_bytes
 from histodiff.data_prep.sources.inputs import Inputs
 from histodiff.data_prep.stages.tile import unit_name
 from histodiff.storage import StoragePath, storage_path

@@ -27,8 +27,8 @@ from histodiff.data_prep.index.geometry import (
 )
 from histodiff.data_prep.index.patch_index import REJECTED_SCHEMA
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at
-from histodiff.data_prep.readers.pixels import shrunk
 from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
+from histodiff.data_prep.readers.resampling import shrunk
 from histodiff.data_prep.readers.thumbnails import Thumbnail, best_level, thumbnail
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.data_prep.sources.companions import Companion, CompanionKind

@@ -30,7 +30,7 @@ from histodiff.data_prep.index.patch_index import (
     table_from_rows,
 )
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
-from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
 from histodiff.data_prep.stages.tile_rows import Row, image_patches, set_rows, slide_row

@@ -11,7 +11,7 @@ import pyarrow as pa
 from histodiff.data_prep.index.geometry import ReadPlan, Region
 from histodiff.data_prep.index.patch_index import PATCHES_SCHEMA, SLIDES_SCHEMA
 from histodiff.data_prep.readers.containers import reader_of
-from histodiff.data_prep.readers.pixels import READER_VERSION
+from histodiff.data_prep.readers.image_files import READER_VERSION
 from histodiff.data_prep.readers.reader import SlideInfo
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.tissue.quality import PatchScores

@@ -16,7 +16,7 @@ from histodiff.guidance.latent_classifier import (
     initial_classifier,
 )
 from histodiff.guidance.noise import sigma_bins
-from histodiff.models.guide import load_latent_classifier, save_latent_classifier
+from histodiff.models.latent_classifier import load_latent_classifier, save_latent_classifier
 from histodiff.storage import StoragePath
 from histodiff.training import MetricsRow, fit
 

@@ -19,7 +19,7 @@ from histodiff.config import Config
 from histodiff.diffusion import Denoise, GuidanceConfig, Preconditioning, guided_denoiser
 from histodiff.guidance.labelled import LabelledLatents, NoisyBatch, noisy_batch
 from histodiff.guidance.noise import NoiseConfig, noise_sigma
-from histodiff.models.guide import LatentClassifier, LatentClassifierConfig
+from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.runtime import derived_seed, generator_for
 from histodiff.training import OptimizationConfig
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from histodiff.errors import ConfigError
 from histodiff.features.neighbours import l2_normalised
 from histodiff.samples import Decision
-from histodiff.selection.rules import Reason
+from histodiff.selection.config import Reason
 
 Floats = npt.NDArray[np.float64]
 

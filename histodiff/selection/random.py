@@ -6,7 +6,7 @@ import numpy as np
 
 from histodiff.runtime import generator_for
 from histodiff.samples import Decision
-from histodiff.selection.rules import Reason
+from histodiff.selection.config import Reason
 
 
 def random_decisions(

@@ -18,7 +18,6 @@ from histodiff.training.config import (
     deepspeed_config,
 )
 from histodiff.training.deepspeed_engine import DeepSpeedEngine
-from histodiff.training.divergence import Rollback, RolledBack
 from histodiff.training.divergence_monitor import DivergenceMonitor
 from histodiff.training.ema import WeightAverages
 from histodiff.training.engine import Engine, MicroLoss, StepResult
@@ -27,6 +26,7 @@ from histodiff.training.local_engine import LocalEngine
 from histodiff.training.randomness import seed_torch
 from histodiff.training.ranks import mean_over_ranks
 from histodiff.training.records import MetricsRow, TimingRow, TrainingRecords, ValidationRow
+from histodiff.training.rollbacks import Rollback, RolledBack
 from histodiff.training.state import CHECKPOINTS, TrainingState
 from histodiff.training.trainer import CompletedStep, Trainer, micro_batches
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from histodiff.config import Config, Location
 from histodiff.errors import ConfigError
-from histodiff.training.rates import RateShape, rate_factor
+from histodiff.training.learning_rate import RateShape, rate_factor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _LARGEST_BUCKET = 500_000_000

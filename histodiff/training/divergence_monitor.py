@@ -9,7 +9,8 @@ from histodiff.telemetry import metrics
 from histodiff.training import ranks
 from histodiff.training.checkpoints import discard_checkpoints
 from histodiff.training.config import TrainConfig
-from histodiff.training.divergence import (
+from histodiff.training.engine import StepResult
+from histodiff.training.rollbacks import (
     RolledBack,
     batch_of,
     loss_limit,
@@ -19,7 +20,6 @@ from histodiff.training.divergence import (
     rollback_of,
     write_rollbacks,
 )
-from histodiff.training.engine import StepResult
 from histodiff.training.state import TrainingState
 
 _log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from histodiff.features.neighbours import nearest_similarity
 from histodiff.models.classifier import Classifier, load_classifier
 from histodiff.samples import Decision, SampleStore, Selection, write_selection
 from histodiff.selection.centroid import Candidates, centroid_decisions, class_centroids
+from histodiff.selection.config import CentroidRule, RandomRule, RuleConfig
 from histodiff.selection.random import random_decisions
-from histodiff.selection.rules import CentroidRule, RandomRule, RuleConfig
 from histodiff.storage import write_bytes
 from histodiff.workflows.labels import LABELS_SHA256, labelled_rows, require_same_labels
 

@@ -11,7 +11,7 @@ from s3fs import S3FileSystem
 from histodiff.artifacts import Artifact
 from histodiff.cli.failures import user_message
 from histodiff.cluster.site import NoRay, Site
-from histodiff.data_prep.readers.pixels import decode_image
+from histodiff.data_prep.readers.image_files import decode_image
 from histodiff.errors import SlideError, TransientError
 from histodiff.storage import (
     StoragePath,

@@ -11,7 +11,7 @@ from histodiff.cluster.tune import Trial, run_trials
 from histodiff.config import parse_config
 from histodiff.workflows import registry
 from histodiff.workflows.sweep import SweepConfig, sweep
-from histodiff.workflows.sweep.trials import read_trials
+from histodiff.workflows.sweep.trial_table import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
 
 pytestmark = pytest.mark.ray

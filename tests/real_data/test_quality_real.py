@@ -10,7 +10,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from histodiff.data_prep.readers.pixels import decode_image, resized
+from histodiff.data_prep.readers.image_files import decode_image
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.data_prep.tissue.annotations import rasterize
 from histodiff.data_prep.tissue.artefacts import black_mask, pen_mask, white_mask
 from histodiff.data_prep.tissue.geojson import mask_geojson, read_annotations

@@ -20,8 +20,8 @@ from histodiff.config import find_config, load_config
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
 from histodiff.data_prep.index.splits import SplitConfig, assign_splits
+from histodiff.data_prep.readers.image_files import decode_image
 from histodiff.data_prep.readers.opening import open_slide_at
-from histodiff.data_prep.readers.pixels import decode_image
 from histodiff.data_prep.tissue.artefacts import black_mask, pen_mask
 from histodiff.storage import storage_path
 from histodiff.workflows.tile import TileConfig, tile

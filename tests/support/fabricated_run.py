@@ -20,11 +20,12 @@ from histodiff.data_prep.index.patch_index import (
     write_patch_index,
 )
 from histodiff.latents.symmetries import NAMES
-from histodiff.pretraining.records import MetricsRow, RunRecords, TimingRow, ValidationRow
+from histodiff.pretraining.tables import write_tables
 from histodiff.samples import Decision, finish_store, write_selection, write_shard
 from histodiff.storage import storage_path, write_bytes
+from histodiff.training import MetricsRow, TimingRow, TrainingRecords, ValidationRow
 from histodiff.workflows.sweep import SweepConfig
-from histodiff.workflows.sweep.trials import TrialRow, write_trials
+from histodiff.workflows.sweep.trial_table import TrialRow, write_trials
 
 CLASSES = ("benign", "cancer")
 PX = 16
@@ -115,7 +116,7 @@ def fabricate_networks(root):
     path = finished(root, Kind.AUTOENCODERS, "ae", contents=contents)
     write_bytes(path / "reconstructions.png", picture())
     path = finished(root, Kind.DENOISERS, "d", contents={"images_seen": 200, "parameters": 10})
-    RunRecords(
+    records = TrainingRecords(
         metrics=[MetricsRow(1, 100, 1.0, 1.0, 1e-3, 0), MetricsRow(2, 200, 0.5, 1.0, 1e-3, 0)],
         validation=[
             ValidationRow(step, 100 * step, sigma, 1.0 / step + sigma, 4)
@@ -123,7 +124,8 @@ def fabricate_networks(root):
             for sigma in (0.1, 1.0)
         ],
         timing=[TimingRow(1, 1.0, 0.1)],
-    ).write_tables(path, [])
+    )
+    write_tables(path, records, [])
 
 
 def fabricate_sweep(root, gains):

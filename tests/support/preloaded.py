@@ -3,7 +3,7 @@
 import importlib
 
 import tests.support.gang_processes  # noqa: F401
-from histodiff.training.engine import _import_deepspeed
+from histodiff.training.deepspeed_engine import _import_deepspeed
 
 _import_deepspeed("cpu")
 # every new engine of ZeRO imports it, and with it torch's compiler

@@ -23,10 +23,10 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch, CropSource
-from histodiff.pretraining.autoencoder.losses import write_losses
 from histodiff.pretraining.autoencoder.objective import Losses, Objective, take_weights
 from histodiff.pretraining.autoencoder.patches import load_places
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
+from histodiff.pretraining.autoencoder.tables import write_losses
 from histodiff.pretraining.spec import TrainingProgress
 from histodiff.runtime import Notice, Prefetched, derived_seed
 from histodiff.storage import storage_path

@@ -34,7 +34,7 @@ from histodiff.data_prep.index.reading import PatchReader
 from histodiff.data_prep.readers.limits import BareOpenSlide, TileDecoder, write_bench_slide
 from histodiff.data_prep.readers.opening import open_slide_at
 from histodiff.data_prep.readers.peers import installed_peers
-from histodiff.data_prep.readers.pixels import shrink_into
+from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.errors import ConfigError
 from histodiff.runtime import generator_for
 from histodiff.storage import storage_path

@@ -19,8 +19,7 @@ from histodiff.evaluation.metrics import METRICS
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Estimate
-from histodiff.workflows.report.pictures import Picture, effects_figure
-from histodiff.workflows.report.results import (
+from histodiff.workflows.report.comparisons import (
     Comparison,
     Result,
     comparisons,
@@ -29,6 +28,7 @@ from histodiff.workflows.report.results import (
     setting_text,
     words,
 )
+from histodiff.workflows.report.pictures import Picture, effects_figure
 from histodiff.workflows.report.sections import (
     class_samples,
     cohort,
@@ -40,7 +40,7 @@ from histodiff.workflows.report.statements import Evidence, headline, held_out, 
 from histodiff.workflows.report.tables import HeatTable, heat_tables
 from histodiff.workflows.report.training import pretraining
 from histodiff.workflows.sweep import SweepConfig
-from histodiff.workflows.sweep.trials import TrialRow, read_trials
+from histodiff.workflows.sweep.trial_table import TrialRow, read_trials
 
 PAGE, DATA = "report.html", "report.json"
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from histodiff.storage import StoragePath
-from histodiff.workflows.report.results import Result, setting_text, words
+from histodiff.workflows.report.comparisons import Result, setting_text, words
 
 Pixels = npt.NDArray[np.uint8]
 

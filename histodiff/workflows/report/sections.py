@@ -21,6 +21,7 @@ from histodiff.data_prep.index.reading import PatchReader
 from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, list_names
+from histodiff.workflows.report.comparisons import setting_text
 from histodiff.workflows.report.equivariance import advice_on_symmetries
 from histodiff.workflows.report.pictures import (
     Curve,
@@ -30,8 +31,7 @@ from histodiff.workflows.report.pictures import (
     stored_picture,
     strip,
 )
-from histodiff.workflows.report.results import setting_text
-from histodiff.workflows.sweep.trials import TrialRow
+from histodiff.workflows.sweep.trial_table import TrialRow
 
 _MAX_OVERLAYS = 6
 _MAX_SLIDES = 40

@@ -11,8 +11,8 @@ from typing import Any
 
 from histodiff.artifacts import open_artifact
 from histodiff.storage import StoragePath
-from histodiff.workflows.report.results import Comparison, points, words
-from histodiff.workflows.sweep.trials import METRICS_FILE, TrialRow
+from histodiff.workflows.report.comparisons import Comparison, points, words
+from histodiff.workflows.sweep.trial_table import METRICS_FILE, TrialRow
 
 _ENOUGH_SEEDS = 5
 _ENOUGH_SLIDES = 30

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from histodiff.workflows.report.results import Result, Settings, setting_text
+from histodiff.workflows.report.comparisons import Result, Settings, setting_text
 
 _PALE, _STRONG = 0.06, 0.42
 

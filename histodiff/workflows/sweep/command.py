@@ -18,7 +18,7 @@ from histodiff.telemetry import progress
 from histodiff.workflows.registry import Command, Estimate, find_command, load
 from histodiff.workflows.sweep.config import Axis, SweepConfig
 from histodiff.workflows.sweep.grid import PlannedTrial, expand
-from histodiff.workflows.sweep.trials import trial_row, write_trials
+from histodiff.workflows.sweep.trial_table import trial_row, write_trials
 
 __all__ = ["Axis", "SweepConfig", "estimate", "sweep"]
 

@@ -15,7 +15,7 @@ from histodiff.guidance.latent_classifier import (
 )
 from histodiff.guidance.noise import LogUniformNoise
 from histodiff.latents import Whitening
-from histodiff.models.guide import LatentClassifier, LatentClassifierConfig
+from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.storage import storage_path
 from histodiff.training import fit
 from tests.support.latent_stores import open_new_store, patch_table

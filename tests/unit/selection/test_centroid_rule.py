@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from histodiff.errors import ConfigError
 from histodiff.selection.centroid import Candidates, centroid_decisions, class_centroids
-from histodiff.selection.rules import Reason, RuleConfig
+from histodiff.selection.config import Reason, RuleConfig
 
 CLASSES = ("benign", "cancer", "stroma")
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from histodiff.models.guide import LatentClassifier, LatentClassifierConfig
+from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.models.unet import create_unet, unet_preset
 from histodiff.training import AdamWConfig
 from histodiff.training.optimizer import adamw, parameter_groups

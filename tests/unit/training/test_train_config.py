@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from histodiff.errors import ConfigError
 from histodiff.training import TrainConfig, deepspeed_config
-from histodiff.training.rates import rate_factor
+from histodiff.training.learning_rate import rate_factor
 
 
 def config(**changes) -> TrainConfig:

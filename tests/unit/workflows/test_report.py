@@ -7,8 +7,8 @@ from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.workflows.report import ReportConfig, report
-from histodiff.workflows.report.results import comparisons, points, results
-from histodiff.workflows.sweep.trials import TrialRow
+from histodiff.workflows.report.comparisons import comparisons, points, results
+from histodiff.workflows.sweep.trial_table import TrialRow
 from tests.support.fabricated_run import fabricate_networks, fabricate_patches, fabricate_sweep
 
 VALUES = {

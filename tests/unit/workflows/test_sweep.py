@@ -7,7 +7,7 @@ from histodiff.errors import ConfigError
 from histodiff.workflows import registry
 from histodiff.workflows.sweep import SweepConfig, sweep
 from histodiff.workflows.sweep.grid import expand
-from histodiff.workflows.sweep.trials import read_trials
+from histodiff.workflows.sweep.trial_table import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
 
 STEPS = {

@@ -11,7 +11,7 @@ from scipy import ndimage
 from histodiff.data_prep.generated import TissueClass
 from histodiff.data_prep.generated.labelled import render_patches
 from histodiff.data_prep.generated.stain import drawn_stain
-from histodiff.data_prep.readers.pixels import resized
+from histodiff.data_prep.readers.resampling import resized
 from histodiff.data_prep.readers.thumbnails import Thumbnail
 from histodiff.data_prep.tissue.artefacts import black_mask, pen_mask, white_mask
 from histodiff.data_prep.tissue.quality import (

@@ -4,7 +4,7 @@ import torch
 from histodiff.config import parse_config
 from histodiff.errors import ArtifactCorrupt, ConfigError
 from histodiff.models.denoiser import load_denoiser
-from histodiff.models.guide import (
+from histodiff.models.latent_classifier import (
     LatentClassifier,
     LatentClassifierConfig,
     load_latent_classifier,

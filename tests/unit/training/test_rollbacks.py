@@ -4,7 +4,7 @@ import pytest
 
 from histodiff.storage import storage_path
 from histodiff.training import DivergenceConfig, TrainConfig
-from histodiff.training.divergence import (
+from histodiff.training.rollbacks import (
     batch_of,
     loss_limit,
     median_steps,

@@ -1,4 +1,4 @@
-"""What happens to a run whose loss leaps or is not finite: it stops, or goes back and passes over.
+"""Going back: which steps a run takes again, and which batches it never sees, after a bad step.
 
 Going back is a function of the losses alone. The training returns to the step before the images
 that are to blame, and those batches are never seen: step ``k`` takes the ``k``-th batch that is not

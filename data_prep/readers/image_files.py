@@ -1,16 +1,14 @@
-"""Decodes image files, and shrinks what was read: the only resampling on the way in."""
+"""Decodes image files."""
 
 import io
 from pathlib import PurePosixPath
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from histodiff.data_prep.readers.reader import Pixels, Resample
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, read_bytes
 
@@ -24,7 +22,6 @@ IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".tif", ".tiff", ".bmp", ".webp")
 READER_VERSION = PIL.__version__
 """Version of what decodes images."""
 
-cv2.setNumThreads(1)  # there is a process for every core already
 Image.MAX_IMAGE_PIXELS = None  # our own limit, which ends in a reason instead of a warning
 _COLOUR_MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")
 
@@ -65,36 +62,6 @@ def decode_bytes(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
         raise SlideError(SkipReason.UNREADABLE, f"{name}: is not an image") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{name}: {error}") from error
-
-
-def shrink_into(pixels: Pixels, *, resample: Resample, out: Pixels) -> None:
-    """Shrinks ``pixels`` into ``out``, both uint8 ``(H, W, 3)``, neither side enlarged.
-
-    ``box`` averages areas, parts of pixels by their part; ``lanczos`` keeps more detail and rings.
-    """
-    height, width = out.shape[:2]
-    assert pixels.shape[0] >= height, "patches are never enlarged"
-    assert pixels.shape[1] >= width, "patches are never enlarged"
-    if pixels.shape == out.shape:
-        out[:] = pixels
-    elif resample == "box":
-        cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA)
-    else:
-        image = Image.fromarray(pixels)
-        out[:] = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-
-
-def shrunk(pixels: Pixels, side_px: int, resample: Resample) -> Pixels:
-    """``pixels`` ``(H, W, 3)`` as a square of ``side_px``."""
-    out = np.empty((side_px, side_px, 3), np.uint8)
-    shrink_into(pixels, resample=resample, out=out)
-    return out
-
-
-def resized(pixels: npt.NDArray[np.uint8], *, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """``pixels`` at another size by area averaging; for thumbnails."""
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from histodiff.evaluation.statistics import Interval, mean_interval, paired_difference
-from histodiff.workflows.sweep.trials import TrialRow
+from histodiff.workflows.sweep.trial_table import TrialRow
 
 Settings = Mapping[str, Any]
 
