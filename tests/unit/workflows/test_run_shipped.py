@@ -56,6 +56,6 @@ def test_real_small_has_two_budgets_and_three_seeds_and_one_subset_of_labels_eac
 
 
 def test_a_mistake_in_a_sweep_shows_before_anything_runs():
-    wrong = "steps.sweep.overrides.steps.guide.overrides.training.batches=3"
+    wrong = "steps.sweep.overrides.steps.guide.overrides.kind.training.batches=3"
     with pytest.raises(ConfigError, match=r"'guide' .*training\.batches: unknown key.*'batch'"):
         resolved("pipelines/demo.yaml", wrong)
