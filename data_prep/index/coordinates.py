@@ -67,6 +67,9 @@ def _trident(
     path: StoragePath, corners: npt.NDArray[np.int64], attributes: dict[str, Any]
 ) -> ImportedGrid:
     side = _pixels(path, attributes, "patch_size_level0")
+    if "overlap" in attributes:  # stated at the scale of the patch, of patch_size pixels
+        _pixels(path, attributes, "patch_size")
+        _pixels(path, attributes, "overlap", least=0)
     size = None
     if "level0_width" in attributes and "level0_height" in attributes:
         size = (

@@ -96,6 +96,8 @@ def test_read_coordinates_from_a_remote_store(tmp_path: Path) -> None:
         (without(CLAM, patch_size="large"), CORNERS, "patch_size 'large', not a whole number"),
         (without(TRIDENT, patch_size_level0=511.5), CORNERS, "patch_size_level0 .*511.5"),
         (without(TRIDENT, patch_size_level0=0), CORNERS, "patch_size_level0 .*below 1"),
+        (without(TRIDENT, "patch_size"), CORNERS, "has patch_size None"),
+        (without(TRIDENT, overlap=-1), CORNERS, "overlap .*below 0"),
         (without(TRIDENT, level0_width=0), CORNERS, "level0_width .*below 1"),
         (without(CLAM, patch_level=-1), CORNERS, "patch_level .*below 0"),
         (TRIDENT, CORNERS + 0.5, "'coords' is float64"),
