@@ -46,8 +46,15 @@ def test_readme_has_a_picture(readme: Path) -> None:
 @pytest.mark.parametrize(
     ("readme", "example"), [pytest.param(*one, id=of(one[0])) for one in examples()]
 )
-def test_readme_python_example_runs(
-    readme: Path, example: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_readme_python_example_prints_what_it_says(
+    readme: Path,
+    example: Block,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    said = re.findall(r"^# prints: (.*)$", example.text, re.MULTILINE)
     exec(compile(example.text, str(readme), "exec"), {"__name__": "example"})
+    assert said
+    assert capsys.readouterr().out.splitlines() == said
