@@ -72,7 +72,7 @@ class CheckpointWriter:
         target = checkpoint_folder(self._checkpoints, step)
         if self._rank == 0:
             remove_tree(target)
-        ranks.wait_for_all()
+        ranks.barrier()
         scratch = _scratch_for(target)
         write(scratch)
         self._upload = self._thread.submit(self._publish, scratch, target, step)
@@ -88,7 +88,7 @@ class CheckpointWriter:
         if self._upload is not None:
             self._upload.result()
             self._upload = None
-        ranks.wait_for_all()
+        ranks.barrier()
 
     def close(self) -> None:
         """Lets a running upload of this rank end, and gives up waiting for other ranks."""

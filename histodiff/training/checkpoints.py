@@ -87,7 +87,7 @@ def discard_checkpoints(checkpoints: StoragePath, *, after: int) -> None:
         for step in complete_steps(checkpoints):
             if step > after:
                 remove_tree(checkpoint_folder(checkpoints, step))
-    ranks.wait_for_all()
+    ranks.barrier()
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def _records(checkpoints: StoragePath) -> list[CheckpointRecord]:
     if ranks.rank() == 0:
         steps = reversed(complete_steps(checkpoints))
         texts = [(checkpoint_folder(checkpoints, step) / COMPLETE).read_bytes() for step in steps]
-    return [_record(text, checkpoints) for text in ranks.from_first_rank(texts)]
+    return [_record(text, checkpoints) for text in ranks.broadcast(texts)]
 
 
 def _record(text: bytes, checkpoints: StoragePath) -> CheckpointRecord:
@@ -162,4 +162,4 @@ def _is_intact(folder: Path, record: CheckpointRecord, name: str) -> bool:
 
 def _all_ranks(passed: bool) -> bool:
     """Whether it is so on every rank."""
-    return all(ranks.from_all_ranks(passed))
+    return all(ranks.all_gather(passed))

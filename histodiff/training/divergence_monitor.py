@@ -39,7 +39,7 @@ class DivergenceMonitor:
         self._config = config.on_divergence
         self._folder = state.checkpoints
         before = read_rollbacks(self._folder) if ranks.rank() == 0 else []
-        self.rollbacks = ranks.from_first_rank(before)
+        self.rollbacks = ranks.broadcast(before)
         """Those of the run so far."""
 
     @property
@@ -78,7 +78,7 @@ class DivergenceMonitor:
         discard_checkpoints(self._folder, after=rollback.back_to_step)
         if ranks.rank() == 0:
             write_rollbacks(self._folder, [*self.rollbacks, rollback])
-        ranks.wait_for_all()
+        ranks.barrier()
         _log.warning(
             "loss %s at step %d (limit %s): back to step %d, batches %d to %d are passed over",
             loss, rollback.step, limit, rollback.back_to_step,

@@ -53,7 +53,7 @@ class Engine(ABC):
         self, module: torch.nn.Module, *, zero_stage: int, loss_scale: LossScale | None = None
     ) -> None:
         self.zero_stage, self.loss_scale = zero_stage, loss_scale
-        self._plain = module
+        self._network = module
 
     @property
     @abstractmethod
@@ -118,9 +118,9 @@ class Engine(ABC):
 
         All ranks must call it. The weights are as before afterwards.
         """
-        state = {name: buffer.cpu() for name, buffer in self._plain.named_buffers()}
+        state = {name: buffer.cpu() for name, buffer in self._network.named_buffers()}
         with _replaced(self.masters(), parts):
-            for name, parameter in self._plain.named_parameters():
+            for name, parameter in self._network.named_parameters():
                 state[name] = self._full(parameter).detach().to("cpu", copy=True)
         return state
 
@@ -162,7 +162,7 @@ class Engine(ABC):
         self._set_moments(shared["optimizer_step"])
         files = [folder / name for name in self.needed(record) if name.startswith(_PART)]
         read_parts(files, self._fragments(), {**self.states(), **averages})
-        for name, buffer in self._plain.named_buffers():
+        for name, buffer in self._network.named_buffers():
             buffer.copy_(shared[f"buffer/{name}"])
         if self.loss_scale is not None:
             self.loss_scale.load(tuple(shared["loss_scale"].tolist()))
@@ -180,7 +180,7 @@ class Engine(ABC):
     def _shared(self) -> dict[str, torch.Tensor]:
         """The state that every rank has alike."""
         first = self._optimizer.state[self._owned()[0]]
-        shared = {f"buffer/{name}": buffer.cpu() for name, buffer in self._plain.named_buffers()}
+        shared = {f"buffer/{name}": buffer.cpu() for name, buffer in self._network.named_buffers()}
         shared["optimizer_step"] = first["step"].cpu()
         if self.loss_scale is not None:
             shared["loss_scale"] = torch.tensor(self.loss_scale.state(), dtype=torch.float64)

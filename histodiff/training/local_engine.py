@@ -33,7 +33,7 @@ class LocalEngine(Engine):
 
     @property
     def module(self) -> torch.nn.Module:
-        return self._plain
+        return self._network
 
     def step(
         self, losses: Sequence[MicroLoss], *, images_seen: int, notice: bool = False
@@ -41,7 +41,7 @@ class LocalEngine(Engine):
         self._adamw.zero_grad(set_to_none=True)
         total = 0.0
         for loss_of in losses:
-            loss = loss_of(self._plain)
+            loss = loss_of(self._network)
             total += float(loss.detach())
             if not math.isfinite(total):
                 return StepResult(total, math.nan, noticed=notice)

@@ -22,13 +22,13 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if _is_gang() else 1
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Returns when every rank has called it."""
     if _is_gang():
         torch.distributed.barrier()
 
 
-def from_first_rank(value: T) -> T:
+def broadcast(value: T) -> T:
     """What rank 0 gives, on every rank; what the others give is not looked at."""
     values: list[Any] = [value if rank() == 0 else None]
     if _is_gang():
@@ -37,7 +37,7 @@ def from_first_rank(value: T) -> T:
     return found
 
 
-def from_all_ranks(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each rank gives, in order, on every rank."""
     values: list[Any] = [value] * world_size()
     if _is_gang():

@@ -133,7 +133,7 @@ class TrainingState:
         Raises:
             Preempted: It must go at once, and the checkpoint is complete.
         """
-        notices = ranks.from_all_ranks(self._noticed)
+        notices = ranks.all_gather(self._noticed)
         if self._saved_step != self.step:
             self.save()
         if max(notices) is Notice.LEAVE and not self.is_at_end:
