@@ -12,7 +12,7 @@ import time
 import torch
 
 from histodiff.config import find_config, load_config, parse_config
-from histodiff.models.autoencoder import create_network
+from histodiff.models.autoencoder import create_network, downsampling, latent_channels
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining
 from histodiff.pretraining.autoencoder.objective import Objective
 from histodiff.workflows.autoencoder import AutoencoderConfig
@@ -39,8 +39,8 @@ def main() -> None:
         network = create_network(training.architecture)
         objectives[name] = Objective(network, training, num_classes=0, seed=0)
     side = training.crop_px
-    latent = side // 2 ** (len(training.architecture.channels) - 1)
-    shape = (training.train.batch, training.architecture.latent_channels, latent, latent)
+    latent = side // downsampling(network)
+    shape = (training.train.batch, latent_channels(network), latent, latent)
     clean = torch.rand(training.train.batch, 3, side, side) * 2 - 1
     clean = clean.to(memory_format=torch.channels_last)
     label = torch.zeros(training.train.batch, dtype=torch.int64)

@@ -17,7 +17,7 @@ from histodiff.diffusion import KarrasSchedule, noise_levels
 from histodiff.latents import Whitening
 from histodiff.models.autoencoder import (
     Autoencoder,
-    AutoencoderArchitecture,
+    KlArchitecture,
     create_network,
     load_autoencoder,
     save_autoencoder,
@@ -56,8 +56,13 @@ def grids(artifact: Artifact) -> dict[str, bytes]:
 
 def with_autoencoder(site: Site) -> None:
     """Gives the store an autoencoder: two latent channels, twice the side in pixels."""
-    architecture = AutoencoderArchitecture(
-        channels=(8, 8), latent_channels=2, blocks_per_level=1, norm_groups=4, mid_attention=False
+    architecture = KlArchitecture(
+        type="kl",
+        channels=(8, 8),
+        latent_channels=2,
+        blocks_per_level=1,
+        norm_groups=4,
+        mid_attention=False,
     )
     torch.manual_seed(3)
     path = storage_path(site.root) / "autoencoders" / "small" / "1"

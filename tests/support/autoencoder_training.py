@@ -21,8 +21,8 @@ from histodiff.workflows.autoencoder import ranks as workflow
 from tests.support.ports import free_ports
 
 ARCHITECTURE = {
-    "channels": [8, 16, 16], "latent_channels": 3, "blocks_per_level": 1, "norm_groups": 4,
-    "mid_attention": False,
+    "type": "kl", "channels": [8, 16, 16], "latent_channels": 3, "blocks_per_level": 1,
+    "norm_groups": 4, "mid_attention": False,
 }  # fmt: skip
 BATCH = 8
 

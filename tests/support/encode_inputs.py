@@ -18,7 +18,7 @@ from histodiff.data_prep.index.patch_index import (
 )
 from histodiff.models.autoencoder import (
     Autoencoder,
-    AutoencoderArchitecture,
+    KlArchitecture,
     create_network,
     save_autoencoder,
 )
@@ -119,9 +119,9 @@ def write_autoencoder(
 ) -> None:
     """``kl@version`` with random weights."""
     torch.manual_seed(seed)
-    architecture = AutoencoderArchitecture(
-        channels=channels, latent_channels=latent_channels, blocks_per_level=1, norm_groups=4,
-        mid_attention=False,
+    architecture = KlArchitecture(
+        type="kl", channels=channels, latent_channels=latent_channels, blocks_per_level=1,
+        norm_groups=4, mid_attention=False,
     )  # fmt: skip
     config = AutoencodersConfig(name="kl", version=version, seed=seed)
     draft = begin(root, config)

@@ -27,7 +27,7 @@ from histodiff.diffusion import EdmObjective
 from histodiff.latents import LatentStore, LatentStoreConfig, mixture_whitening
 from histodiff.models.autoencoder import (
     Autoencoder,
-    AutoencoderArchitecture,
+    KlArchitecture,
     create_network,
     save_autoencoder,
 )
@@ -121,8 +121,8 @@ def _slide_row(slide: str, url: str) -> Mapping[str, Any]:
 def make_autoencoder(site: Site, *, seed: int, name: str) -> Artifact:
     """An untrained autoencoder that shrinks eight times into four channels."""
     draft = begin(site.storage_root, MadeAutoencoder(name=name, version="v1", seed=seed))
-    architecture = AutoencoderArchitecture(
-        channels=(8, 8, 8, 8), latent_channels=4, blocks_per_level=1, norm_groups=4,
+    architecture = KlArchitecture(
+        type="kl", channels=(8, 8, 8, 8), latent_channels=4, blocks_per_level=1, norm_groups=4,
         mid_attention=False,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

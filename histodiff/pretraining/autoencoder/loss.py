@@ -63,7 +63,11 @@ def adversarial(discriminator: nn.Module, decoded_BCHW: Tensor, clean_BCHW: Tens
 
 
 def adaptive_weight(
-    wanted_BCHW: Tensor, adversarial_BCHW: Tensor, *, last_input_BCHW: Tensor, kernel: int
+    wanted_BCHW: Tensor,
+    adversarial_BCHW: Tensor,
+    *,
+    last_input_BCHW: Tensor,
+    convolution: nn.Conv2d,
 ) -> Tensor:
     """The weight (B) that makes an adversarial gradient as long as that of the other terms.
 
@@ -75,14 +79,18 @@ def adaptive_weight(
         wanted_BCHW: Gradient of the other terms at the decoded pixels.
         adversarial_BCHW: Gradient of the generator's loss there.
         last_input_BCHW: What the last convolution was given.
-        kernel: Side of its kernel; it keeps the resolution.
+        convolution: It keeps the resolution; its output is the picture, or is shuffled into it.
     """
-    shape = (wanted_BCHW.shape[1], last_input_BCHW.shape[1], kernel, kernel)
+    shape = tuple(convolution.weight.shape)
+    shuffled = wanted_BCHW.shape[-1] // last_input_BCHW.shape[-1]
 
     def length(place: int, gradient_BCHW: Tensor) -> Tensor:
         one = slice(place, place + 1)
         of_weights: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-            last_input_BCHW[one], shape, gradient_BCHW[one], padding=kernel // 2
+            last_input_BCHW[one],
+            shape,
+            functional.pixel_unshuffle(gradient_BCHW[one], shuffled),
+            padding=convolution.padding,
         )
         norm: Tensor = torch.linalg.vector_norm(of_weights)
         return norm

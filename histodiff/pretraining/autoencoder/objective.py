@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histodiff.models.autoencoder import AutoencoderNetwork
+from histodiff.models.autoencoder import AutoencoderNetwork, last_convolution, posterior
 from histodiff.models.patch_network import PatchNetwork, create_patch_network
 from histodiff.models.perceptual import PerceptualDistance, perceptual_distance
 from histodiff.pretraining.autoencoder.config import (
@@ -75,12 +75,12 @@ class Objective(nn.Module):
         names = ["decoder", "post_quant_conv"]
         if isinstance(training, AutoencoderTraining):
             names += ["encoder", "quant_conv"]
-        parts = {name: getattr(network, name) for name in names}
+        parts = {name: getattr(network, name, None) for name in names}
         self.autoencoder = nn.ModuleDict({n: part for n, part in parts.items() if part is not None})
         self.autoencoder.train().requires_grad_(requires_grad=True)
         self._last_input = torch.empty(0)
         if self._loss.adversarial is not None:
-            network.decoder.conv_out.register_forward_pre_hook(self._keep_last_input)
+            last_convolution(network).register_forward_pre_hook(self._keep_last_input)
         tuned = self._loss if isinstance(self._loss, DecoderTuningLoss) else None
         classification = tuned.classification if tuned is not None else None
         device = network.device
@@ -104,8 +104,8 @@ class Objective(nn.Module):
         """
         [network] = self._network
         terms: Terms = {}
-        posterior = network.encode(clean_BCHW).latent_dist
-        decoded_BCHW = network.decode(posterior.mean + posterior.std * noise_BCHW).sample.float()
+        found = posterior(network, clean_BCHW)
+        decoded_BCHW = network.decode(found.mean + found.std * noise_BCHW).sample.float()
         term, discriminator = self._loss.adversarial, self.discriminator
         if term is None or discriminator is None:
             total = self._pixel_terms(decoded_BCHW, clean_BCHW, terms).mean()
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         else:
             total = self._adversarial_total(decoded_BCHW, clean_BCHW, terms, term, discriminator)
         if isinstance(self._loss, ReconstructionLoss):
-            terms["kl"] = kl_divergence(posterior.mean.float(), posterior.logvar.float())
+            terms["kl"] = kl_divergence(found.mean.float(), found.log_variance.float())
             total = total + self._loss.kl * terms["kl"]
         elif self._loss.classification is not None and self.classifier is not None:
             terms["classification"] = _cross_entropy(self.classifier(decoded_BCHW), label_B)
@@ -155,7 +155,7 @@ class Objective(nn.Module):
             wanted_BCHW,
             found.gradient_BCHW,
             last_input_BCHW=self._last_input,
-            kernel=network.decoder.conv_out.kernel_size[0],
+            convolution=last_convolution(network),
         )
         gradient_BCHW = wanted_BCHW + weight_B.reshape(-1, 1, 1, 1) * found.gradient_BCHW
         terms["generator"] = found.generator_B.mean()

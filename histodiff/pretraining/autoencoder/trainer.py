@@ -17,6 +17,8 @@ from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderNetwork,
     create_network,
+    downsampling,
+    latent_channels,
     load_autoencoder,
     save_autoencoder,
     signed_pixels,
@@ -163,8 +165,8 @@ def _crops(
     source = CropSource(
         patches,
         crop_px=spec.training.crop_px,
-        latent_channels=network.config.latent_channels,
-        downsampling=2 ** (len(network.config.block_out_channels) - 1),
+        latent_channels=latent_channels(network),
+        downsampling=downsampling(network),
         batch=spec.training.train.batch,
         seed=spec.seed,
     )

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DModel
 from histodiff.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError
 from histodiff.models.autoencoder import (
     Autoencoder,
-    AutoencoderArchitecture,
+    KlArchitecture,
     autoencoder_preset,
     create_network,
     import_autoencoder,
@@ -17,11 +17,14 @@ from histodiff.models.autoencoder import (
     signed_pixels,
     unsigned_pixels,
 )
+from histodiff.models.autoencoder import (
+    downsampling as downsampling_of,
+)
 from histodiff.models.weights import num_parameters
 from histodiff.storage import storage_path
 
-TINY = AutoencoderArchitecture(
-    channels=(8, 16, 16), latent_channels=3, blocks_per_level=1, norm_groups=4
+TINY = KlArchitecture(
+    type="kl", channels=(8, 16, 16), latent_channels=3, blocks_per_level=1, norm_groups=4
 )
 
 
@@ -76,7 +79,7 @@ def test_preset_has_the_stated_size(name, millions, downsampling):
     with torch.device("meta"):
         network = create_network(autoencoder_preset(name), device="meta")
     assert num_parameters(network) / 1e6 == pytest.approx(millions, rel=0.01)
-    assert 2 ** (len(network.config.block_out_channels) - 1) == downsampling
+    assert downsampling_of(network) == downsampling
 
 
 def test_digests_tell_encoder_and_decoder_apart():

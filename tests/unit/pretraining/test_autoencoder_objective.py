@@ -3,7 +3,7 @@ import torch
 
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
-from histodiff.models.autoencoder import AutoencoderArchitecture, create_network
+from histodiff.models.autoencoder import KlArchitecture, create_network
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch
 from histodiff.pretraining.autoencoder.loss import gradient_error, kl_divergence
@@ -30,7 +30,7 @@ def decoder_training(loss=None):
 
 def network():
     torch.manual_seed(0)
-    return create_network(AutoencoderArchitecture(**ARCHITECTURE))
+    return create_network(KlArchitecture(**ARCHITECTURE))
 
 
 def crops(count=4):

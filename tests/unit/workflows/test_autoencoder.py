@@ -14,7 +14,7 @@ from histodiff.config import parse_config
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ArtifactDrift, ConfigError, Preempted, TrainingDiverged
 from histodiff.models.autoencoder import (
-    AutoencoderArchitecture,
+    KlArchitecture,
     create_network,
     import_autoencoder,
     load_autoencoder,
@@ -57,7 +57,7 @@ def patches(site, tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
-    network = create_network(AutoencoderArchitecture(**ARCHITECTURE))
+    network = create_network(KlArchitecture(**ARCHITECTURE))
     network.save_pretrained(tmp_path / "network")
     return tmp_path / "network"
 
@@ -265,7 +265,7 @@ def test_import_without_patches_measures_nothing(site, saved):
 def test_import_of_other_weights_under_the_same_name_is_drift(site, saved):
     autoencoder(import_config(saved), site)
     torch.manual_seed(1)
-    create_network(AutoencoderArchitecture(**ARCHITECTURE)).save_pretrained(saved)
+    create_network(KlArchitecture(**ARCHITECTURE)).save_pretrained(saved)
     with pytest.raises(ArtifactDrift):
         autoencoder(import_config(saved), site)
 
