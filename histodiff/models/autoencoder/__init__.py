@@ -15,7 +15,7 @@ from histodiff.models.autoencoder.architecture import (
 )
 from histodiff.models.autoencoder.creation import create_network
 from histodiff.models.autoencoder.files import load_autoencoder, save_autoencoder
-from histodiff.models.autoencoder.importing import import_autoencoder
+from histodiff.models.autoencoder.importing import TaesdFiles, import_autoencoder, taesd_files
 from histodiff.models.autoencoder.networks import (
     AutoencoderNetwork,
     Posterior,
@@ -25,6 +25,8 @@ from histodiff.models.autoencoder.networks import (
     latent_channels,
     posterior,
     posterior_type,
+    published_scaling,
+    require_trainable,
 )
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "LatentMoments",
     "Posterior",
     "PosteriorType",
+    "TaesdFiles",
     "autoencoder_preset",
     "create_network",
     "downsampling",
@@ -45,8 +48,11 @@ __all__ = [
     "load_autoencoder",
     "posterior",
     "posterior_type",
+    "published_scaling",
+    "require_trainable",
     "save_autoencoder",
     "signed_pixels",
+    "taesd_files",
     "unsigned_pixels",
     "weights_sha256",
 ]

@@ -7,6 +7,7 @@ into ranks and micro-batches anyhow. Legend: B batch, C channels, H height, W wi
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -78,6 +79,7 @@ class Objective(nn.Module):
         parts = {name: getattr(network, name, None) for name in names}
         self.autoencoder = nn.ModuleDict({n: part for n, part in parts.items() if part is not None})
         self.autoencoder.train().requires_grad_(requires_grad=True)
+        self._encoder_trained = "encoder" in self.autoencoder
         self._last_input = torch.empty(0)
         if self._loss.adversarial is not None:
             last_convolution(network).register_forward_pre_hook(self._keep_last_input)
@@ -104,7 +106,8 @@ class Objective(nn.Module):
         """
         [network] = self._network
         terms: Terms = {}
-        found = posterior(network, clean_BCHW)
+        with nullcontext() if self._encoder_trained else torch.no_grad():
+            found = posterior(network, clean_BCHW)
         decoded_BCHW = network.decode(found.mean + found.std * noise_BCHW).sample.float()
         term, discriminator = self._loss.adversarial, self.discriminator
         if term is None or discriminator is None:

@@ -13,6 +13,7 @@ import torch.distributed
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderNetwork,
@@ -20,6 +21,7 @@ from histodiff.models.autoencoder import (
     downsampling,
     latent_channels,
     load_autoencoder,
+    require_trainable,
     save_autoencoder,
     signed_pixels,
 )
@@ -180,9 +182,19 @@ def _prepared(network: AutoencoderNetwork, config: TrainConfig) -> AutoencoderNe
 
     Weights lie in plain order, as the engine's flat partitions and checkpoints want them; pixels
     are channels-last.
+
+    Raises:
+        ConfigError: It cannot be trained so.
     """
+    require_trainable(network)
     if config.activation_checkpointing:
-        network.enable_gradient_checkpointing()
+        try:
+            network.enable_gradient_checkpointing()
+        except ValueError as error:
+            raise ConfigError(
+                f"mode.train.activation_checkpointing: {type(network).__name__} has none; set it to"
+                " false"
+            ) from error
     if config.compile:
         network.encoder.compile(dynamic=False)
         network.decoder.compile(dynamic=False)

@@ -1,4 +1,4 @@
-"""``autoencoder``: import a KL autoencoder, train one, or train the decoder of one; measure it.
+"""``autoencoder``: import one, train one, or train the decoder of one; measure it.
 
 Writes the network in diffusers' layout, ``metrics.json`` (quality on held-out patches, size of the
 latents), ``reconstructions.png`` (originals beside reconstructions) and, after training, the losses
@@ -7,6 +7,7 @@ term by term. Training runs on the ranks of the site, and resumes from ``checkpo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,13 @@ from histodiff.cluster.site import Site, fewest_ranks, possible_ranks
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.errors import ConfigError
-from histodiff.models.autoencoder import create_network, import_autoencoder, save_autoencoder
+from histodiff.models.autoencoder import (
+    create_network,
+    import_autoencoder,
+    published_scaling,
+    save_autoencoder,
+    taesd_files,
+)
 from histodiff.models.perceptual import Lpips, RandomFeatures, perceptual_distance
 from histodiff.models.weights import num_parameters
 from histodiff.pretraining.autoencoder.patches import load_patches
@@ -106,6 +113,10 @@ def _inventory(mode: Mode, site: Site) -> dict[str, str]:
     """What decides the result beside the config: the bytes that are imported, the device."""
     if not isinstance(mode, ImportMode):
         return {"device_class": site.device}
+    pair = taesd_files(mode.source, decoder=mode.decoder, subfolder=mode.subfolder)
+    if pair is not None:
+        digests = {key: sha256_of(storage_path(file)) for key, file in pair._asdict().items()}
+        return {**digests, "device_class": site.device}
     folder = storage_path(Path(mode.source).expanduser()) / (mode.subfolder or "")
     if not folder.is_dir():
         return {"hub": mode.source, "device_class": site.device}
@@ -125,7 +136,7 @@ def _made(
         result = _imported(config, config.mode, indexes, draft.path, site.device)
     else:
         result = trained_autoencoder(config, config.mode, site, draft, inputs)
-    return draft.finish(result.contents, failed=result.failed)
+    return draft.finish(result.contents, failed=result.failed, measured=result.measured)
 
 
 def _imported(
@@ -139,7 +150,13 @@ def _imported(
     if indexes:
         held_out = load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
     network = import_autoencoder(
-        mode.source, revision=mode.revision, subfolder=mode.subfolder, device=device
+        mode.source,
+        decoder=mode.decoder,
+        revision=mode.revision,
+        subfolder=mode.subfolder,
+        device=device,
     )
     save_autoencoder(folder, network)
-    return described(network, held_out, folder, perceptual=config.perceptual)
+    result = described(network, held_out, folder, perceptual=config.perceptual)
+    scaling = published_scaling(network.network)
+    return replace(result, contents={**result.contents, "published_scaling": scaling})

@@ -11,11 +11,18 @@ from histodiff.pretraining.autoencoder.config import AutoencoderTraining, Decode
 
 
 class ImportMode(Config):
-    """Take an existing diffusers ``AutoencoderKL``."""
+    """Take a published autoencoder.
+
+    ``AutoencoderKL``, ``AutoencoderTiny`` and ``AutoencoderDC`` of diffusers, what was saved here,
+    or one of the TAESD family as its repository has it.
+    """
 
     type: Literal["import"]
     source: Annotated[str, Location()]
-    """A folder with config.json and safetensors weights, or a Hugging Face hub id."""
+    """A folder with config.json and safetensors weights, or a Hugging Face hub id; a folder with
+    *_encoder.pth and *_decoder.pth of the TAESD family, or that encoder's .pth itself."""
+    decoder: Annotated[str | None, Location()] = None
+    """The decoder's .pth, where `source` is the encoder's."""
     revision: str | None = None
     """Commit of the hub repository; required for a hub id."""
     subfolder: str | None = None

@@ -1,7 +1,7 @@
 """Training of an autoencoder on the ranks of the site, and what there is to say of the result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ class AutoencoderResult:
 
     contents: dict[str, Any]
     failed: tuple[UnitIssue, ...]
+    measured: dict[str, Any]
+    """Of this run on this machine, for the provenance: how fast it is."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def trained_autoencoder(
             report=reporter(bar, already=already),
         )
     used = {LABELS_SHA256: labels.sha256} if labels.sha256 else {}
-    return AutoencoderResult({**result.contents, **used}, result.failed)
+    return replace(result, contents={**result.contents, **used})
 
 
 def _spec(
@@ -153,12 +155,12 @@ def _train_and_measure(
     held_out = _held_out(spec) if rank == 0 else None
     outcome = train_rank(spec, rank, world_size, report, notice)
     if rank != 0:
-        return AutoencoderResult({}, ())
+        return AutoencoderResult({}, (), {})
     folder = storage_path(spec.artifact)
     network = load_autoencoder(folder, device=spec.device)
     result = described(network, held_out, folder, perceptual=spec.perceptual)
     contents = {**result.contents, "images_seen": outcome.images_seen}
-    return AutoencoderResult(contents, (*outcome.failed, *result.failed))
+    return replace(result, contents=contents, failed=(*outcome.failed, *result.failed))
 
 
 def _held_out(spec: AutoencoderSpec) -> LoadedPatches:
@@ -175,9 +177,13 @@ def described(
 ) -> AutoencoderResult:
     """What there is to say of the autoencoder in ``folder``; it is measured on ``held_out``."""
     quality: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     if held_out is not None:
-        quality = measured(network, held_out.pixels_NHWC, folder, perceptual=perceptual)
+        found = measured(network, held_out.pixels_NHWC, folder, perceptual=perceptual)
+        quality, rates = found.quality, {"images_per_second": found.images_per_second}
     contents = {
+        "network": type(network.network).__name__,
+        "posterior": network.posterior_type,
         "encoder_sha256": network.encoder_sha256,
         "decoder_sha256": network.decoder_sha256,
         "downsampling": network.downsampling,
@@ -185,4 +191,5 @@ def described(
         "parameters": num_parameters(network.network),
         **quality,
     }
-    return AutoencoderResult(contents, held_out.failed if held_out is not None else ())
+    failed = held_out.failed if held_out is not None else ()
+    return AutoencoderResult(contents, failed, rates)

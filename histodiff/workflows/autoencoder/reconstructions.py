@@ -1,12 +1,15 @@
 """What is measured of an autoencoder on held-out patches, and written beside it."""
 
 import json
-from dataclasses import asdict
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from histodiff.evaluation.equivariance import equivariance
 from histodiff.evaluation.reconstruction import comparison_picture, reconstruction_quality
@@ -20,10 +23,44 @@ from histodiff.models.perceptual import (
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 
+_Given = TypeVar("_Given")
 _BATCH = 16
 _PICTURED = 16
 _TURNED = 32
 """Held-out patches on which equivariance is measured: 15 passes over them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is said of an autoencoder, and what of the machine that measured it."""
+
+    quality: dict[str, Any]
+    """For the manifest's contents."""
+    images_per_second: dict[str, float]
+    """Of `encode` and of `decode`; a wall time, so no part of any content."""
+
+
+@dataclass
+class _Clock:
+    """Seconds of calls beside the first, which sets things up; of that one if it is alone."""
+
+    device: str
+    seconds: list[tuple[int, float]] = field(default_factory=list)
+
+    def timed(self, work: Callable[[Tensor], _Given], given: Tensor) -> _Given:
+        started = self._now()
+        result = work(given)
+        self.seconds.append((len(given), self._now() - started))
+        return result
+
+    def images_per_second(self) -> float:
+        kept = self.seconds[1:] or self.seconds
+        return sum(images for images, _ in kept) / sum(seconds for _, seconds in kept)
+
+    def _now(self) -> float:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def measured(
@@ -32,16 +69,20 @@ def measured(
     folder: StoragePath,
     *,
     perceptual: RandomFeatures | Lpips,
-) -> dict[str, Any]:
-    """Writes ``metrics.json`` and ``reconstructions.png``; returns quality for the manifest."""
-    distance = perceptual_distance(perceptual, device=str(network.network.device))
+) -> Measured:
+    """Writes ``metrics.json`` and ``reconstructions.png``; returns what is said of it."""
+    device = str(network.network.device)
+    distance = perceptual_distance(perceptual, device=device)
+    clocks = {"encode": _Clock(device), "decode": _Clock(device)}
     distances: list[float] = []
     decoded, means, stds = [], [], []
     with progress("measure", total=len(originals_NHWC), unit="patches") as bar:
         for start in range(0, len(originals_NHWC), _BATCH):
             part_NHWC = originals_NHWC[start : start + _BATCH]
-            moments = network.encode(torch.from_numpy(part_NHWC).permute(0, 3, 1, 2))
-            decoded.append(network.decode(moments.mean).permute(0, 2, 3, 1).cpu().numpy())
+            pixels_BCHW = torch.from_numpy(part_NHWC).permute(0, 3, 1, 2)
+            moments = clocks["encode"].timed(network.encode, pixels_BCHW)
+            shown_BCHW = clocks["decode"].timed(network.decode, moments.mean)
+            decoded.append(shown_BCHW.permute(0, 2, 3, 1).cpu().numpy())
             distances += _distances(distance, decoded[-1], part_NHWC)
             means.append(moments.mean.cpu())
             stds.append(moments.std.cpu())
@@ -65,7 +106,10 @@ def measured(
     write_bytes(folder / "reconstructions.png", picture)
     few_NHWC = originals_NHWC[_spread(len(originals_NHWC), _TURNED)]
     turned = equivariance(network, few_NHWC, batch=_BATCH)
-    return {**quality, "equivariance": json.loads(json.dumps(asdict(turned)))}
+    return Measured(
+        {**quality, "equivariance": json.loads(json.dumps(asdict(turned)))},
+        {name: round(clock.images_per_second(), 3) for name, clock in clocks.items()},
+    )
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ def test_decoder_training_makes_reconstructions_better_and_resumes(encoded, monk
         [PatchIndex.open(encoded.storage_root / "patches/toy/v1")], split="val", count=8, seed=0
     ).pixels_NHWC
     scratch = encoded.storage_root / "scratch"
-    untrained = measured(before, pixels, scratch, perceptual=RandomFeatures())
+    untrained = measured(before, pixels, scratch, perceptual=RandomFeatures()).quality
     trained = undisturbed.manifest.contents
     assert trained["psnr_db"] > untrained["psnr_db"] + 3
     assert trained["perceptual_distance"] < untrained["perceptual_distance"]
