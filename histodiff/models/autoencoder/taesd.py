@@ -8,12 +8,13 @@ C channels, H height, W width.
 """
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderTiny
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -67,13 +68,13 @@ class TaesdAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.encoder = nn.Sequential(*map(_module, encoder_layers))
         self.decoder = nn.Sequential(*map(_module, decoder_layers))
 
-    def encode(self, pixels_BCHW: Tensor) -> SimpleNamespace:
+    def encode(self, pixels_BCHW: Tensor) -> AutoencoderTinyOutput:
         """``latents`` of pixels in -1..1."""
-        return SimpleNamespace(latents=self.encoder((pixels_BCHW + 1) / 2))
+        return AutoencoderTinyOutput(latents=self.encoder((pixels_BCHW + 1) / 2))
 
-    def decode(self, latents_BCHW: Tensor) -> SimpleNamespace:
+    def decode(self, latents_BCHW: Tensor) -> DecoderOutput:
         """``sample``: pixels in -1..1."""
-        return SimpleNamespace(sample=self.decoder(latents_BCHW) * 2 - 1)
+        return DecoderOutput(sample=self.decoder(latents_BCHW) * 2 - 1)
 
 
 class _Clamp(nn.Module):

@@ -3,16 +3,23 @@ import torch
 
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
-from histodiff.models.autoencoder import KlArchitecture, create_network
+from histodiff.models.autoencoder import (
+    KlArchitecture,
+    create_network,
+    last_convolution,
+    posterior,
+)
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch
 from histodiff.pretraining.autoencoder.loss import gradient_error, kl_divergence
 from histodiff.pretraining.autoencoder.objective import Objective, take_weights
 from tests.support.autoencoder_training import ARCHITECTURE, train_values
+from tests.support.published_autoencoders import dc, tiny
 
 SMALL = {"width": 8, "layers": 2}
 CLASSIFIER = {"weight": 0.1, "budget": {"type": "all"}, **SMALL}
 ADVERSARIAL = {"weight": 0.5, "start_images": 100, **SMALL}
+PUBLISHED = {"tiny": tiny, "dc": dc, "dc-stem": lambda: dc(stem=True)}
 
 
 def training(loss=None, **changes):
@@ -186,6 +193,37 @@ def test_decoder_training_has_no_encoder_and_gives_it_no_gradient():
     tuned(*crops(), images_seen=0).total.backward()
     assert len(gradients(tuned)) == len(list(tuned.parameters()))
     assert not gradients(made.encoder)
+
+
+def test_checkpointed_activations_change_no_loss_of_a_decoder():
+    """diffusers' tiny encoder passes over its scaling of pixels where it keeps no activations."""
+    torch.manual_seed(0)
+    made = tiny()
+    tuned = objective(decoder_training(), made)
+    clean, _, label = crops()
+    batch = clean, torch.zeros(4, 4, 4, 4), label
+    before = tuned(*batch, images_seen=0).total
+    made.enable_gradient_checkpointing()
+    after = tuned(*batch, images_seen=0).total
+    torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("make", PUBLISHED.values(), ids=PUBLISHED)
+def test_adversarial_weight_is_that_of_the_last_convolution_of_every_network(make):
+    torch.manual_seed(0)
+    made = make()
+    both = objective(decoder_training({"adversarial": ADVERSARIAL}), made)
+    clean, _, label = crops(1)
+    noise = torch.zeros_like(posterior(made, clean).mean)
+    found = both(clean, noise, label, images_seen=100)
+    last = last_convolution(made).weight
+    decoded = made.decode(posterior(made, clean).mean).sample
+    error = (decoded - clean).abs().mean() + naive_gradient_error(decoded, clean, scales=3)
+    generator = -both.discriminator(decoded).mean()
+    [wanted] = torch.autograd.grad(error, last, retain_graph=True)
+    [pulled] = torch.autograd.grad(generator, last)
+    weight = 0.5 * wanted.norm() / (pulled.norm() + 1e-6)
+    torch.testing.assert_close(found.terms["generator_weight"], weight, rtol=1e-3, atol=1e-6)
 
 
 def test_take_weights_changes_what_was_trained_and_nothing_else():
