@@ -58,7 +58,7 @@ def read_labelled(
     ordered = valid[np.argsort(np.asarray(store.rows["patch"])[valid], kind="stable")]
     moments = store.read_rows(ordered).astype(np.float32)
     channels = store.latent_channels
-    std_NCHW = moments[:, channels:] / np.asarray(whitening.std, np.float32).reshape(1, -1, 1, 1)
+    std_NCHW = moments[:, channels:] / np.asarray(whitening.scale, np.float32).reshape(1, -1, 1, 1)
     labels = store.rows["label"].take(ordered).to_pylist()
     return LabelledLatents(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),

@@ -1,7 +1,8 @@
-"""Whitening: per-channel mean and standard deviation of the latents that a denoiser is trained on.
+"""Whitening: mean and scale of every channel of the latents that a denoiser is trained on.
 
-It belongs to the denoiser, is computed once from its pre-training mixture, and is applied by every
-later reader. Shapes: latents are ``(B, C, h, w)``, NumPy or torch.
+It belongs to the denoiser, is computed once from its pre-training mixture (or published with its
+autoencoder), and is applied by every later reader. Shapes: latents are ``(B, C, h, w)``, NumPy or
+torch.
 """
 
 import json
@@ -37,39 +38,40 @@ LatentsT = TypeVar("LatentsT", npt.NDArray[np.floating], "torch.Tensor")
 
 @dataclass(frozen=True)
 class Whitening:
-    """Per-channel mean and standard deviation of raw latents."""
+    """Mean and scale of every channel of raw latents."""
 
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    scale: tuple[float, ...]
 
     def apply(self, latents_BCHW: LatentsT) -> LatentsT:
-        """Raw latents -> zero mean, unit variance per channel."""
-        mean, std = self._like(latents_BCHW)
-        whitened: LatentsT = (latents_BCHW - mean) / std
+        """Raw latents -> zero mean, and a variance that is 1 in the mean over channels."""
+        mean, scale = self._like(latents_BCHW)
+        whitened: LatentsT = (latents_BCHW - mean) / scale
         return whitened
 
     def invert(self, latents_BCHW: LatentsT) -> LatentsT:
         """Whitened latents -> raw latents."""
-        mean, std = self._like(latents_BCHW)
-        raw: LatentsT = latents_BCHW * std + mean
+        mean, scale = self._like(latents_BCHW)
+        raw: LatentsT = latents_BCHW * scale + mean
         return raw
 
     def to_json(self) -> str:
-        """One JSON object with ``mean`` and ``std``."""
+        """One JSON object with ``mean`` and ``scale``."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Whitening":
-        """What ``to_json`` wrote."""
+        """What ``to_json`` wrote; before scales had rules they were called ``std``."""
         values = json.loads(text)
-        return cls(tuple(values["mean"]), tuple(values["std"]))
+        scale = values["scale"] if "scale" in values else values["std"]
+        return cls(tuple(values["mean"]), tuple(scale))
 
     def _like(self, latents: LatentsT) -> tuple[LatentsT, LatentsT]:
         if isinstance(latents, np.ndarray):
             mean = np.asarray(self.mean, latents.dtype).reshape(1, -1, 1, 1)
-            return mean, np.asarray(self.std, latents.dtype).reshape(1, -1, 1, 1)
+            return mean, np.asarray(self.scale, latents.dtype).reshape(1, -1, 1, 1)
         mean = latents.new_tensor(self.mean).view(1, -1, 1, 1)
-        return mean, latents.new_tensor(self.std).view(1, -1, 1, 1)
+        return mean, latents.new_tensor(self.scale).view(1, -1, 1, 1)
 
 
 def mixture_whitening(
@@ -78,9 +80,13 @@ def mixture_whitening(
     *,
     split: str = "train",
     view: View = "sample",
+    power: float = 1.0,
     recorded: Sequence[ChannelStatistics | None] | None = None,
 ) -> Whitening:
     """Whitening of what a training sees of a mixture of stores.
+
+    The scale of a channel is ``k * std ** power``, where k makes the variance of whitened latents 1
+    in the mean over channels.
 
     The variance of ``z = mean + std * noise`` is the variance of the means plus the mean of the
     posterior variances; of the view ``mean`` it is the former alone. Rows of a store count equally,
@@ -91,6 +97,7 @@ def mixture_whitening(
         weights: Their weights.
         split: Whose rows count.
         view: What the training sees of the posterior.
+        power: Power of the standard deviation; 1 gives every channel unit variance.
         recorded: Statistics of all valid rows of every store, where known; a store is not read
             if all of them are in the split.
 
@@ -120,7 +127,9 @@ def mixture_whitening(
     if not (std > 0).all():
         channel = int(np.flatnonzero(~(std > 0))[0])
         raise ArtifactError(f"latent channel {channel} is constant; check the autoencoder")
-    return Whitening(tuple(mean.tolist()), tuple(std.tolist()))
+    # the whitened variance of a channel is (std / scale)^2 = std^(2 - 2 power) / k^2
+    factor = np.sqrt(np.mean(std ** (2 - 2 * power)))
+    return Whitening(tuple(mean.tolist()), tuple((factor * std**power).tolist()))
 
 
 def split_statistics(store: LatentStore, split: str) -> ChannelStatistics:

@@ -6,8 +6,8 @@ JSON. Legend: B batch, C channels, H height, W width of a latent.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -105,9 +105,9 @@ class SnapshotInfo:
     """What a denoiser was trained on, as every reader of it must know it."""
 
     whitening_mean: tuple[float, ...]
-    """Mean of each raw latent channel; whitened = (raw - mean) / std."""
-    whitening_std: tuple[float, ...]
-    """Standard deviation of each raw latent channel."""
+    """Mean of each raw latent channel; whitened = (raw - mean) / scale."""
+    whitening_scale: tuple[float, ...]
+    """Scale of each raw latent channel."""
     encoder_sha256: str
     """The encoder whose latents these are."""
     patch_px: int
@@ -118,6 +118,8 @@ class SnapshotInfo:
     """Training images up to here."""
     view: Literal["sample", "mean"] = "sample"
     """What training saw of a posterior: a draw from it, or its mean."""
+    whitening_rule: str = "power 1"
+    """What made mean and scale: a power of the standard deviation, or `published`."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ class LoadedDenoiser:
         return self.info.whitening_mean
 
     @property
-    def whitening_std(self) -> tuple[float, ...]:
-        """Standard deviation of each raw latent channel."""
-        return self.info.whitening_std
+    def whitening_scale(self) -> tuple[float, ...]:
+        """Scale of each raw latent channel."""
+        return self.info.whitening_scale
 
     @property
     def encoder_sha256(self) -> str:
@@ -181,15 +183,7 @@ def save_snapshot(
         description={
             "config": denoiser.config.model_dump(mode="json"),
             "latent_shape": list(denoiser.latent_shape),
-            "info": {
-                "whitening_mean": list(info.whitening_mean),
-                "whitening_std": list(info.whitening_std),
-                "encoder_sha256": info.encoder_sha256,
-                "patch_px": info.patch_px,
-                "mpp": info.mpp,
-                "images_seen": info.images_seen,
-                "view": info.view,
-            },
+            "info": asdict(info),
         },
     )
 
@@ -205,14 +199,7 @@ def load_denoiser(path: StoragePath, *, device: str) -> LoadedDenoiser:
     try:
         config = DenoiserConfig.model_validate(stored.description["config"])
         channels, height, width = stored.description["latent_shape"]
-        fields = stored.description["info"]
-        info = SnapshotInfo(
-            **{
-                **fields,
-                "whitening_mean": tuple(fields["whitening_mean"]),
-                "whitening_std": tuple(fields["whitening_std"]),
-            }
-        )
+        info = _snapshot_info(stored.description["info"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{path}: its description is not a denoiser's: {error}") from error
     here = config.unet.model_copy(update={"attention": AttentionConfig(backend="auto")})
@@ -223,3 +210,11 @@ def load_denoiser(path: StoragePath, *, device: str) -> LoadedDenoiser:
     )
     fill(denoiser, stored, path=path)
     return LoadedDenoiser(denoiser.eval().requires_grad_(requires_grad=False), info)
+
+
+def _snapshot_info(fields: Mapping[str, Any]) -> SnapshotInfo:
+    """``info`` of a description; before scales had rules they were called ``whitening_std``."""
+    known = dict(fields)
+    scale = known.pop("whitening_std") if "whitening_std" in known else known["whitening_scale"]
+    mean = known.pop("whitening_mean")
+    return SnapshotInfo(**{**known, "whitening_mean": tuple(mean), "whitening_scale": tuple(scale)})

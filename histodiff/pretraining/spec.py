@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from histodiff.config import Config
-from histodiff.latents import SlabCache, View, Whitening
+from histodiff.latents import ScalingConfig, SlabCache, View, Whitening
 from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource
@@ -44,6 +44,8 @@ class PretrainSpec:
     stores: tuple[StoreShare, ...]
     whitening: Whitening
     """Of the mixture, computed once, before the ranks begin."""
+    scaling: ScalingConfig
+    """The rule that made it."""
     view: View
     symmetries: Symmetries
     num_lanes: int

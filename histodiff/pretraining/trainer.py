@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from histodiff.latents import scaling_rule
 from histodiff.models.cost import flops_per_image
 from histodiff.models.denoiser import LAST, SNAPSHOTS, SnapshotInfo, save_snapshot
 from histodiff.pretraining.dataset import TrainingDataset
@@ -217,7 +218,8 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
         store = self.data.stores[0]
         return SnapshotInfo(
             whitening_mean=self.spec.whitening.mean,
-            whitening_std=self.spec.whitening.std,
+            whitening_scale=self.spec.whitening.scale,
+            whitening_rule=scaling_rule(self.spec.scaling),
             view=self.spec.view,
             encoder_sha256=store.encoder_sha256,
             patch_px=store.patch_px,

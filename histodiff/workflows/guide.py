@@ -82,7 +82,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     with draft:
         torch.set_num_threads(config.threads)
         denoiser = open_denoiser(inputs["denoiser"], device=site.device)
-        whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
+        whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
         read = partial(
             read_labelled,
             store,

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.errors import ArtifactError, ArtifactNotFound, ConfigError
+from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
 from histodiff.models.denoiser import LAST, SNAPSHOTS, LoadedDenoiser, load_denoiser
+from histodiff.models.published_scaling import published_latents
 from histodiff.models.weights import DESCRIPTION
 from histodiff.storage import StoragePath, list_names
 
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
+_MEASURED = "use scaling: {type: power, power: 1.0}, which measures the latents"
 _log = logging.getLogger(__name__)
 
 
@@ -95,16 +98,54 @@ def preview_autoencoder(stores: Mapping[str, Artifact], site: Site) -> str | Non
         site: Its root is where autoencoders are looked up.
     """
     first = next(iter(stores.values()))
-    names = [name for name in first.manifest.inputs if name.startswith(f"{Kind.AUTOENCODERS}/")]
-    for name in names:
+    found = _autoencoder_of(first, site)
+    if found is not None:
+        return str(found.path)
+    _log.warning(
+        "previews show latents, not pictures: the autoencoder of %s (%s) is not in %s",
+        first.reference, ", ".join(_autoencoder_names(first)) or "not recorded", site.root,
+    )  # fmt: skip
+    return None
+
+
+def published_whitening(stores: Mapping[str, Artifact], site: Site) -> Whitening:
+    """Mean and scale that were published with the autoencoder of the latents.
+
+    Args:
+        stores: Latent stores of one encoder.
+        site: Its root is where autoencoders are looked up.
+
+    Raises:
+        ConfigError: The autoencoder is not there, or was published without them.
+    """
+    first = next(iter(stores.values()))
+    found = _autoencoder_of(first, site)
+    if found is None:
+        raise ConfigError(
+            f"scaling.type=published: the autoencoder of {first.reference}"
+            f" ({', '.join(_autoencoder_names(first)) or 'not recorded'}) is not in {site.root};"
+            f" {_MEASURED}"
+        )
+    published = published_latents(found.path)
+    if published is None:
+        raise ConfigError(
+            f"scaling.type=published: {found.reference} has no scaling_factor or latents_std of"
+            f" its own; {_MEASURED}"
+        )
+    return Whitening(published.mean, published.scale)
+
+
+def _autoencoder_of(store: Artifact, site: Site) -> Artifact | None:
+    """The autoencoder that encoded a latent store, if the root has it."""
+    for name in _autoencoder_names(store):
         try:
             found = open_artifact(site.storage_root, Reference(name))
         except ArtifactNotFound:
             continue
-        if found.manifest.contents.get(ENCODER_SHA256) == first.manifest.contents[ENCODER_SHA256]:
-            return str(found.path)
-    _log.warning(
-        "previews show latents, not pictures: the autoencoder of %s (%s) is not in %s",
-        first.reference, ", ".join(names) or "not recorded", site.root,
-    )  # fmt: skip
+        if found.manifest.contents.get(ENCODER_SHA256) == store.manifest.contents[ENCODER_SHA256]:
+            return found
     return None
+
+
+def _autoencoder_names(store: Artifact) -> list[str]:
+    return [name for name in store.manifest.inputs if name.startswith(f"{Kind.AUTOENCODERS}/")]

@@ -28,8 +28,12 @@ from histodiff.cluster.site import Ranks, Site, fewest_ranks, possible_ranks
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import (
+    UNIT_VARIANCE,
     ChannelStatistics,
     LatentStore,
+    PowerScaling,
+    PublishedScaling,
+    ScalingConfig,
     SlabCache,
     View,
     Whitening,
@@ -53,7 +57,7 @@ from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.training.state import CHECKPOINTS
 from histodiff.workflows.gangs import rank_hub, reporter
-from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder
+from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder, published_whitening
 
 _WHITENING = "scratch/whitening.json"
 _NO_CONTENT = (TIMING, f"{TENSORBOARD}/", f"{PREVIEWS}/")
@@ -84,6 +88,10 @@ class PretrainConfig(CommandConfig):
     """The stores that are trained on; one encoder, one patch size, one scale."""
     view: View
     """What is seen of a posterior: `sample` is a draw from it, `mean` its mean alone."""
+    scaling: ScalingConfig = UNIT_VARIANCE
+    """How the channels are scaled: `power` of their standard deviation, so that at 1 every channel
+    has unit variance and below 1 strong channels weigh more; or as `published` with the imported
+    autoencoder. It is saved with the denoiser, and every later reader uses it."""
     symmetries: Symmetries
     """Of every image, a random member of the group is seen: `none`, `flips` of either axis and
     both, `flips_and_turns` (all eight of the square). A convolutional autoencoder is not
@@ -134,12 +142,13 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     _require_stores_of_one_kind(inputs)
     _require_fitting_ranks(config, site.ranks)
+    published = _published(config, inputs, site)
     init_sha256 = None if config.init is None else source_sha256(config.init)
     inventory = {"device_class": site.device} | ({"init": init_sha256} if init_sha256 else {})
     draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:
         return draft.finished
-    run = _Run(config, site, draft, inputs, init_sha256)
+    run = _Run(config, site, draft, inputs, published, init_sha256)
     if torchrun_rank():  # the process of rank 0 drives
         return _pretrained(run)
     with draft:
@@ -154,6 +163,7 @@ class _Run:
     site: Site
     draft: Draft
     inputs: Mapping[str, Artifact]
+    published: Whitening | None
     init_sha256: str | None
 
 
@@ -219,6 +229,7 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
         artifact=str(run.draft.path),
         stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
         whitening=_whitening(run),
+        scaling=config.scaling,
         view=config.view,
         symmetries=config.symmetries,
         num_lanes=config.num_lanes,
@@ -241,19 +252,37 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
     )
 
 
+def _published(
+    config: PretrainConfig, inputs: Mapping[str, Artifact], site: Site
+) -> Whitening | None:
+    """The whitening that was published, if the config wants that one; before anything is begun."""
+    match config.scaling:
+        case PowerScaling():
+            return None
+        case PublishedScaling():
+            return published_whitening(inputs, site)
+
+
 def _whitening(run: _Run) -> Whitening:
     """Whitening of the mixture: computed once and kept, so that a restart reads no store for it."""
     place = run.draft.path / _WHITENING
     if place.exists():
         return Whitening.from_json(read_bytes(place))
-    found = mixture_whitening(
+    found = run.published or _measured_whitening(run)
+    write_bytes(place, found.to_json().encode())
+    return found
+
+
+def _measured_whitening(run: _Run) -> Whitening:
+    scaling = run.config.scaling
+    assert isinstance(scaling, PowerScaling)
+    return mixture_whitening(
         [LatentStore.open(artifact.path) for artifact in run.inputs.values()],
         [part.weight for part in run.config.stores],
         view=run.config.view,
+        power=scaling.power,
         recorded=[_statistics(artifact) for artifact in run.inputs.values()],
     )
-    write_bytes(place, found.to_json().encode())
-    return found
 
 
 def _statistics(store: Artifact) -> ChannelStatistics | None:

@@ -181,7 +181,7 @@ def _store_plan(
 def _networks(
     guide: Guide, denoiser: LoadedDenoiser, autoencoder: Autoencoder, device: str
 ) -> Networks:
-    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
+    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
     return Networks(
         denoise=denoiser.denoiser,
         guide=guide,

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import RankRange, Site
 from histodiff.errors import ArtifactError, ConfigError, TrainingDiverged
+from histodiff.latents import LatentStore, mixture_whitening
 from histodiff.models.denoiser import load_denoiser
 from histodiff.models.pretrained import UNetSource, source_sha256
 from histodiff.models.unet import create_unet
@@ -54,6 +55,16 @@ def test_pretrain_writes_snapshot_metrics_and_validation(stored):
     ]  # fmt: skip
     assert not any(name.startswith("checkpoints/") for name in artifact.manifest.files)
     assert pretrain(tiny_config(snapshot_images=96), stored).manifest == artifact.manifest
+
+
+def test_pretrain_scaled_by_a_power_says_so_in_its_snapshot(stored):
+    scaling = {"type": "power", "power": 0.5}
+    short = {"images": 32, "checkpoint_images": 32}
+    artifact = pretrain(tiny_config("scaled", train=short, scaling=scaling), stored)
+    info = load_denoiser(artifact.path / "snapshots" / "last", device="cpu").info
+    store = LatentStore.open(stored.storage_root / "latents/tiny/1")
+    assert info.whitening_rule == "power 0.5"
+    assert info.whitening_scale == mixture_whitening([store], [1.0], power=0.5).scale
 
 
 def test_pretrain_starts_from_a_saved_unet_and_learns_its_uncertainty(stored, tmp_path):

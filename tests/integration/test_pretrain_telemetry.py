@@ -118,7 +118,7 @@ def test_last_preview_is_the_last_average_decoded(stored):
     autoencoder = load_autoencoder(
         storage_path(stored.root) / "autoencoders" / "small" / "1", device="cpu"
     )
-    whitening = Whitening(loaded.whitening_mean, loaded.whitening_std)
+    whitening = Whitening(loaded.whitening_mean, loaded.whitening_scale)
     pixels = autoencoder.decode(whitening.invert(latents)).permute(0, 2, 3, 1).numpy()
     found = np.asarray(Image.open(io.BytesIO(grids(artifact)["images-000000000192.png"])))
     assert found.shape == (32, 32, 3)

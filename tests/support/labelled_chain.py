@@ -163,7 +163,7 @@ def make_denoiser(
         torch.manual_seed(0)
         denoiser = Denoiser(config, latent_shape=(channels // 2, height, width))
     info = SnapshotInfo(
-        whitening.mean, whitening.std, store.encoder_sha256, patch_px, 1.0, images_seen=0
+        whitening.mean, whitening.scale, store.encoder_sha256, patch_px, 1.0, images_seen=0
     )
     draft = begin(site.storage_root, MadeDenoiser(name=name, version="v1", latents=latents))
     save_snapshot(snapshot_path(draft.path), denoiser, info)

@@ -118,7 +118,7 @@ def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_pat
     patches = patch_table(slides=3, side=2, split="train")
     store = open_new_store(tmp_path / "store", patches, quarantined={1: "UNREADABLE"})
     rows = np.flatnonzero([label is not None for label in store.rows["label"].to_pylist()])
-    whitening = Whitening(mean=(1.0, -2.0), std=(2.0, 4.0))
+    whitening = Whitening(mean=(1.0, -2.0), scale=(2.0, 4.0))
     latents = read_labelled(store, rows, whitening=whitening, classes=store.classes)
     assert len(latents) == 7  # two labelled slides of four patches, one quarantined
     numbers = latents.mean_NCHW[:, 0, 0, 0] * 2.0 + 1.0  # the store tells each row's patch there
@@ -134,7 +134,7 @@ def test_read_labelled_whitens_posterior_and_leaves_out_quarantined_rows(tmp_pat
 
 def test_read_labelled_of_the_view_mean_has_no_posterior_spread(tmp_path):
     store = open_new_store(tmp_path, patch_table(slides=2, side=2, split="train"))
-    whitening = Whitening(mean=(1.0, -2.0), std=(2.0, 4.0))
+    whitening = Whitening(mean=(1.0, -2.0), scale=(2.0, 4.0))
     options = {"whitening": whitening, "classes": store.classes}
     drawn = read_labelled(store, store.valid_rows, **options)
     mean = read_labelled(store, store.valid_rows, view="mean", **options)

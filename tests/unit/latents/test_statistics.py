@@ -110,8 +110,8 @@ def test_whitening_of_views_differs_by_the_posterior_variance(tmp_path):
     drawn = mixture_whitening([store], [1.0])
     mean = mixture_whitening([store], [1.0], view="mean")
     assert mean.mean == drawn.mean
-    assert mean.std == pytest.approx(means.std(axis=(0, 2, 3)), rel=1e-12)
-    assert np.square(drawn.std) == pytest.approx(np.square(mean.std) + variance, rel=1e-12)
+    assert mean.scale == pytest.approx(means.std(axis=(0, 2, 3)), rel=1e-12)
+    assert np.square(drawn.scale) == pytest.approx(np.square(mean.scale) + variance, rel=1e-12)
 
 
 def test_recorded_statistics_are_used_for_a_store_of_one_split_and_for_no_other(tmp_path):
@@ -123,6 +123,6 @@ def test_recorded_statistics_are_used_for_a_store_of_one_split_and_for_no_other(
     read = mixture_whitening([mixed], [1.0], recorded=[invented])
     assert read == mixture_whitening([mixed], [1.0])
     own = store_statistics(read_ledger(whole.path))
-    assert mixture_whitening([whole], [1.0], recorded=[own]).std == pytest.approx(
-        mixture_whitening([whole], [1.0]).std, rel=1e-12
+    assert mixture_whitening([whole], [1.0], recorded=[own]).scale == pytest.approx(
+        mixture_whitening([whole], [1.0]).scale, rel=1e-12
     )

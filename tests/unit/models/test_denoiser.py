@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import pytest
 import torch
 
@@ -21,11 +24,12 @@ SMALL = UNetConfig(
 SHAPE = (4, 8, 8)
 INFO = SnapshotInfo(
     whitening_mean=(0.1, 0.2, 0.3, 0.4),
-    whitening_std=(1.0, 2.0, 3.0, 4.0),
+    whitening_scale=(1.0, 2.0, 3.0, 4.0),
     encoder_sha256="0" * 64,
     patch_px=64,
     mpp=0.5,
     images_seen=128,
+    whitening_rule="power 0.5",
 )
 OBJECTIVES = [
     EdmObjective(type="edm"),
@@ -110,6 +114,17 @@ def test_snapshot_comes_back_the_same(tmp_path):
     assert loaded.denoiser.config == denoiser.config
     assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_snapshot_of_before_scales_had_rules_still_opens(tmp_path):
+    path = storage_path(tmp_path) / "snapshot"
+    save_snapshot(path, small_denoiser(), INFO)
+    description = json.loads((path / "model.json").read_bytes())
+    del description["info"]["whitening_rule"]
+    description["info"]["whitening_std"] = description["info"].pop("whitening_scale")
+    (path / "model.json").write_text(json.dumps(description))
+    loaded = load_denoiser(path, device="cpu")
+    assert loaded.info == dataclasses.replace(INFO, whitening_rule="power 1")
 
 
 def test_snapshot_can_hold_averaged_weights(tmp_path):

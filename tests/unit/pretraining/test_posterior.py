@@ -5,7 +5,7 @@ import torch
 from histodiff.latents import Whitening
 from histodiff.pretraining.posterior import posterior_draws
 
-WHITENING = Whitening(mean=(1.0, -2.0), std=(0.5, 4.0))
+WHITENING = Whitening(mean=(1.0, -2.0), scale=(0.5, 4.0))
 
 
 def moments(count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from histodiff.pretraining.validation import Validation, validation_moments
 from tests.support.latent_stores import open_new_store, patch_table
 from tests.support.pretraining import tiny_config
 
-WHITENING = Whitening(mean=(0.0, 0.0), std=(1.0, 1.0))
+WHITENING = Whitening(mean=(0.0, 0.0), scale=(1.0, 1.0))
 EDM = create_preconditioning(EdmObjective(type="edm"))
 
 

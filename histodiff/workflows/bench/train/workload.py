@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from histodiff.errors import ConfigError
-from histodiff.latents import LatentStore, Whitening
+from histodiff.latents import UNIT_VARIANCE, LatentStore, Whitening
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.unet import UNetPreset, unet_preset
 from histodiff.pretraining.spec import PretrainSpec, StoreShare
@@ -93,6 +93,7 @@ def workload_spec(workload: Workload, folder: StoragePath) -> PretrainSpec:
         stores=(StoreShare(str(store.path), 1.0),),
         # Means and noise are normal, so a draw has a variance of 2.
         whitening=Whitening((0.0,) * channels, (2.0**0.5,) * channels),
+        scaling=UNIT_VARIANCE,
         view="sample",
         symmetries="none",
         num_lanes=_NUM_LANES,
