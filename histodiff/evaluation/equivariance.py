@@ -1,8 +1,9 @@
 """How far an autoencoder is from treating flipped and turned tissue alike.
 
-A convolutional autoencoder is not equivariant: the latent of a flipped patch is not the flipped
-latent. Where the difference is small beside the error of the reconstruction itself, latents may be
-flipped and turned in training instead of pixels. Legend: N patches, B batch, C channels.
+A convolutional autoencoder is not equivariant by itself: the latent of a flipped patch is not the
+flipped latent. (A flip moves positions, and channels where the autoencoder says so.) Where the
+difference is small beside the error of the reconstruction itself, latents may be flipped and turned
+in training instead of pixels. Legend: N patches, B batch, C channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,8 @@ import torch
 from torch import Tensor
 
 from histodiff.evaluation.reconstruction import psnr_db
-from histodiff.latents.symmetries import NAMES
-from histodiff.models.autoencoder import LatentMoments
-
-_TURNS_OF_FLIP = 4
+from histodiff.models.autoencoder import LatentMoments, turned
+from histodiff.runtime.symmetries import NAMES, ChannelSymmetries
 
 
 class Codec(Protocol):
@@ -29,6 +28,10 @@ class Codec(Protocol):
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """uint8 pixels of raw latents."""
+
+    @property
+    def symmetries(self) -> ChannelSymmetries | None:
+        """What turning the tissue does to the channels of its latent."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,11 @@ def equivariance(
     std = z_NCHW.double().std(dim=(0, 2, 3), correction=0)
     found = []
     for which in range(1, len(NAMES)):
-        decoded = _decoded(network, _turned(z_NCHW, which), batch)
-        encoded = _means(network, _turned(x_NCHW, which), batch)
-        gap = (encoded - _turned(z_NCHW, which)).double().square().mean(dim=(0, 2, 3)).sqrt()
-        pixels, again = _turned(x_NCHW, which), _turned(plain_NCHW, which)
+        moved_NCHW = turned(z_NCHW, which, channels=network.symmetries)
+        decoded = _decoded(network, moved_NCHW, batch)
+        encoded = _means(network, turned(x_NCHW, which), batch)
+        gap = (encoded - moved_NCHW).double().square().mean(dim=(0, 2, 3)).sqrt()
+        pixels, again = turned(x_NCHW, which), turned(plain_NCHW, which)
         found.append(
             SymmetryError(
                 symmetry=NAMES[which],
@@ -91,12 +95,6 @@ def equivariance(
         rmse=_rmse(x_NCHW, plain_NCHW),
         symmetries=tuple(found),
     )
-
-
-def _turned(images_BCHW: Tensor, which: int) -> Tensor:
-    """As ``latents.symmetries.square_symmetry``, of a batch."""
-    turned = torch.rot90(images_BCHW, which % _TURNS_OF_FLIP, dims=(2, 3))
-    return (turned.flip(3) if which >= _TURNS_OF_FLIP else turned).contiguous()
 
 
 def _parts(whole: Tensor, batch: int) -> Iterator[Tensor]:

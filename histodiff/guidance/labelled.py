@@ -14,8 +14,8 @@ from torch import Tensor
 
 from histodiff.guidance.noise import log_uniform
 from histodiff.latents import LatentStore, View, Whitening
-from histodiff.latents.symmetries import square_symmetry
 from histodiff.runtime import generator_for
+from histodiff.runtime.symmetries import ChannelSymmetries, square_symmetry
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,6 +27,8 @@ class LabelledLatents:
     mean_NCHW: Floats
     std_NCHW: Floats
     target_N: npt.NDArray[np.int64]
+    symmetries: ChannelSymmetries | None = None
+    """What turning the tissue does to channels."""
 
     def __len__(self) -> int:
         return len(self.target_N)
@@ -64,6 +66,7 @@ def read_labelled(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
         std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
         target_N=np.array([classes.index(label) for label in labels], np.int64),
+        symmetries=store.layout.attributes.symmetries,
     )
 
 
@@ -98,7 +101,9 @@ def noisy_batch(
         draw = latents.mean_NCHW[row] + latents.std_NCHW[row] * rng.standard_normal(
             shape, np.float32
         )
-        clean.append(square_symmetry(draw, int(rng.integers(8))) if symmetries else draw)
+        if symmetries:
+            draw = square_symmetry(draw, int(rng.integers(8)), channels=latents.symmetries)
+        clean.append(draw)
         noise.append(rng.standard_normal(shape, np.float32))
     sigma_B = sigma_of(torch.tensor(uniform, dtype=torch.float64))
     clean_BCHW, noise_BCHW = torch.from_numpy(np.stack(clean)), torch.from_numpy(np.stack(noise))

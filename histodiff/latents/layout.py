@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from histodiff.config import Config
+from histodiff.runtime.symmetries import ChannelSymmetries
 
 FORMAT = 1
 SHARDS_TABLE = "shards.parquet"
@@ -57,6 +58,8 @@ class StoreAttributes(Config):
     """Microns per pixel of the encoded patches; null where unknown."""
     classes: tuple[str, ...]
     """Sorted labels; empty when unlabelled."""
+    symmetries: ChannelSymmetries | None = None
+    """What turning the tissue does to the channels of its latent; null leaves them as they are."""
 
 
 @dataclass(frozen=True)

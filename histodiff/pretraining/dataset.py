@@ -7,6 +7,7 @@ import pyarrow as pa
 from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.latents import LatentMixture, LatentStore
 from histodiff.pretraining.spec import PretrainSpec
+from histodiff.runtime.symmetries import ChannelSymmetries
 from histodiff.storage import storage_path
 
 
@@ -35,6 +36,11 @@ class TrainingDataset:
             cache=spec.cache,
         )
         return cls(stores, mixture)
+
+    @property
+    def symmetries(self) -> ChannelSymmetries | None:
+        """What turning the tissue does to the channels of its latent."""
+        return self.stores[0].layout.attributes.symmetries
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

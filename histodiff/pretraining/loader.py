@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from histodiff.latents import LatentMixture, View, Whitening
-from histodiff.latents.symmetries import Symmetries
 from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.runtime import Prefetched
+from histodiff.runtime.symmetries import ChannelSymmetries, Symmetries
 
 _AHEAD = 2
 _PURPOSE = "train"
@@ -19,6 +19,7 @@ def training_batches(
     whitening: Whitening,
     view: View,
     symmetries: Symmetries,
+    channels: ChannelSymmetries | None,
     seed: int,
     rank: int,
     world_size: int,
@@ -32,6 +33,7 @@ def training_batches(
         whitening: Applied to them.
         view: What is seen of the posteriors.
         symmetries: Group of which every sample gets a random member.
+        channels: What its members do to channels.
         seed: Seed of the draws.
         rank: This rank.
         world_size: Number of ranks.
@@ -49,6 +51,7 @@ def training_batches(
             purpose=_PURPOSE,
             view=view,
             symmetries=symmetries,
+            channels=channels,
         )
 
     try:

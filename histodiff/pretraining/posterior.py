@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from histodiff.latents import View, Whitening
-from histodiff.latents.symmetries import GROUPS, Symmetries, square_symmetry
 from histodiff.runtime import generator_for
+from histodiff.runtime.symmetries import GROUPS, ChannelSymmetries, Symmetries, turned_moments
 
 
 class CleanAndNoise(NamedTuple):
@@ -37,6 +37,7 @@ def posterior_draws(
     purpose: str,
     view: View,
     symmetries: Symmetries = "none",
+    channels: ChannelSymmetries | None = None,
 ) -> CleanAndNoise:
     """The draws that belong to ``indices``.
 
@@ -50,8 +51,10 @@ def posterior_draws(
         purpose: Keeps the draws of different uses apart.
         view: What is seen of the posterior.
         symmetries: Group of which every sample gets a random member, before the posterior draw.
+        channels: What its members do to channels.
     """
-    turned_BMHW = _turned(moments_BMHW, indices, GROUPS[symmetries], seed=seed, purpose=purpose)
+    group = GROUPS[symmetries]
+    turned_BMHW = _turned(moments_BMHW, indices, group, channels, seed=seed, purpose=purpose)
     moments = turned_BMHW.astype(np.float32)
     mean_BCHW, std_BCHW = np.split(moments, 2, axis=1)
     posterior_BCHW = np.empty_like(mean_BCHW)
@@ -73,6 +76,7 @@ def _turned(
     moments_BMHW: npt.NDArray[np.float16],
     indices: Sequence[int] | npt.NDArray[np.int64],
     group: Sequence[int],
+    channels: ChannelSymmetries | None,
     *,
     seed: int,
     purpose: str,
@@ -83,5 +87,5 @@ def _turned(
     turned = np.empty_like(moments_BMHW)
     for place, index in enumerate(indices):
         which = int(generator_for(seed, purpose, int(index), "symmetry").integers(len(group)))
-        turned[place] = square_symmetry(moments_BMHW[place], group[which])
+        turned[place] = turned_moments(moments_BMHW[place], group[which], channels=channels)
     return turned

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from histodiff.config import Config
 from histodiff.latents import ScalingConfig, SlabCache, View, Whitening
-from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource
+from histodiff.runtime.symmetries import Symmetries
 from histodiff.telemetry import HubAddress
 from histodiff.training import TrainConfig
 

@@ -98,6 +98,7 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
             whitening=self.spec.whitening,
             view=self.spec.view,
             symmetries=self.spec.symmetries,
+            channels=self.data.symmetries,
             seed=self.spec.seed,
             rank=self.rank,
             world_size=self.world_size,

@@ -39,7 +39,6 @@ from histodiff.latents import (
     Whitening,
     mixture_whitening,
 )
-from histodiff.latents.symmetries import Symmetries
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource, absolute_source, source_sha256
 from histodiff.pretraining.monitor import TENSORBOARD
@@ -52,6 +51,7 @@ from histodiff.pretraining.spec import (
     ValidationConfig,
 )
 from histodiff.pretraining.tables import TIMING
+from histodiff.runtime.symmetries import Symmetries
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step

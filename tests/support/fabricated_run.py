@@ -19,8 +19,8 @@ from histodiff.data_prep.index.patch_index import (
     table_from_rows,
     write_patch_index,
 )
-from histodiff.latents.symmetries import NAMES
 from histodiff.pretraining.tables import write_tables
+from histodiff.runtime.symmetries import NAMES
 from histodiff.samples import Decision, finish_store, write_selection, write_shard
 from histodiff.storage import storage_path, write_bytes
 from histodiff.training import MetricsRow, TimingRow, TrainingRecords, ValidationRow

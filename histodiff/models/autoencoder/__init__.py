@@ -11,6 +11,7 @@ from histodiff.models.autoencoder.architecture import (
     AutoencoderArchitecture,
     AutoencoderPreset,
     KlArchitecture,
+    PatchArchitecture,
     autoencoder_preset,
 )
 from histodiff.models.autoencoder.creation import create_network
@@ -20,6 +21,7 @@ from histodiff.models.autoencoder.networks import (
     AutoencoderNetwork,
     Posterior,
     PosteriorType,
+    channel_symmetries,
     downsampling,
     last_convolution,
     latent_channels,
@@ -28,6 +30,9 @@ from histodiff.models.autoencoder.networks import (
     published_scaling,
     require_trainable,
 )
+from histodiff.models.autoencoder.patch import PatchAutoencoder, start_from_linear
+from histodiff.models.autoencoder.principal_components import LinearMap, principal_components
+from histodiff.models.autoencoder.turning import turned, turned_each
 
 __all__ = [
     "Autoencoder",
@@ -36,10 +41,14 @@ __all__ = [
     "AutoencoderPreset",
     "KlArchitecture",
     "LatentMoments",
+    "LinearMap",
+    "PatchArchitecture",
+    "PatchAutoencoder",
     "Posterior",
     "PosteriorType",
     "TaesdFiles",
     "autoencoder_preset",
+    "channel_symmetries",
     "create_network",
     "downsampling",
     "import_autoencoder",
@@ -48,11 +57,15 @@ __all__ = [
     "load_autoencoder",
     "posterior",
     "posterior_type",
+    "principal_components",
     "published_scaling",
     "require_trainable",
     "save_autoencoder",
     "signed_pixels",
+    "start_from_linear",
     "taesd_files",
+    "turned",
+    "turned_each",
     "unsigned_pixels",
     "weights_sha256",
 ]

@@ -16,11 +16,13 @@ from histodiff.kernels.attention import install_attention
 from histodiff.models.autoencoder.networks import (
     AutoencoderNetwork,
     PosteriorType,
+    channel_symmetries,
     downsampling,
     latent_channels,
     posterior,
     posterior_type,
 )
+from histodiff.runtime.symmetries import ChannelSymmetries
 
 _ENCODER = ("encoder.", "quant_conv.")
 _DECODER = ("decoder.", "post_quant_conv.")
@@ -59,6 +61,11 @@ class Autoencoder:
     def posterior_type(self) -> PosteriorType:
         """Whether latents have posterior noise; without any, ``encode`` gives a std of 0."""
         return posterior_type(self.network)
+
+    @property
+    def symmetries(self) -> ChannelSymmetries | None:
+        """What turning the tissue does to the channels of its latent."""
+        return channel_symmetries(self.network)
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> LatentMoments:

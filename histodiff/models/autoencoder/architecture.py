@@ -1,6 +1,6 @@
 """Architectures of autoencoders that are trained here, as typed config: a union by ``type``."""
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -32,9 +32,41 @@ class KlArchitecture(Config):
         return self
 
 
-AutoencoderArchitecture: TypeAlias = KlArchitecture
-"""What `mode: train` can build. With a second one: ``Annotated[KlArchitecture | Other,
-Field(discriminator="type")]``, which pydantic refuses for one alone."""
+class PatchArchitecture(Config):
+    """Size of an autoencoder that starts as the best linear map and works on patches of pixels.
+
+    It trains 5 to 10 times as many images in a second of a CPU as a `kl` network.
+    """
+
+    type: Literal["patch"]
+    downsampling: int = Field(ge=2, le=32)
+    """Pixels per latent position along one side."""
+    latent_channels: int = Field(ge=1)
+    """Channels of a latent; ``3 * downsampling ** 2`` lose nothing."""
+    width: int = Field(default=96, ge=8)
+    """Channels of the residual blocks."""
+    encoder_blocks: int = Field(default=2, ge=0)
+    """Residual blocks of the encoder; 0 leaves it linear."""
+    decoder_blocks: int = Field(default=3, ge=0)
+    """Residual blocks of the decoder; 0 leaves it linear."""
+    posterior_std: float = Field(default=0.02, gt=0)
+    """Noise of every raw latent value, of pixels in -1..1: what the decoder learns to bear."""
+
+    @model_validator(mode="after")
+    def _not_wider(self) -> "PatchArchitecture":
+        most = 3 * self.downsampling**2
+        if self.latent_channels > most:
+            raise ValueError(
+                f"latent_channels ({self.latent_channels}) is more than a block of"
+                f" {self.downsampling}x{self.downsampling} px has values ({most}); give fewer"
+            )
+        return self
+
+
+AutoencoderArchitecture: TypeAlias = Annotated[
+    KlArchitecture | PatchArchitecture, Field(discriminator="type")
+]
+"""What `mode: train` can build."""
 
 
 AutoencoderPreset = Literal["tiny", "small", "paper"]

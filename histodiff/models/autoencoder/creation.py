@@ -4,8 +4,13 @@ import torch
 from diffusers import AutoencoderKL
 
 from histodiff.kernels.attention import install_attention
-from histodiff.models.autoencoder.architecture import AutoencoderArchitecture, KlArchitecture
+from histodiff.models.autoencoder.architecture import (
+    AutoencoderArchitecture,
+    KlArchitecture,
+    PatchArchitecture,
+)
 from histodiff.models.autoencoder.networks import AutoencoderNetwork
+from histodiff.models.autoencoder.patch import PatchAutoencoder
 
 
 def create_network(
@@ -15,6 +20,8 @@ def create_network(
     match architecture:
         case KlArchitecture():
             network = _kl_network(architecture)
+        case PatchArchitecture():
+            network = PatchAutoencoder(**architecture.model_dump(exclude={"type"}))
     install_attention(network, "auto", device=torch.device(device))
     return network.to(device, memory_format=torch.channels_last)
 

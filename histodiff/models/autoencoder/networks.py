@@ -16,7 +16,9 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from histodiff.errors import ConfigError
+from histodiff.models.autoencoder.patch import PatchAutoencoder
 from histodiff.models.autoencoder.taesd import TaesdAutoencoder
+from histodiff.runtime.symmetries import ChannelSymmetries
 
 AutoencoderNetwork: TypeAlias = Any
 """The network itself, for those that train it: an instance of one of ``NETWORKS``."""
@@ -29,6 +31,7 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
     "AutoencoderTiny": AutoencoderTiny,
     "AutoencoderDC": AutoencoderDC,
     "TaesdAutoencoder": TaesdAutoencoder,
+    "PatchAutoencoder": PatchAutoencoder,
 }
 """Classes by the name that ``config.json`` gives them. A file that names none is an
 ``AutoencoderKL``."""
@@ -78,6 +81,11 @@ def posterior(network: AutoencoderNetwork, values_BCHW: Tensor) -> Posterior:
         return Posterior(found.mean, found.std, found.logvar)
     latents = encoded.latent if isinstance(network, AutoencoderDC) else encoded.latents
     return Posterior(latents, torch.zeros_like(latents), torch.full_like(latents, -torch.inf))
+
+
+def channel_symmetries(network: AutoencoderNetwork) -> ChannelSymmetries | None:
+    """What turning the tissue does to the channels of its latent; None leaves them as they are."""
+    return network.symmetries if isinstance(network, PatchAutoencoder) else None
 
 
 def published_scaling(network: AutoencoderNetwork) -> dict[str, Any]:

@@ -74,6 +74,9 @@ class ReconstructionLoss(DecoderLoss):
 
     kl: float = Field(gt=0)
     """Weight of the KL divergence to a standard normal, as a mean over latent values."""
+    turned_latents: bool = False
+    """Latents are flipped or turned, and decoded against the flipped or turned crop, so that the
+    denoiser may train on turned latents (EQ-VAE: Kouzelis et al. 2025, arXiv 2502.09509)."""
 
 
 class PatchTraining(Config):

@@ -16,6 +16,7 @@ from torch import Tensor
 from histodiff.errors import ConfigError
 from histodiff.pretraining.autoencoder.patches import PlacedPatches
 from histodiff.runtime import generator_for
+from histodiff.runtime.symmetries import NAMES
 
 
 class CropBatch(NamedTuple):
@@ -29,6 +30,8 @@ class CropBatch(NamedTuple):
     """Standard normal, of the shape of the latents."""
     label_B: Tensor
     """Numbers of their classes; ``NO_LABEL`` where there is none."""
+    turn_B: Tensor
+    """Numbers of symmetries of the square, for a loss that turns latents."""
 
 
 class CropSource:
@@ -68,9 +71,10 @@ class CropSource:
     def batch_at(self, step: int) -> CropBatch:
         """The batch of ``step``, a pure function of it."""
         drawn = [self._crop(step * self._batch + place, place) for place in self._patches.by_place]
-        crops, noises, labels = zip(*drawn, strict=True)
+        crops, noises, labels, turns = zip(*drawn, strict=True)
         pixels_BCHW = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-        return CropBatch(pixels_BCHW, torch.from_numpy(np.stack(noises)), torch.tensor(labels))
+        noise_BCHW = torch.from_numpy(np.stack(noises))
+        return CropBatch(pixels_BCHW, noise_BCHW, torch.tensor(labels), torch.tensor(turns))
 
     def batches(self, steps: range) -> Iterator[CropBatch]:
         """The batches of some steps."""
@@ -86,7 +90,8 @@ class CropSource:
         flipped = bool(generator.integers(2))
         noise = generator.standard_normal(self._latent_shape, dtype=np.float32)
         turned_HWC = crop_HWC[:, ::-1] if flipped else crop_HWC
-        return _Drawn(turned_HWC, noise, int(self._patches.label_N[number]))
+        turn = int(generator.integers(len(NAMES)))
+        return _Drawn(turned_HWC, noise, int(self._patches.label_N[number]), turn)
 
 
 class _Drawn(NamedTuple):
@@ -95,3 +100,4 @@ class _Drawn(NamedTuple):
     pixels_HWC: npt.NDArray[np.uint8]
     noise_CHW: npt.NDArray[np.float32]
     label: int
+    turn: int

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histodiff.models.autoencoder import AutoencoderNetwork, last_convolution, posterior
+from histodiff.models.autoencoder import (
+    AutoencoderNetwork,
+    channel_symmetries,
+    last_convolution,
+    posterior,
+    turned_each,
+)
 from histodiff.models.patch_network import PatchNetwork, create_patch_network
 from histodiff.models.perceptual import PerceptualDistance, perceptual_distance
 from histodiff.pretraining.autoencoder.config import (
@@ -94,7 +100,13 @@ class Objective(nn.Module):
         )
 
     def forward(
-        self, clean_BCHW: Tensor, noise_BCHW: Tensor, label_B: Tensor, *, images_seen: int
+        self,
+        clean_BCHW: Tensor,
+        noise_BCHW: Tensor,
+        label_B: Tensor,
+        turn_B: Tensor,
+        *,
+        images_seen: int,
     ) -> Losses:
         """The loss of a micro-batch.
 
@@ -102,13 +114,19 @@ class Objective(nn.Module):
             clean_BCHW: Crops in -1..1.
             noise_BCHW: The noise of their posterior draws.
             label_B: Numbers of their classes; ``NO_LABEL`` where there is none.
+            turn_B: Numbers of symmetries; latents and crops are turned by them if the loss says so.
             images_seen: The clock before the step; decides whether the discriminator takes part.
         """
         [network] = self._network
         terms: Terms = {}
         with nullcontext() if self._encoder_trained else torch.no_grad():
             found = posterior(network, clean_BCHW)
-        decoded_BCHW = network.decode(found.mean + found.std * noise_BCHW).sample.float()
+        latents_BCHW = found.mean + found.std * noise_BCHW
+        if isinstance(self._loss, ReconstructionLoss) and self._loss.turned_latents:
+            channels = channel_symmetries(network)
+            latents_BCHW = turned_each(latents_BCHW, turn_B, channels=channels)
+            clean_BCHW = turned_each(clean_BCHW, turn_B)
+        decoded_BCHW = network.decode(latents_BCHW).sample.float()
         term, discriminator = self._loss.adversarial, self.discriminator
         if term is None or discriminator is None:
             total = self._pixel_terms(decoded_BCHW, clean_BCHW, terms).mean()

@@ -17,18 +17,22 @@ from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
     Autoencoder,
     AutoencoderNetwork,
+    LinearMap,
+    PatchArchitecture,
     create_network,
     downsampling,
     latent_channels,
     load_autoencoder,
+    principal_components,
     require_trainable,
     save_autoencoder,
     signed_pixels,
+    start_from_linear,
 )
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch, CropSource
 from histodiff.pretraining.autoencoder.objective import Losses, Objective, take_weights
-from histodiff.pretraining.autoencoder.patches import load_places
+from histodiff.pretraining.autoencoder.patches import load_patches, load_places
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec
 from histodiff.pretraining.autoencoder.tables import write_losses
 from histodiff.pretraining.spec import TrainingProgress
@@ -51,6 +55,8 @@ from histodiff.training import (
 )
 
 _AHEAD = 2
+_LINEAR_PATCHES = 2048
+"""Patches whose principal components a `patch` network starts with."""
 
 
 class AutoencoderTrainer(Trainer[CropBatch]):
@@ -78,7 +84,8 @@ class AutoencoderTrainer(Trainer[CropBatch]):
         config = spec.training.train
         self.path = storage_path(spec.artifact)
         self.micro_batch = config.micro_batch_of(world_size)
-        network = _prepared(initial_network(spec, device=spec.device), config)
+        self.linear = _linear_map(spec, rank=rank)
+        network = _prepared(self._initial_network(spec.device), config)
         self.crops, self.failed = _crops(spec, network, rank=rank, world_size=world_size)
         objective = Objective(network, spec.training, num_classes=spec.num_classes, seed=spec.seed)
         self._terms: list[dict[str, torch.Tensor]] = []
@@ -92,6 +99,9 @@ class AutoencoderTrainer(Trainer[CropBatch]):
         )
         self.divergence = DivergenceMonitor(state, config=config, run=spec.run)
         super().__init__(state, run=spec.run, num_recent=self.divergence.num_recent)
+
+    def _initial_network(self, device: str) -> AutoencoderNetwork:
+        return initial_network(self.spec, linear=self.linear, device=device)
 
     def batches(self) -> AbstractContextManager[Iterator[CropBatch]]:
         steps = range(self.state.step, self.state.config.num_steps)
@@ -129,17 +139,47 @@ class AutoencoderTrainer(Trainer[CropBatch]):
         """Writes what is published: the autoencoder with the averaged weights, and the losses."""
         weights = self.state.average(0)
         if self.rank == 0:
-            network = initial_network(self.spec, device="cpu")
+            network = self._initial_network("cpu")
             take_weights(network, weights)
             save_autoencoder(self.path, Autoencoder(network))
             write_losses(self.path, self.state.records.metrics)
         self.state.wait()
 
 
-def initial_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork:
+def _linear_map(spec: AutoencoderSpec, *, rank: int) -> LinearMap | None:
+    """The linear map that a `patch` network starts as, the same on every rank; None for others."""
+    training = spec.training
+    if not isinstance(training, AutoencoderTraining):
+        return None
+    architecture = training.architecture
+    if not isinstance(architecture, PatchArchitecture):
+        return None
+    found: list[LinearMap | None] = [None]
+    if rank == 0:
+        indexes = [PatchIndex.open(storage_path(index)) for index in spec.indexes]
+        count = min(_LINEAR_PATCHES, training.max_patches)
+        patches = load_patches(indexes, split="train", count=count, seed=spec.seed)
+        found[0] = principal_components(
+            patches.pixels_NHWC,
+            side=architecture.downsampling,
+            count=architecture.latent_channels,
+            seed=spec.seed,
+        )
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def initial_network(
+    spec: AutoencoderSpec, *, linear: LinearMap | None, device: str
+) -> AutoencoderNetwork:
     """The network that training starts with: a finished one, or drawn on the CPU.
 
     Either way it is the same on every device and rank.
+
+    Args:
+        spec: What is trained.
+        linear: The linear map that a `patch` network starts as.
+        device: Where it will run.
     """
     training = spec.training
     if not isinstance(training, AutoencoderTraining):
@@ -148,6 +188,8 @@ def initial_network(spec: AutoencoderSpec, *, device: str) -> AutoencoderNetwork
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "autoencoder weights"))
         network = create_network(training.architecture)
+    if linear is not None:
+        start_from_linear(network, linear)
     return network.to(device)
 
 
@@ -210,9 +252,9 @@ def _loss(
     images_seen: int,
 ) -> torch.Tensor:
     """The loss of a micro-batch; its terms are added to ``found``."""
-    pixels_BCHW, noise_BCHW, label_B = (tensor.to(device) for tensor in part)
+    pixels_BCHW, noise_BCHW, label_B, turn_B = (tensor.to(device) for tensor in part)
     losses: Losses = module(
-        signed_pixels(pixels_BCHW), noise_BCHW, label_B, images_seen=images_seen
+        signed_pixels(pixels_BCHW), noise_BCHW, label_B, turn_B, images_seen=images_seen
     )
     found.append(losses.terms)
     return losses.total

@@ -26,6 +26,7 @@ from histodiff.workflows.autoencoder.config import SOURCE, AutoencoderConfig, De
 from histodiff.workflows.autoencoder.reconstructions import measured
 from histodiff.workflows.gangs import rank_hub, reporter
 from histodiff.workflows.labels import LABELS_SHA256, labelled_rows
+from histodiff.workflows.networks import SYMMETRIES
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def described(
         "decoder_sha256": network.decoder_sha256,
         "downsampling": network.downsampling,
         "latent_channels": network.latent_channels,
+        SYMMETRIES: network.symmetries.model_dump(mode="json") if network.symmetries else None,
         "parameters": num_parameters(network.network),
         **quality,
     }

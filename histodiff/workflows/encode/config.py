@@ -23,6 +23,7 @@ from histodiff.latents import (
 )
 from histodiff.storage import read_bytes
 from histodiff.workflows.encode.speed import EncodeConditions
+from histodiff.workflows.networks import SYMMETRIES
 
 
 class EncodeConfig(CommandConfig):
@@ -89,6 +90,7 @@ def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact)
             patch_px=index.patch_px,
             mpp=index.mpp,
             classes=index.classes,
+            symmetries=facts.get(SYMMETRIES),
         ),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from histodiff.latents.symmetries import GROUPS, NAMES, Symmetries
+from histodiff.runtime.symmetries import GROUPS, NAMES, Symmetries
 
 HARMLESS_DB = 0.5
 """Loss of PSNR up to which a group is called harmless; patches differ by far more."""

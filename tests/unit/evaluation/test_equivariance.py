@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from histodiff.evaluation.equivariance import equivariance
 from histodiff.evaluation.reconstruction import reconstruction_quality
-from histodiff.latents.symmetries import GROUPS, NAMES
 from histodiff.models.autoencoder import LatentMoments
+from histodiff.runtime.symmetries import GROUPS, NAMES
 from histodiff.workflows.report.equivariance import advice_on_symmetries
 
 PATCHES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)

@@ -44,7 +44,7 @@ def crops(count=4):
     generator = torch.Generator().manual_seed(1)
     clean = torch.rand((count, 3, 16, 16), generator=generator) * 2 - 1
     noise = torch.randn((count, 3, 4, 4), generator=generator)
-    return CropBatch(clean, noise, torch.arange(count) % 2)
+    return CropBatch(clean, noise, torch.arange(count) % 2, torch.arange(count) % 8)
 
 
 def objective(training, made=None):

@@ -146,6 +146,7 @@ def first_batches(spec: PretrainSpec, count: int) -> list[CleanAndNoise]:
         whitening=spec.whitening,
         view=spec.view,
         symmetries=spec.symmetries,
+        channels=None,
         seed=spec.seed,
         rank=0,
         world_size=1,

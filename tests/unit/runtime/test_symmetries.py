@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from histodiff.latents.symmetries import GROUPS, NAMES, square_symmetry
+from histodiff.runtime.symmetries import GROUPS, NAMES, square_symmetry
 
 LATENT = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
 
