@@ -25,7 +25,7 @@ def source(places=range(4), *, batch=4, crop_px=8, seed=1, count=6):
 
 
 def test_crops_are_a_pure_function_of_seed_and_step():
-    pixels, noise, _ = source().batch_at(3)
+    pixels, noise, _, _ = source().batch_at(3)
     again = source().batch_at(3)
     assert torch.equal(pixels, again.pixels_BCHW)
     assert torch.equal(noise, again.noise_BCHW)
@@ -37,7 +37,7 @@ def test_crops_are_a_pure_function_of_seed_and_step():
 def test_crops_of_ranks_together_are_those_of_one():
     whole = source(range(4)).batch_at(5)
     halves = [source(range(2)).batch_at(5), source(range(2, 4)).batch_at(5)]
-    for number in range(3):
+    for number in range(4):
         assert torch.equal(torch.cat([half[number] for half in halves]), whole[number])
 
 
