@@ -43,7 +43,8 @@ class TaesdLayers(NamedTuple):
     def downsampling(self) -> int:
         """Pixels per latent position along one side."""
         strides = [layer["stride"] for layer in self.encoder if layer["type"] == "conv"]
-        return 2 ** sum(stride == 2 for stride in strides)
+        factor: int = 2 ** sum(stride == 2 for stride in strides)
+        return factor
 
 
 class TaesdAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
