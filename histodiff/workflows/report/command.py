@@ -16,6 +16,7 @@ from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin,
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.evaluation.metrics import METRICS
+from histodiff.evaluation.sentences import points, words
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Estimate
@@ -23,10 +24,8 @@ from histodiff.workflows.report.comparisons import (
     Comparison,
     Result,
     comparisons,
-    points,
     results,
     setting_text,
-    words,
 )
 from histodiff.workflows.report.pictures import Picture, effects_figure
 from histodiff.workflows.report.sections import (

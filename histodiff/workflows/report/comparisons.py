@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from histodiff.evaluation.statistics import Interval, mean_interval, paired_difference
+from histodiff.evaluation.sentences import capitalised, interval_words, points, words
+from histodiff.evaluation.statistics import (
+    SCORE,
+    Interval,
+    Verdict,
+    mean_interval,
+    paired_difference,
+)
 from histodiff.workflows.sweep.trial_table import TrialRow
 
 Settings = Mapping[str, Any]
@@ -38,30 +45,20 @@ class Comparison:
     level: float
 
     @property
-    def verdict(self) -> str:
-        """``better``, ``worse``, ``no effect shown`` or ``not testable``."""
-        low, high = self.difference.low, self.difference.high
-        if low is None or high is None:
-            return "not testable"
-        if low <= 0 <= high:
-            return "no effect shown"
-        return "better" if low > 0 else "worse"
+    def verdict(self) -> Verdict:
+        """What the paired differences allow to be said."""
+        return self.difference.verdict
 
     @property
     def sentence(self) -> str:
         """The comparison in words, with its numbers."""
         subject = f"{capitalised(self.arm)} against {self.versus}{_at(self.settings)}"
         change = f"{points(self.difference.mean)} points of {words(self.metric)}"
-        if self.difference.low is None or self.difference.high is None:
-            return (
-                f"{subject}: {change} in the only seed. One seed has no interval,"
-                " so nothing can be concluded."
-            )
-        interval = (
-            f"{self.level:.0%} interval {points(self.difference.low)} to"
-            f" {points(self.difference.high)}, {self.difference.num} paired seeds"
-        )
-        if self.verdict == "no effect shown":
+        if self.difference.untestable is not None:
+            seeds = f"{self.difference.num} seed" + ("s" if self.difference.num > 1 else "")
+            return f"{subject}: not testable. {change} in {seeds}. {self.difference.untestable}"
+        interval = interval_words(self.difference, level=self.level)
+        if self.verdict is Verdict.NO_EFFECT:
             return f"{subject}: no effect shown. {change} ({interval}): the interval contains zero."
         return f"{subject}: {self.verdict}. {change} ({interval})."
 
@@ -89,22 +86,6 @@ def comparisons(
     return [found for arm, versus in pairs for found in _compared(rows, arm, versus, metric, level)]
 
 
-def points(value: float) -> str:
-    """A fraction as signed percentage points: 0.0123 -> ``+1.2``."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def capitalised(text: str) -> str:
-    """The text with its first letter in upper case, and the rest as it is."""
-    return text[:1].upper() + text[1:]
-
-
-def words(name: str) -> str:
-    """``balanced_accuracy`` -> ``balanced accuracy``."""
-    return {"auc": "AUC", "macro_f1": "macro-F1"}.get(name, name.replace("_", " "))
-
-
 def setting_text(settings: Settings) -> str:
     """Settings in words: ``guidance scale 3, ratio 0.5``."""
     return ", ".join(f"{words(name)} {_value(value)}" for name, value in settings.items())
@@ -117,7 +98,8 @@ def _result(arm: str, group: Sequence[TrialRow], level: float) -> Result:
         settings=dict(group[0].axes),
         seeds=tuple(row.seed for row in group if row.seed is not None),
         metrics={
-            name: mean_interval([row.metrics[name] for row in group], level=level) for name in names
+            name: mean_interval([row.metrics[name] for row in group], level=level, bounds=SCORE)
+            for name in names
         },
     )
 
@@ -145,6 +127,7 @@ def _compared(
                 [row.metrics[metric] for row in group],
                 [at[_key(_only(row.axes, shared)), row.seed] for row in group],
                 level=level,
+                bounds=SCORE,
             ),
             level,
         )

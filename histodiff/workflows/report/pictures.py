@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from histodiff.evaluation.sentences import words
 from histodiff.storage import StoragePath
-from histodiff.workflows.report.comparisons import Result, setting_text, words
+from histodiff.workflows.report.comparisons import Result, setting_text
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from histodiff.artifacts import open_artifact
+from histodiff.evaluation.sentences import points, words
+from histodiff.evaluation.statistics import FEWEST_SEEDS, Verdict
 from histodiff.storage import StoragePath
-from histodiff.workflows.report.comparisons import Comparison, points, words
+from histodiff.workflows.report.comparisons import Comparison
 from histodiff.workflows.sweep.trial_table import METRICS_FILE, TrialRow
 
 _ENOUGH_SEEDS = 5
@@ -79,10 +81,10 @@ def headline(evidence: Evidence) -> str:
     parts = [
         f"{verdicts[verdict]} {text}"
         for verdict, text in (
-            ("better", "better"),
-            ("worse", "worse"),
-            ("no effect shown", "with no effect shown"),
-            ("not testable", "not testable with one seed"),
+            (Verdict.BETTER, "better"),
+            (Verdict.WORSE, "worse"),
+            (Verdict.NO_EFFECT, "with no effect shown"),
+            (Verdict.NOT_TESTABLE, "not testable"),
         )
         if verdicts[verdict]
     ]
@@ -97,13 +99,17 @@ def shown(evidence: Evidence) -> list[str]:
     found = list(evidence.comparisons)
     if len(found) <= _MANY:
         return [item.sentence for item in found]
-    lines = [item.sentence for item in found if item.verdict in ("better", "worse")]
+    lines = [item.sentence for item in found if item.verdict in (Verdict.BETTER, Verdict.WORSE)]
     for verdict, text in (
         (
-            "no effect shown",
+            Verdict.NO_EFFECT,
             "No effect was shown in {n} of {m} comparisons; their intervals contain zero",
         ),
-        ("not testable", "{n} of {m} comparisons have one seed, so nothing can be concluded"),
+        (
+            Verdict.NOT_TESTABLE,
+            f"{{n}} of {{m}} comparisons have fewer than {FEWEST_SEEDS} seeds, or equal differences"
+            " in all seeds, so nothing can be concluded",
+        ),
     ):
         means = [item.difference.mean for item in found if item.verdict == verdict]
         if means:
@@ -130,12 +136,16 @@ def _limits_of_seeds(evidence: Evidence) -> list[str]:
     lines = []
     if evidence.num_seeds > 1:
         lines.append(
-            f"Intervals are Student's t over {evidence.num_seeds} seeds{few}. A seed draws the"
-            " labelled slides, the first weights and the noise of the samples; intervals hold that"
-            " spread only."
+            f"Intervals are Student's t over {evidence.num_seeds} seeds{few}, cut where the metric"
+            " ends. A seed draws the labelled slides, the first weights and the noise of the"
+            " samples; intervals hold that spread only."
         )
-    elif evidence.num_seeds == 1:
-        lines.append("There is one seed, so there are no intervals and nothing can be concluded.")
+    if 0 < evidence.num_seeds < FEWEST_SEEDS:
+        count = "is one seed" if evidence.num_seeds == 1 else f"are {evidence.num_seeds} seeds"
+        lines.append(
+            f"There {count}; no verdict is given from fewer than {FEWEST_SEEDS}, so nothing can be"
+            " concluded."
+        )
     if evidence.num_failed:
         lines.append(f"{evidence.num_failed} trials failed and are missing from the table.")
     return lines
@@ -163,7 +173,7 @@ def _limits_of_testing(found: HeldOut | None, metric: str) -> list[str]:
 
 
 def _limits_of_comparing(evidence: Evidence) -> list[str]:
-    testable = [item for item in evidence.comparisons if item.verdict != "not testable"]
+    testable = [item for item in evidence.comparisons if item.verdict is not Verdict.NOT_TESTABLE]
     if len(testable) < 2:
         return []
     level = testable[0].level

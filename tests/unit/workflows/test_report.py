@@ -6,8 +6,9 @@ import pytest
 from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
+from histodiff.evaluation.sentences import points
 from histodiff.workflows.report import ReportConfig, report
-from histodiff.workflows.report.comparisons import comparisons, points, results
+from histodiff.workflows.report.comparisons import comparisons, results
 from histodiff.workflows.sweep.trial_table import TrialRow
 from tests.support.fabricated_run import fabricate_networks, fabricate_patches, fabricate_sweep
 
@@ -75,6 +76,34 @@ def test_report_with_one_seed_concludes_nothing(tmp_path):
     _, data = rendered(tmp_path, gains=[0.3])
     assert {item["verdict"] for item in data["compared"]["comparisons"]} == {"not testable"}
     assert "nothing can be concluded" in " ".join(data["compared"]["limits"])
+
+
+def test_report_with_two_seeds_concludes_nothing(tmp_path):
+    page, data = rendered(tmp_path, gains=[0.30, 0.31])
+    compared = data["compared"]
+    assert {item["verdict"] for item in compared["comparisons"]} == {"not testable"}
+    assert "2 seeds are fewer than 3, so nothing can be concluded." in page
+    assert "no verdict is given from fewer than 3" in " ".join(compared["limits"])
+    assert compared["headline"].endswith("4 settings: 4 not testable.")
+
+
+def test_report_with_equal_gains_in_every_seed_concludes_nothing(tmp_path):
+    page, data = rendered(tmp_path, gains=[0.0731, 0.0731, 0.0731])
+    compared = data["compared"]
+    assert {item["verdict"] for item in compared["comparisons"]} == {"not testable"}
+    assert {item["difference"]["low"] for item in compared["comparisons"]} == {None}
+    assert "All 3 paired differences are equal: a spread of zero gives no interval" in page
+
+
+def test_report_intervals_stay_between_zero_and_one(tmp_path):
+    _, data = rendered(tmp_path, gains=[0.38, -0.55])
+    intervals = [
+        metric for item in data["compared"]["results"] for metric in item["metrics"].values()
+    ]
+    assert all(0 <= found["low"] <= found["high"] <= 1 for found in intervals)
+    differences = [item["difference"] for item in data["compared"]["comparisons"]]
+    assert all(-1 <= found["low"] <= found["high"] <= 1 for found in differences)
+    assert any(found["high"] == 1 for found in intervals)
 
 
 def test_report_loads_nothing_from_elsewhere(tmp_path):

@@ -1,0 +1,28 @@
+"""Numbers in words, as reports say them: points, names of metrics, intervals."""
+
+from histodiff.evaluation.statistics import Interval
+
+
+def points(value: float) -> str:
+    """A fraction as signed percentage points: 0.0123 -> ``+1.2``."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def words(name: str) -> str:
+    """``balanced_accuracy`` -> ``balanced accuracy``."""
+    return {"auc": "AUC", "macro_f1": "macro-F1"}.get(name, name.replace("_", " "))
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter in upper case, and the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def interval_words(difference: Interval, *, level: float) -> str:
+    """The interval of a paired difference: ``95% interval +0.4 to +3.1, 5 paired seeds``."""
+    seeds = f"{difference.num} paired seed" + ("s" if difference.num > 1 else "")
+    if difference.low is None or difference.high is None:
+        return f"no interval, {seeds}"
+    low, high = points(difference.low), points(difference.high)
+    return f"{level:.0%} interval {low} to {high}, {seeds}"
