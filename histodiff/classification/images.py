@@ -92,6 +92,18 @@ def read_selected(
     return Images(store.read_pixels(store.rows_of(samples)), target)
 
 
+def labelled_patches(index: PatchIndex, *, split: str) -> npt.NDArray[np.int64]:
+    """Numbers of the labelled patches of a split."""
+    own = np.asarray(index.patches["split"].to_pylist(), dtype=object) == split
+    labelled = np.array([label is not None for label in index.patches["label"].to_pylist()], bool)
+    return np.flatnonzero(own & labelled).astype(np.int64)
+
+
+def num_added(ratio: float, num_real: int) -> int:
+    """Images that join ``num_real`` real ones at a ratio of added to real."""
+    return round(ratio * num_real)
+
+
 def joined(first: Images, second: Images) -> Images:
     """Both sets, the first one first."""
     return Images(

@@ -6,6 +6,7 @@ result: no model is picked by looking at validation or test images.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,9 @@ from histodiff.classification.augment import AugmentConfig, augmented
 from histodiff.classification.images import Images
 from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
 from histodiff.runtime import derived_seed, generator_for
+from histodiff.storage import StoragePath
 from histodiff.telemetry import progress
-from histodiff.training import OptimizationConfig
+from histodiff.training import MetricsRow, OptimizationConfig, fit
 
 
 class ClassifierTraining(OptimizationConfig):
@@ -31,6 +33,48 @@ class ClassifierTraining(OptimizationConfig):
     """Draw the class first, then an image of it."""
     augment: AugmentConfig = AugmentConfig()
     """What may happen to a training image."""
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier after its last step, and the rows of metrics of its training."""
+
+    classifier: Classifier
+    records: list[MetricsRow]
+
+
+def trained_classifier(
+    images: Images,
+    *,
+    backbone: ClassifierConfig,
+    training: ClassifierTraining,
+    num_classes: int,
+    seed: int,
+    device: str,
+    checkpoints: StoragePath,
+    run: str,
+) -> TrainedClassifier:
+    """Trains a classifier from its first weights; goes on from ``checkpoints``, if there are any.
+
+    Args:
+        images: What is learned from.
+        backbone: The network.
+        training: How it is trained.
+        num_classes: Classes that are told apart.
+        seed: Decides the first weights and every draw.
+        device: Where it runs.
+        checkpoints: Folder of the checkpoints.
+        run: Name on the progress bar and in metrics.
+
+    Raises:
+        TrainingDiverged: The loss or the gradient of a step is not finite.
+    """
+    classifier = initial_classifier(backbone, num_classes=num_classes, seed=seed, device=device)
+    loss = classifier_loss(classifier.train(), images, training=training, seed=seed, device=device)
+    records = fit(
+        classifier, loss=loss, config=training, seed=seed, checkpoints=checkpoints, run=run
+    )
+    return TrainedClassifier(classifier, records)
 
 
 def initial_classifier(

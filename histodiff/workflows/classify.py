@@ -13,17 +13,24 @@ import torch
 from pydantic import Field, model_validator
 
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
-from histodiff.classification.images import Images, RealImages, joined, read_real, read_selected
+from histodiff.classification.images import (
+    Images,
+    RealImages,
+    joined,
+    labelled_patches,
+    num_added,
+    read_real,
+    read_selected,
+)
 from histodiff.classification.training import (
     ClassifierTraining,
-    classifier_loss,
-    initial_classifier,
     predicted_probability,
+    trained_classifier,
 )
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
+from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.errors import ConfigError
 from histodiff.evaluation.metrics import (
     Scored,
@@ -36,12 +43,13 @@ from histodiff.models.classifier import Classifier, ClassifierConfig, save_class
 from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.training import CHECKPOINTS, fit
+from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import (
     LABELS_SHA256,
     LabelledRows,
     labelled_rows,
     require_same_labels,
+    require_scorable,
 )
 from histodiff.workflows.tables import write_losses, write_table
 
@@ -130,22 +138,16 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     with draft:
         torch.set_num_threads(config.threads)
         training = _training_images(config, index, labels, inputs)
-        classifier = initial_classifier(
-            config.backbone, num_classes=len(index.classes), seed=config.seed, device=site.device
-        )
-        loss = classifier_loss(
-            classifier.train(), training.images, training=config.training, seed=config.seed,
-            device=site.device,
-        )  # fmt: skip
-        records = fit(
-            classifier, loss=loss, config=config.training, seed=config.seed,
+        trained = trained_classifier(
+            training.images, backbone=config.backbone, training=config.training,
+            num_classes=len(index.classes), seed=config.seed, device=site.device,
             checkpoints=draft.path / CHECKPOINTS, run="classify",
         )  # fmt: skip
-        test = read_real(index, test_patches(index), classes=index.classes)
-        scored = _scored(config, index, classifier, test, site.device)
+        test = read_real(index, labelled_patches(index, split="test"), classes=index.classes)
+        scored = _scored(config, index, trained.classifier, test, site.device)
         metrics = _metrics(config, index, scored, training)
-        save_classifier(draft.path, classifier, classes=index.classes)
-        write_losses(draft.path, records)
+        save_classifier(draft.path, trained.classifier, classes=index.classes)
+        write_losses(draft.path, trained.records)
         _write_predictions(draft.path, index, test, scored)
         write_bytes(draft.path / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         return draft.finish(
@@ -170,35 +172,22 @@ def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]
     real = len(labelled_rows(index.patches, budget=config.budget, seed=config.seed).rows)
     return {
         "real": real,
-        "synthetic": _wanted_samples(config, real),
-        "test_patches": len(test_patches(index)),
+        "synthetic": num_added(config.synthetic_ratio, real),
+        "test_patches": len(labelled_patches(index, split="test")),
         "steps": config.training.num_steps,
     }
-
-
-def test_patches(index: PatchIndex) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers of the labelled patches of the test split."""
-    split = np.asarray(index.patches["split"].to_pylist(), dtype=object) == "test"
-    labelled = np.array([label is not None for label in index.patches["label"].to_pylist()], bool)
-    return np.flatnonzero(split & labelled).astype(np.int64)
 
 
 def _checked_labels(
     config: ClassifyConfig, index: PatchIndex, inputs: dict[str, Artifact]
 ) -> LabelledRows:
     """The labelled subset, after every check that needs no pixels."""
-    if len(index.classes) < 2:
-        raise ConfigError(
-            f"patches {config.patches}: two classes are needed, found {list(index.classes)}"
-        )
+    require_scorable(index, source=str(config.patches), split="test")
     if config.positive is not None and config.positive not in index.classes:
         raise ConfigError(
             f"positive '{config.positive}': is none of {', '.join(index.classes)}, the classes of"
             f" {config.patches}"
         )
-    if not len(test_patches(index)):
-        raise ConfigError(f"patches {config.patches}: no labelled test patch; set split.test")
-    assert_disjoint(index.patches)
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     if "selection" in inputs:
         selection, samples = inputs["selection"], inputs["samples"]
@@ -211,10 +200,6 @@ def _checked_labels(
     return labels
 
 
-def _wanted_samples(config: ClassifyConfig, num_real: int) -> int:
-    return round(config.synthetic_ratio * num_real)
-
-
 def _training_images(
     config: ClassifyConfig, index: PatchIndex, labels: LabelledRows, inputs: dict[str, Artifact]
 ) -> Training:
@@ -224,7 +209,7 @@ def _training_images(
     synthetic = read_selected(
         SampleStore.open(inputs["samples"].path),
         Selection.open(inputs["selection"].path),
-        count=_wanted_samples(config, len(labels.rows)),
+        count=num_added(config.synthetic_ratio, len(labels.rows)),
         classes=index.classes,
         patch_px=index.patch_px,
     )
@@ -262,7 +247,7 @@ def _metrics(
         "classes": list(index.classes),
         "real": _counts(training.real.images.target_N, index.classes),
         "synthetic": _counts(synthetic, index.classes),
-        "synthetic_wanted": _wanted_samples(config, len(training.real.images)),
+        "synthetic_wanted": num_added(config.synthetic_ratio, len(training.real.images)),
         "test_patches": len(scored.target_N),
         "test_slides": len(set(scored.slide_N)),
     }  # fmt: skip

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.artifacts import Artifact, content_sha256
-from histodiff.data_prep.index.splits import LabelBudget, labelled_subset
+from histodiff.classification.images import labelled_patches
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint, labelled_subset
 from histodiff.errors import ConfigError
 
 LABELS_SHA256 = "labels_sha256"
@@ -49,6 +51,25 @@ def labelled_rows(
     digest = content_sha256({str(number): f"{slide}\n{label}" for number, slide, label in named})
     counts = {label: labels.count(label) for label in sorted(set(labels))}
     return LabelledRows(chosen.astype(np.int64), digest, counts)
+
+
+def require_scorable(index: PatchIndex, *, source: str, split: str) -> None:
+    """Checks that a classifier of the index's classes can be scored on a split of it.
+
+    Args:
+        index: Patches of the target.
+        source: What they are called, for errors.
+        split: Split that classifiers are scored on.
+
+    Raises:
+        ConfigError: There are fewer than two classes, no labelled patch in the split, or splits
+            that share slides or patients.
+    """
+    if len(index.classes) < 2:
+        raise ConfigError(f"patches {source}: two classes are needed, found {list(index.classes)}")
+    if not len(labelled_patches(index, split=split)):
+        raise ConfigError(f"patches {source}: no labelled {split} patch; set split.{split}")
+    assert_disjoint(index.patches)
 
 
 def require_same_labels(labels_sha256: str, source: Artifact, *, what: str) -> None:
