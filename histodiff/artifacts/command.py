@@ -21,6 +21,7 @@ class Kind(StrEnum):
     AUTOENCODERS = "autoencoders"
     LATENTS = "latents"
     DENOISERS = "denoisers"
+    CEILINGS = "ceilings"
     GUIDES = "guides"
     SAMPLES = "samples"
     SELECTIONS = "selections"

@@ -10,16 +10,19 @@ from histodiff.cli.failures import ExitCode
 
 MAX_LISTED = 20
 _PAGE = "report.html"
+_SUMMARY = "summary.txt"
 
 
 def print_artifact(artifact: Artifact, *, as_json: bool, out: TextIO) -> ExitCode:
-    """Prints where the artifact lies, or its manifest; lists skipped and failed units on stderr."""
+    """Prints its summary, if it has one, and its folder, or the manifest; issues go to stderr."""
     manifest = artifact.manifest
     _list_units("skipped", manifest.skipped)
     _list_units("failed", manifest.failed)
     if as_json:
         print_json({**manifest.model_dump(mode="json"), "path": str(artifact.path)}, out=out)
     else:
+        if _SUMMARY in manifest.files:
+            print((artifact.path / _SUMMARY).read_text(), file=out)
         print(main_file(artifact), file=out)
     return ExitCode.UNITS_FAILED if manifest.failed else ExitCode.DONE
 

@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
         _command("autoencoder", "Import or train the KL autoencoder."),
         _command("encode", "Pixels -> latent moments in a sharded LatentStore."),
         _command("pretrain", "Train the unconditional denoiser on latents (DeepSpeed)."),
+        _command("ceiling", "What perfect samples through an autoencoder would buy a classifier."),
         _command("guide", "A few labels -> a guide that steers sampling."),
         _command("synthesize", "Guided sampling -> images with provenance."),
         _command("select", "Decide which samples may join the training set."),

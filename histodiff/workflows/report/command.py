@@ -20,6 +20,7 @@ from histodiff.evaluation.sentences import points, words
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Estimate
+from histodiff.workflows.report.ceilings import ceiling_shown
 from histodiff.workflows.report.comparisons import (
     Comparison,
     Result,
@@ -59,6 +60,8 @@ class ReportConfig(CommandConfig):
     """Denoiser whose training is shown."""
     sweep: Annotated[Reference | None, Location()] = None
     """Sweep whose samples, selections and classifiers are shown and compared."""
+    ceilings: Annotated[tuple[Reference, ...], Location()] = ()
+    """What perfect samples would have bought; shown as tables."""
     metric: Literal[
         "accuracy", "balanced_accuracy", "macro_f1", "auc", "sensitivity", "specificity"
     ] = "balanced_accuracy"
@@ -75,13 +78,17 @@ class ReportConfig(CommandConfig):
     @model_validator(mode="after")
     def _has_content(self) -> "ReportConfig":
         if not self.inputs():
-            raise ValueError("give at least one of patches, autoencoder, denoiser, sweep")
+            raise ValueError("give at least one of patches, autoencoder, denoiser, sweep, ceilings")
         return self
 
     def inputs(self) -> dict[str, Reference]:
         found = {
             f"patches.{number}": reference.as_kind(Kind.PATCHES)
             for number, reference in enumerate(self.patches)
+        }
+        found |= {
+            f"ceilings.{number}": reference.as_kind(Kind.CEILINGS)
+            for number, reference in enumerate(self.ceilings)
         }
         for key, reference, kind in (
             ("autoencoder", self.autoencoder, Kind.AUTOENCODERS),
@@ -163,6 +170,9 @@ def _page(
         "compared": compared,
         "samples": samples,
         "selections": chosen,
+        "ceilings": [
+            ceiling_shown(item) for key, item in inputs.items() if key.startswith("ceilings.")
+        ],
         "guide": guide_accuracy(root, rows),
         "cohorts": cohorts,
         "reconstruction": rebuilt,

@@ -1,0 +1,3 @@
+from .command import ceiling as ceiling
+from .command import estimate as estimate
+from .config import CeilingConfig as CeilingConfig
