@@ -3,6 +3,7 @@
 from typing import Any
 
 from histodiff.config import parse_config
+from histodiff.workflows.ceiling import CeilingConfig
 from histodiff.workflows.classify import ClassifyConfig
 from histodiff.workflows.guide import GuideConfig
 from histodiff.workflows.select import SelectConfig
@@ -48,6 +49,17 @@ def classify_config(**changes: Any) -> ClassifyConfig:
         "bootstrap": 50, "threads": 1, "seed": 0,
     }  # fmt: skip
     return parse_config(ClassifyConfig, {**values, **changes}, source="test")
+
+
+def ceiling_config(**changes: Any) -> CeilingConfig:
+    values = {
+        "name": "toy", "version": "v1", "patches": "toy@v1", "autoencoders": ["toy@v1"],
+        "posterior": "mean", "budget": {"type": "slides_per_class", "count": 1},
+        "synthetic_ratio": 1.0, "threads": 1, "seeds": [0, 1, 2],
+        "backbone": {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32},
+        "training": optimization(steps=8, batch=8, lr=3.0e-3),
+    }  # fmt: skip
+    return parse_config(CeilingConfig, {**values, **changes}, source="test")
 
 
 def select_config(**changes: Any) -> SelectConfig:
