@@ -57,7 +57,7 @@ def ceiling_config(**changes: Any) -> CeilingConfig:
         "posterior": "mean", "budget": {"type": "slides_per_class", "count": 1},
         "synthetic_ratio": 1.0, "threads": 1, "seeds": [0, 1, 2],
         "backbone": {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32},
-        "training": optimization(steps=8, batch=8, lr=3.0e-3),
+        "training": optimization(steps=4, batch=8, lr=3.0e-3),
     }  # fmt: skip
     return parse_config(CeilingConfig, {**values, **changes}, source="test")
 

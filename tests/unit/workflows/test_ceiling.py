@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from histodiff.artifacts import Kind, Reference, begin
 from histodiff.artifacts.artifact import MANIFEST
 from histodiff.classification.stand_ins import stand_ins
 from histodiff.cli.results import print_artifact
+from histodiff.cluster.site import NoRay, Site
 from histodiff.config import Location, parse_config
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
@@ -32,6 +34,7 @@ from tests.support.labelled_chain import (
 )
 from tests.support.labelled_configs import ceiling_config, classify_config
 
+SHORT = ceiling_config().training.model_dump(mode="json")
 ONE_SLIDE = {"type": "slides_per_class", "count": 1}
 
 
@@ -39,6 +42,23 @@ ONE_SLIDE = {"type": "slides_per_class", "count": 1}
 def made(site, tmp_path):
     make_patches(site, tmp_path / "images")
     make_autoencoder(site, seed=0, name="toy")
+    return site
+
+
+@pytest.fixture(scope="module")
+def _finished_root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ceiling")
+    site = Site(root=str(folder / "runs"), ray=NoRay(type="none"), device="cpu")
+    make_patches(site, folder / "images")
+    make_autoencoder(site, seed=0, name="toy")
+    ceiling(ceiling_config(), site)
+    return folder / "runs"
+
+
+@pytest.fixture
+def done(site, _finished_root):
+    """A site with a finished ceiling ``toy@v1``, made once: opened by the same command again."""
+    shutil.copytree(_finished_root, site.root)
     return site
 
 
@@ -63,7 +83,9 @@ def index_of(site):
 def test_ceiling_real_arm_is_the_control_of_classify(noise):
     found = results_of(ceiling(ceiling_config(split="test", seeds=[0, 4]), noise))
     for seed in (0, 4):
-        control = classify(classify_config(name=f"s{seed}", budget=ONE_SLIDE, seed=seed), noise)
+        control = classify(
+            classify_config(name=f"s{seed}", budget=ONE_SLIDE, seed=seed, training=SHORT), noise
+        )
         expected = json.loads((control.path / "metrics.json").read_bytes())["patch"]
         assert found["trials"][f"seed-{seed}-fold-0-real"] == expected
 
@@ -115,7 +137,12 @@ def test_ceiling_untouched_patches_join_exactly_as_perfect_samples_would(noise):
     found = results_of(ceiling(ceiling_config(split="test", seeds=[2]), noise))
     make_perfect_samples(noise, seed=2)
     config = classify_config(
-        budget=ONE_SLIDE, seed=2, samples="perfect@v1", selection="perfect@v1", synthetic_ratio=1.0
+        budget=ONE_SLIDE,
+        seed=2,
+        samples="perfect@v1",
+        selection="perfect@v1",
+        synthetic_ratio=1.0,
+        training=SHORT,
     )
     expected = json.loads((classify(config, noise).path / "metrics.json").read_bytes())["patch"]
     assert found["trials"]["seed-2-fold-0-untouched"] == expected
@@ -138,8 +165,8 @@ def test_ceiling_of_several_autoencoders_has_an_arm_for_each(made):
     assert artifact.manifest.contents["classifiers"] == 12
 
 
-def test_ceiling_differences_are_paired_by_seed_and_in_their_bounds(made):
-    found = results_of(ceiling(ceiling_config(), made))
+def test_ceiling_differences_are_paired_by_seed_and_in_their_bounds(done):
+    found = results_of(ceiling(ceiling_config(), done))
     arms = {arm["arm"]: arm["values"]["auc"] for arm in found["arms"]}
     by_hand = paired_difference(arms["untouched"], arms["real"], bounds=SCORE)
     (stored,) = (
@@ -169,8 +196,8 @@ def test_ceiling_of_all_labels_is_cross_fitted_and_says_so(made):
     assert arms["real"]["values"]["accuracy"][0] == pytest.approx(np.mean(folds))
 
 
-def test_ceiling_that_was_killed_goes_on_with_the_next_classifier(made):
-    first = ceiling(ceiling_config(), made)
+def test_ceiling_that_was_killed_goes_on_with_the_next_classifier(done):
+    first = ceiling(ceiling_config(), done)
     whole = results_of(first)
     first.path.joinpath(MANIFEST).unlink()
     ledger = first.path / "ledger"
@@ -178,14 +205,16 @@ def test_ceiling_that_was_killed_goes_on_with_the_next_classifier(made):
     kept = json.loads((ledger / "seed-1-fold-0-real.json").read_text())
     kept["metrics"]["balanced_accuracy"] = 0.123
     (ledger / "seed-1-fold-0-real.json").write_text(json.dumps(kept))
-    again = results_of(ceiling(ceiling_config(), made))
+    again = results_of(ceiling(ceiling_config(), done))
     assert again["trials"]["seed-1-fold-0-real"]["balanced_accuracy"] == 0.123  # not trained anew
     again["trials"]["seed-1-fold-0-real"] = whole["trials"]["seed-1-fold-0-real"]
     assert again["trials"] == whole["trials"]
 
 
-def test_ceiling_that_is_finished_is_returned(made):
-    assert ceiling(ceiling_config(), made).manifest == ceiling(ceiling_config(), made).manifest
+def test_ceiling_that_is_finished_is_returned(done):
+    before = (done.storage_root / "ceilings" / "toy" / "v1" / MANIFEST).read_bytes()
+    again = ceiling(ceiling_config(), done)
+    assert (again.path / MANIFEST).read_bytes() == before
 
 
 def test_ceiling_unreadable_patch_is_named_and_left_out_of_every_arm(made, tmp_path):
@@ -196,9 +225,9 @@ def test_ceiling_unreadable_patch_is_named_and_left_out_of_every_arm(made, tmp_p
     assert [issue.unit.rpartition("/")[2] for issue in artifact.manifest.failed] == [val]
 
 
-def test_ceiling_estimate_counts_classifiers_patches_and_slides(made):
-    assert estimate(ceiling_config(), made) == {
-        "units": 9, "classifiers": 9, "steps_each": 8, "stand_in": "other_slides",
+def test_ceiling_estimate_counts_classifiers_patches_and_slides(done):
+    assert estimate(ceiling_config(), done) == {
+        "units": 9, "classifiers": 9, "steps_each": 4, "stand_in": "other_slides",
         "labelled_patches": 8, "labelled_slides": 2, "added_patches": 8, "added_slides": 4,
         "reconstructed_patches": 24, "scored_patches": 8, "scored_slides": 2,
     }  # fmt: skip
@@ -218,13 +247,13 @@ def test_ceiling_config_that_makes_no_sense_is_refused(changes, message):
         ceiling_config(**changes)
 
 
-def test_ceiling_of_a_missing_autoencoder_is_an_error(made):
+def test_ceiling_of_a_missing_autoencoder_is_an_error(done):
     with pytest.raises(ArtifactNotFound, match="autoencoders/none@v1"):
-        ceiling(ceiling_config(autoencoders=["none@v1"]), made)
+        ceiling(ceiling_config(autoencoders=["none@v1"]), done)
 
 
-def test_ceiling_prints_table_conclusion_and_place(made):
-    artifact = ceiling(ceiling_config(), made)
+def test_ceiling_prints_table_conclusion_and_place(done):
+    artifact = ceiling(ceiling_config(), done)
     out = io.StringIO()
     print_artifact(artifact, as_json=False, out=out)
     lines = out.getvalue().splitlines()
@@ -235,10 +264,10 @@ def test_ceiling_prints_table_conclusion_and_place(made):
     assert lines[-1] == str(artifact.path)
 
 
-def test_report_shows_the_ceiling(made):
-    found = results_of(ceiling(ceiling_config(), made))
+def test_report_shows_the_ceiling(done):
+    found = results_of(ceiling(ceiling_config(), done))
     values = {"name": "r", "version": "v1", "title": "t", "ceilings": ["toy@v1"]}
-    artifact = report(parse_config(ReportConfig, values, source="r.yaml"), made)
+    artifact = report(parse_config(ReportConfig, values, source="r.yaml"), done)
     page = (artifact.path / "report.html").read_text()
     assert 'href="#ceiling"' in page
     assert "reconstructed (autoencoders/toy@v1)" in page
