@@ -44,7 +44,11 @@ class RealImages:
 def read_real(
     index: PatchIndex, patches: npt.NDArray[np.int64], *, classes: Sequence[str]
 ) -> RealImages:
-    """The labelled patches with the given numbers."""
+    """The labelled patches with the given numbers.
+
+    Raises:
+        ConfigError: None of them could be read.
+    """
     reader = PatchReader(index)
     rows = index.patches.take(patches)
     target = np.array([classes.index(label) for label in rows["label"].to_pylist()], np.int64)
@@ -60,6 +64,12 @@ def read_real(
                 unit = f"{slides[place]}/{paths[place] or int(patches[place])}"
                 failed[place] = UnitIssue(unit=unit, reason=SkipReason.UNREADABLE, detail=detail)
             bar.advance(len(block.pixels))
+    if failed and len(failed) == len(patches):
+        first = next(iter(failed.values()))
+        raise ConfigError(
+            f"none of {len(patches)} patches can be read, the first: {first.unit}: {first.detail};"
+            " give the images back to where they were tiled from, or tile them again"
+        )
     kept = np.array([place for place in range(len(patches)) if place not in failed], np.int64)
     return RealImages(Images(pixels[kept], target[kept]), patches[kept], tuple(failed.values()))
 
