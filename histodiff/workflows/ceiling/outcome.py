@@ -210,9 +210,8 @@ def conclusion(
         level: Of the intervals.
     """
     numbers = (
-        f"perfect samples through it add {_with_verdict(gain, metric, level)}; against untouched"
-        f" ones that is {_with_verdict(loss, metric, level)}. Headroom, untouched against none:"
-        f" {_with_verdict(headroom, metric, level)}."
+        f"perfect samples through it add {_with_verdict(gain, metric, level)}, against untouched"
+        f" ones {_briefly(loss)}. Headroom, untouched against none: {_briefly(headroom)}."
     )
     reason = gain.untestable or headroom.untestable
     if gain.verdict is Verdict.BETTER:
@@ -230,6 +229,13 @@ def conclusion(
 def _with_verdict(found: Interval, metric: str, level: float) -> str:
     interval = interval_words(found, level=level)
     return f"{points(found.mean)} points of {words(metric)} ({interval}: {found.verdict})"
+
+
+def _briefly(found: Interval) -> str:
+    """As ``_with_verdict``, after the metric and the number of seeds have been said."""
+    if found.low is None or found.high is None:
+        return f"{points(found.mean)} ({found.verdict})"
+    return f"{points(found.mean)} ({points(found.low)} to {points(found.high)}: {found.verdict})"
 
 
 def _amount(found: Interval, setting: Setting) -> str:

@@ -11,11 +11,13 @@ from histodiff.workflows.ceiling.trials import Arm
 def text_of(outcome: Outcome) -> str:
     """Table, conclusion and limits for people."""
     setting = outcome.setting
-    of = words(setting.metric)
     head = ["arm", "added", *(words(name) for name in COMPARED)]
-    head += [f"{of}, points against {versus}" for versus in (Arm.REAL, Arm.UNTOUCHED)]
+    head += [f"against {versus}" for versus in (Arm.REAL, Arm.UNTOUCHED)]
     rows = [head, *(_row(arm, outcome) for arm in outcome.arms)]
-    title = f"{setting.patches}, split {setting.split}, {len(outcome.seeds)} seeds"
+    title = (
+        f"{setting.patches}, split {setting.split}, {len(outcome.seeds)} seeds, {setting.level:.0%}"
+        f" intervals; differences in points of {words(setting.metric)}"
+    )
     lines = [title, *_aligned(rows), "", *outcome.lines, "", *outcome.limits]
     return "\n".join(lines) + "\n"
 
