@@ -1,7 +1,8 @@
 """Where patches lie: the read plan at a wanted scale, the grid of a slide, the crops of an image.
 
 Scale is microns per pixel (mpp) only, in x and in y. A patch is read from the coarsest level that
-is fine enough and shrunk once; more detail than there is is TOO_COARSE, never an enlargement.
+is fine enough and shrunk once; more detail than there is is TOO_COARSE, never an enlargement. Small
+images of patch sets alone may be enlarged or padded, where their source says so.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ MPP_TOLERANCE = 0.01
 MAX_PATCHES = 5_000_000
 """Most patches of one slide: more is a mistake in ``stride_px``, and would not fit into memory."""
 
-Fit = Literal["crop", "resize"]
+Fit = Literal["crop", "resize", "enlarge", "pad"]
+"""How an image of a patch set becomes patches; see ``image_regions``."""
 Phase = Literal["aligned", "origin"]
 
 
@@ -52,11 +54,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Region:
-    """A square of an image of a patch set, in the image's own pixels."""
+    """What a patch shows of an image of a patch set, in the image's own pixels."""
 
     x: int
     y: int
-    read_px: int
+    width: int
+    height: int
+    """A square, unless it is padded to one."""
     effective_mpp: float | None
 
 
@@ -205,12 +209,16 @@ def image_regions(
         patch_px: Side of a patch after reading.
         fit: ``crop``: as many whole patches at the wanted scale as fit, centred (at the image's own
             scale where either is unknown). ``resize``: the central square, shrunk as a whole.
+            ``enlarge``: the same, and a smaller one is enlarged. ``pad``: the centre at the image's
+            own pixels; where it has less than ``patch_px``, reflected over its border.
 
     Raises:
         SlideError: TOO_COARSE or TOO_SMALL.
     """
-    if fit == "resize":
-        return [_central_square(width, height, image_mpp, patch_px)]
+    if fit == "pad":
+        return [_centre_to_be_padded(width, height, image_mpp, patch_px)]
+    if fit != "crop":
+        return [_central_square(width, height, image_mpp, patch_px, enlarge=fit == "enlarge")]
     read_px = patch_px
     if image_mpp is not None and mpp is not None:
         _check_detail(image_mpp, mpp)
@@ -219,12 +227,13 @@ def image_regions(
     if not columns or not rows:
         raise SlideError(
             SkipReason.TOO_SMALL,
-            f"{width}x{height} px hold no patch of {read_px} px; lower patch_px or use fit: resize",
+            f"{width}x{height} px hold no patch of {read_px} px; lower patch_px, or set"
+            " fit: resize, pad or enlarge",
         )
     left, top = (width - columns * read_px) // 2, (height - rows * read_px) // 2
     effective = None if image_mpp is None else image_mpp * read_px / patch_px
     return [
-        Region(left + column * read_px, top + row * read_px, read_px, effective)
+        Region(left + column * read_px, top + row * read_px, read_px, read_px, effective)
         for row in range(rows)
         for column in range(columns)
     ]
@@ -245,15 +254,30 @@ def _check_detail(own_mpp: float, mpp: float) -> None:
         )
 
 
-def _central_square(width: int, height: int, image_mpp: float | None, patch_px: int) -> Region:
+def _central_square(
+    width: int, height: int, image_mpp: float | None, patch_px: int, *, enlarge: bool
+) -> Region:
     side = min(width, height)
-    if side < patch_px:
+    if side < patch_px and not enlarge:
         raise SlideError(
             SkipReason.TOO_SMALL,
-            f"{width}x{height} px are less than patch_px {patch_px}; patches are never enlarged",
+            f"{width}x{height} px are less than patch_px {patch_px}; lower it, or set fit: pad or"
+            " fit: enlarge",
         )
     effective = None if image_mpp is None else image_mpp * side / patch_px
-    return Region((width - side) // 2, (height - side) // 2, side, effective)
+    return Region((width - side) // 2, (height - side) // 2, side, side, effective)
+
+
+def _centre_to_be_padded(width: int, height: int, image_mpp: float | None, patch_px: int) -> Region:
+    shown_width, shown_height = min(width, patch_px), min(height, patch_px)
+    if 2 * min(shown_width, shown_height) < patch_px:
+        raise SlideError(
+            SkipReason.TOO_SMALL,
+            f"{width}x{height} px are less than half of patch_px {patch_px}, so most of the patch"
+            " would be padding; lower patch_px, or set fit: enlarge",
+        )
+    left, top = (width - shown_width) // 2, (height - shown_height) // 2
+    return Region(left, top, shown_width, shown_height, image_mpp)
 
 
 def _fits(step: float, tile: int) -> bool:

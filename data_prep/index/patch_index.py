@@ -22,7 +22,7 @@ from histodiff.errors import ArtifactCorrupt
 from histodiff.runtime.patches import READ_SCHEMA
 from histodiff.storage import StoragePath, list_names, read_bytes, write_bytes
 
-FORMAT = 2
+FORMAT = 3
 PARTITION_ROWS = 262_144
 
 SLIDES_SCHEMA = pa.schema(
@@ -60,13 +60,16 @@ SLIDES_SCHEMA = pa.schema(
         ("num_white", pa.int64()),
         ("num_unreadable", pa.int64()),
         ("duplicate_group", pa.string()),
+        ("fit", pa.string()),
+        ("enlargement", pa.float64()),
     ]
 )
 """``url`` is the file, or for patch sets the folder that the patches' ``path`` is relative to.
 
 ``status`` is ``ok`` or a SkipReason, ``reason`` its detail. ``num_pen`` to ``num_unreadable`` count
 tissue that was left out, by the first rule that it broke. Slides of one ``duplicate_group`` show
-the same tissue.
+the same tissue. ``fit`` says how images of a patch set became patches, and ``enlargement`` is the
+largest factor by which one was enlarged, 1 for none; both are null for a whole slide.
 """
 
 PATCHES_SCHEMA = pa.schema(
@@ -91,7 +94,7 @@ PATCHES_SCHEMA = pa.schema(
 REJECTED_SCHEMA = PATCHES_SCHEMA.append(pa.field("rejected", pa.string()))
 """Patches that were left out, and the rule that they broke: pen, black, white, blurred."""
 
-_OPENING_COLUMNS = ["slide_id", "url", "size_bytes", "reader"]
+_OPENING_COLUMNS = ["slide_id", "url", "size_bytes", "reader", "fit"]
 
 PATCH_ORDER = [(key, "ascending") for key in ("slide_id", "y", "x", "path")]
 
@@ -177,7 +180,7 @@ class IndexedSlides:
     """Slides of a PatchIndex without its patches: what a reader of pixels holds."""
 
     slides: Any
-    """Columns ``slide_id``, ``url``, ``size_bytes`` and ``reader`` of the table of slides."""
+    """Columns ``slide_id``, ``url``, ``size_bytes``, ``reader`` and ``fit`` of the slides."""
     facts: IndexFacts
     folder: StoragePath | None
 
@@ -361,9 +364,22 @@ def _from_format_1(table: Any, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
+def _from_format_2(table: Any, schema: Any) -> Any:
+    """A table of format 2: nothing was enlarged or padded, and how images were cut is not said."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def _as_it_is(table: Any, schema: Any) -> Any:
     del schema
     return table
 
 
-_UPGRADES: dict[int, Callable[[Any, Any], Any]] = {1: _from_format_1, FORMAT: _as_it_is}
+_UPGRADES: dict[int, Callable[[Any, Any], Any]] = {
+    1: _from_format_1,
+    2: _from_format_2,
+    FORMAT: _as_it_is,
+}

@@ -5,7 +5,8 @@ A ``RowReader`` is given rows of the table of patches and holds only the index's
 Slides are opened when first needed, by the reader that tiled them, and a few stay open. Rows are
 read slide by slide, and the bytes of many patches of a slide are fetched together; who asks for
 neighbours one after the other spares decoding the tiles that they share. What was read is shrunk
-once to ``patch_px`` with the index's filter. A row that cannot be read becomes a failure in the
+once to ``patch_px`` with the index's filter; a small image of a patch set is padded or enlarged as
+its source says. A row that cannot be read becomes a failure in the
 block, never a blank patch; a connection that breaks is a TransientError, and fails no row.
 """
 
@@ -23,7 +24,7 @@ from histodiff.data_prep.index.patch_index import IndexedSlides, PatchIndex, fil
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at, was_tile_by_tile
 from histodiff.data_prep.readers.reader import Box
-from histodiff.data_prep.readers.resampling import shrink_into
+from histodiff.data_prep.readers.resampling import enlarge_into, pad_into, shrink_into
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
 from histodiff.runtime import PixelBlock, ReadBytes
@@ -115,16 +116,19 @@ class RowReader:
             reader = self._slide(row["slide_id"]).reader
             reader.read_shrunk(_box(row), resample=resample, out=out)
             return
+        slide = self._facts_of(row["slide_id"])
         x, y, width, height = row["x"], row["y"], row["read_width"], row["read_height"]
-        region = self._decoded(row)[y : y + height, x : x + width]
+        whole = self._images.decode(storage_path(slide["url"]), row["path"])
+        region = whole[y : y + height, x : x + width]
         if region.shape[:2] != (height, width):
             raise SlideError(SkipReason.UNREADABLE, f"{row['path']}: smaller than when tiled")
-        shrink_into(region, resample=resample, out=out)
-
-    def _decoded(self, row: Row) -> npt.NDArray[np.uint8]:
-        return self._images.decode(
-            storage_path(self._facts_of(row["slide_id"])["url"]), row["path"]
-        )
+        smaller = min(height, width) < len(out)
+        if smaller and slide["fit"] == "pad":
+            pad_into(region, out=out)
+        elif smaller and slide["fit"] == "enlarge":
+            enlarge_into(region, out=out)
+        else:
+            shrink_into(region, resample=resample, out=out)
 
     def _slide(self, slide_id: str) -> OpenedSlide:
         if slide_id in self._open:

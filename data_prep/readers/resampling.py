@@ -1,4 +1,7 @@
-"""Shrinks what was read: the only resampling on the way in."""
+"""Brings what was read to the size of a patch: the only resampling on the way in.
+
+Slides are only ever shrunk. Images of patch sets are enlarged or padded if their source says so.
+"""
 
 import cv2
 import numpy as np
@@ -25,6 +28,27 @@ def shrink_into(pixels: Pixels, *, resample: Resample, out: Pixels) -> None:
     else:
         image = Image.fromarray(pixels)
         out[:] = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def enlarge_into(pixels: Pixels, *, out: Pixels) -> None:
+    """Enlarges ``pixels`` into ``out``, both uint8 ``(H, W, 3)``, by Pillow's bicubic (a = -0.5).
+
+    Catmull and Rom 1974: the cubic that passes through the pixels that there are.
+    """
+    height, width = out.shape[:2]
+    image = Image.fromarray(pixels)
+    out[:] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def pad_into(pixels: Pixels, *, out: Pixels) -> None:
+    """Puts ``pixels`` into the middle of ``out``, uint8 ``(H, W, 3)``, and reflects the border.
+
+    The outermost pixels are the mirror and are not repeated; where the rest is odd, right and below
+    get one more.
+    """
+    missing = [whole - own for whole, own in zip(out.shape[:2], pixels.shape[:2], strict=True)]
+    around = [(each // 2, each - each // 2) for each in missing]
+    out[:] = np.pad(pixels, (*around, (0, 0)), mode="reflect")
 
 
 def shrunk(pixels: Pixels, side_px: int, resample: Resample) -> Pixels:

@@ -88,7 +88,8 @@ class ImageFolderSource(Config):
     mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
-    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
+    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
     @model_validator(mode="after")
     def _identifiers_have_what_is_asked(self) -> "ImageFolderSource":
@@ -132,7 +133,8 @@ class CsvSource(Config):
     mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
-    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
+    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
     @model_validator(mode="after")
     def _identifiers_have_what_is_asked(self) -> "CsvSource":
@@ -158,7 +160,8 @@ class PcamSource(Config):
     mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
-    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
+    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
 
 class MedmnistSource(Config):
@@ -176,7 +179,8 @@ class MedmnistSource(Config):
     mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
-    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
+    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
 
 class PannukeSource(Config):
@@ -194,7 +198,8 @@ class PannukeSource(Config):
     mpp: DeclaredMpp
     """Microns per pixel of the images, or `unknown`."""
     fit: Fit
-    """Larger images: `crop` into patches at the wanted scale, or `resize` the central square."""
+    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
+    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
 
 PatchSetSource = ImageFolderSource | CsvSource | PcamSource | MedmnistSource | PannukeSource

@@ -33,7 +33,13 @@ from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.resampling import resized
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
-from histodiff.data_prep.stages.tile_rows import Row, image_patches, set_rows, slide_row
+from histodiff.data_prep.stages.tile_rows import (
+    Row,
+    enlargement,
+    image_patches,
+    set_rows,
+    slide_row,
+)
 from histodiff.data_prep.tissue.overlay import (
     SHEET_COLUMNS,
     SHEET_ROWS,
@@ -177,6 +183,7 @@ class TileWorker:
         patches: list[Row] = []
         failures: dict[str, SlideError] = {}
         num_patches: defaultdict[str, int] = defaultdict(int)
+        enlarged: dict[str, float] = {}
         shown: list[npt.NDArray[np.uint8]] = []
         described: dict[str, npt.NDArray[np.uint8]] = {}
         for image in unit.images:
@@ -188,6 +195,7 @@ class TileWorker:
                 continue
             patches += found
             num_patches[image.path] = len(found)
+            enlarged[image.path] = enlargement(unit, found, self.rules.patch_px)
             if self.rules.describe_images:
                 described[image.path] = describe(pixels)
             if len(shown) < SHEET_COLUMNS * SHEET_ROWS:
@@ -196,7 +204,7 @@ class TileWorker:
         if self.rules.describe_images:
             self._write_descriptors(unit.name, described)
         record = TileRecord(
-            slides=tuple(set_rows(unit, num_patches, failures)),
+            slides=tuple(set_rows(unit, num_patches, failures, enlarged)),
             num_patches=len(patches),
             labels=_label_counts(patches),
             splits={row["slide_id"]: row["split"] for row in patches if row["split"]},
@@ -225,7 +233,7 @@ class TileWorker:
 
 def _tissue_fraction(pixels: npt.NDArray[np.uint8], region: Region) -> float:
     """Fraction of tissue by colour, on a small copy of the region."""
-    inside = pixels[region.y :, region.x :][: region.read_px, : region.read_px]
+    inside = pixels[region.y :, region.x :][: region.height, : region.width]
     small = resized(inside, width=_SMALL_PX, height=_SMALL_PX)
     return float(tissue_colour(small).mean())
 

@@ -153,8 +153,8 @@ def image_patches(
             "x": region.x,
             "y": region.y,
             "level": 0,
-            "read_width": region.read_px,
-            "read_height": region.read_px,
+            "read_width": region.width,
+            "read_height": region.height,
             "effective_mpp_x": region.effective_mpp,
             "effective_mpp_y": region.effective_mpp,
             "tissue_fraction": round(float(fraction), 4),
@@ -165,8 +165,18 @@ def image_patches(
     ]
 
 
+def enlargement(unit: ImageSet, rows: Sequence[Row], patch_px: int) -> float:
+    """The factor by which the patches of one image are enlarged, 1 where they are not."""
+    if unit.fit != "enlarge":
+        return 1.0
+    return max(1.0, patch_px / min(row["read_width"] for row in rows))
+
+
 def set_rows(
-    unit: ImageSet, num_patches: dict[str, int], failures: dict[str, SlideError]
+    unit: ImageSet,
+    num_patches: dict[str, int],
+    failures: dict[str, SlideError],
+    enlarged: dict[str, float],
 ) -> list[Row]:
     """One row for every slide that the images of a unit come from.
 
@@ -174,11 +184,16 @@ def set_rows(
         unit: The images.
         num_patches: Patches by path of the image.
         failures: What was wrong, by path of the image.
+        enlarged: Factor by which its patches are enlarged, by path of the image.
     """
     members: dict[str, list[ImageInput]] = {}
     for image in unit.images:
         members.setdefault(image.slide_id, []).append(image)
-    return [_set_row(unit, images, num_patches, failures) for images in members.values()]
+    return [
+        _set_row(unit, images, num_patches, failures)
+        | {"enlargement": max(enlarged.get(image.path, 1.0) for image in images)}
+        for images in members.values()
+    ]
 
 
 def merged(rows: Sequence[Row]) -> Row:
@@ -190,6 +205,7 @@ def merged(rows: Sequence[Row]) -> Row:
         **(usable or list(rows))[0],
         "size_bytes": sum(row["size_bytes"] for row in rows),
         "num_patches": sum(row["num_patches"] for row in rows),
+        "enlargement": max(row["enlargement"] for row in rows),
         "content_hash": _digest([row["content_hash"] for row in rows]),
     }
 
@@ -223,6 +239,7 @@ def _set_row(
         "mpp_x": unit.mpp,
         "mpp_y": unit.mpp,
         "mpp_source": "unknown" if unit.mpp is None else "config",
+        "fit": unit.fit,
         "reader": reader,
         "reader_version": version,
         "num_patches": total,

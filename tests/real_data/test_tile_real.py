@@ -161,3 +161,27 @@ def test_ome_slides_have_the_colours_that_tifffile_gives(name: str) -> None:
     found = opened.reader.read(0, 0, level=0, width=width, height=height)
     opened.close()
     assert np.abs(found - expected).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("config", "patches", "patients", "classes"),
+    [("real_nuclei", 6_001, 40, 4), ("real_nuclei_unlabelled", 10_384, 38, 0)],
+)
+def test_nuclei_of_27_px_are_padded_and_divided_by_patient(
+    config: str, patches: int, patients: int, classes: int, site: Site
+) -> None:
+    found = load_config(TileConfig, find_config(f"tile/{config}.yaml"), [f"data={DATA}"])
+    artifact = tile(found, site)
+    assert artifact.manifest.failed == artifact.manifest.skipped == ()
+    index = PatchIndex.open(artifact.path)
+    assert (index.patches.num_rows, len(index.classes)) == (patches, classes)
+    pairs = set(
+        zip(
+            index.patches["patient_id"].to_pylist(), index.patches["split"].to_pylist(), strict=True
+        )
+    )
+    assert len(pairs) == len({patient for patient, _ in pairs}) == patients
+    row = index.patches.slice(0, 1).to_pylist()[0]
+    block = PatchReader(index).read([0])
+    original = decode_image(storage_path(DATA / "nuclei" / row["path"]))
+    np.testing.assert_array_equal(block.pixels[0, 2:29, 2:29], original)

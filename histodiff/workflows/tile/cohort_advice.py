@@ -124,7 +124,7 @@ def _for_reason(
             return Advice(
                 reason,
                 f"{count} scanned too coarsely",
-                f"They have fewer details than {wanted} needs, and nothing is ever enlarged.",
+                f"They have fewer details than {wanted} needs, and no slide is ever enlarged.",
                 _about_coarse(members, mpp),
                 details,
             )
@@ -143,7 +143,8 @@ def _for_reason(
                 reason,
                 f"{count} smaller than one patch",
                 f"A patch of {patch_px} px at {wanted} does not fit into the scanned area.",
-                "Leave them out, or lower patch_px.",
+                "Leave them out, or lower patch_px; images of a patch set can be padded or enlarged"
+                " (fit).",
                 details,
             )
         case SkipReason.UNREADABLE:

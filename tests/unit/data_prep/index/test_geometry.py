@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histodiff.data_prep.index.geometry import Grid, image_regions, read_plan, slide_grid
+from histodiff.data_prep.index.geometry import (
+    Grid,
+    Region,
+    image_regions,
+    read_plan,
+    slide_grid,
+)
 from histodiff.data_prep.readers.reader import SlideInfo
 from histodiff.errors import SkipReason, SlideError
 
@@ -112,12 +118,14 @@ def test_image_regions_crop_is_a_centred_grid_at_the_wanted_scale() -> None:
     assert [(region.x, region.y) for region in regions] == [
         (4 + 128 * column, 22 + 128 * row) for row in range(2) for column in range(4)
     ]
-    assert {(region.read_px, region.effective_mpp) for region in regions} == {(128, 1.0)}
+    assert {(region.width, region.height, region.effective_mpp) for region in regions} == {
+        (128, 128, 1.0)
+    }
 
 
 def test_image_regions_resize_is_the_central_square_with_its_own_scale() -> None:
     (region,) = image_regions(256, 300, image_mpp=1.0, mpp=2.0, patch_px=128, fit="resize")
-    assert (region.x, region.y, region.read_px, region.effective_mpp) == (0, 22, 256, 2.0)
+    assert region == Region(0, 22, 256, 256, 2.0)
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
@@ -129,3 +137,35 @@ def test_image_regions_smaller_than_a_patch_are_too_small(fit: str) -> None:
 def test_image_regions_of_a_coarser_image_are_too_coarse() -> None:
     with pytest.raises(SlideError, match="TOO_COARSE"):
         image_regions(500, 500, image_mpp=1.0, mpp=0.5, patch_px=128, fit="crop")
+
+
+@pytest.mark.parametrize(
+    ("size", "region"),
+    [
+        ((27, 28), Region(0, 0, 27, 28, 0.5)),
+        ((40, 20), Region(4, 0, 32, 20, 0.5)),
+        ((64, 50), Region(16, 9, 32, 32, 0.5)),
+    ],
+)
+def test_image_regions_pad_shows_the_centre_at_the_images_own_scale(
+    size: tuple[int, int], region: Region
+) -> None:
+    assert image_regions(*size, image_mpp=0.5, mpp=0.5, patch_px=32, fit="pad") == [region]
+
+
+def test_image_regions_pad_of_less_than_half_a_patch_is_too_small() -> None:
+    image_regions(16, 16, image_mpp=None, mpp=None, patch_px=32, fit="pad")
+    with pytest.raises(SlideError, match="TOO_SMALL: 15x40 px are less than half"):
+        image_regions(15, 40, image_mpp=None, mpp=None, patch_px=32, fit="pad")
+
+
+@given(st.integers(8, 300), st.integers(8, 300))
+def test_image_regions_enlarge_is_resize_wherever_that_is_enough(width: int, height: int) -> None:
+    (region,) = image_regions(width, height, image_mpp=0.5, mpp=None, patch_px=64, fit="enlarge")
+    side = min(width, height)
+    assert (region.width, region.height) == (side, side)
+    assert region.effective_mpp == pytest.approx(0.5 * side / 64)
+    if side >= 64:
+        assert [region] == image_regions(
+            width, height, image_mpp=0.5, mpp=None, patch_px=64, fit="resize"
+        )
