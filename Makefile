@@ -18,7 +18,7 @@ VIEW := build/view/histodiff
 # each process would compile torch's and Ray's sources anew: 5 s of CPU to import torch instead of 2
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-slow test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-export test-slow test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -43,6 +43,12 @@ test-faults: install   # 20 runs of encode, killed and disturbed at random, on C
 
 test-browser: install   # pages in a real browser: chromium and chromium-driver
 	$(PYTEST) -m browser
+
+test-export: install   # an exported folder in build/export: an environment with diffusers alone
+	test -x build/export/bin/python || $(PYTHON) -m venv --without-pip build/export
+	$(WITH_INDEX) $(UV) pip install --python build/export/bin/python --constraint requirements.lock \
+	  diffusers torch safetensors
+	$(PYTEST) -m export
 
 test-slow: install   # tests that take more than a minute each
 	$(PYTEST) -m "slow and not ceph"

@@ -12,6 +12,7 @@ from histodiff.cli.options import (
     BenchOptionsArgument,
     ConfigArgument,
     DryRunOption,
+    ExportOptionsArgument,
     Invocation,
     JsonOption,
     LocalOption,
@@ -145,6 +146,17 @@ def _verify(
     """Check an artifact byte for byte."""
     arguments = tuple(overrides or ())
     _execute("verify", Invocation(artifact, arguments, site, as_json, reencode=reencode))
+
+
+@app.command("export")
+def _export(
+    artifact: ReferenceArgument,
+    overrides: ExportOptionsArgument = None,
+    site: SiteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A denoiser as a folder that plain diffusers opens, with a model card."""
+    _execute("export", Invocation(artifact, tuple(overrides or ()), site, as_json))
 
 
 @app.command("bench")

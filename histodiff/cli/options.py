@@ -20,6 +20,14 @@ OverridesArgument = Annotated[
         show_default=False,
     ),
 ]
+ExportOptionsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="folder=FOLDER license=ID [KEY=VALUE]...",
+        help="folder and license are needed; autoencoder, snapshot, steps and seed have defaults.",
+        show_default=False,
+    ),
+]
 SiteOption = Annotated[
     str | None,
     typer.Option("--site", metavar="SITE.yaml", help="Where to run. [default: site/laptop.yaml]"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin
+from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.data_prep.index.patch_index import (
@@ -149,7 +149,8 @@ def make_denoiser(
     site: Site, *, name: str, latents: str = "toy@v1", patch_px: int = PATCH_PX
 ) -> Artifact:
     """An untrained denoiser with the whitening of the latents."""
-    store = LatentStore.open(site.storage_root / Reference(latents).as_kind(Kind.LATENTS).folder)
+    encoded = open_artifact(site.storage_root, Reference(latents).as_kind(Kind.LATENTS))
+    store = LatentStore.open(encoded.path)
     whitening = mixture_whitening([store], [1.0])
     config = DenoiserConfig(
         unet=UNetConfig(
@@ -165,6 +166,7 @@ def make_denoiser(
     info = SnapshotInfo(
         whitening.mean, whitening.scale, store.encoder_sha256, patch_px, 1.0, images_seen=0
     )
-    draft = begin(site.storage_root, MadeDenoiser(name=name, version="v1", latents=latents))
+    made = MadeDenoiser(name=name, version="v1", latents=latents)
+    draft = begin(site.storage_root, made, inputs={"latents": encoded})
     save_snapshot(snapshot_path(draft.path), denoiser, info)
     return draft.finish({"encoder_sha256": store.encoder_sha256})

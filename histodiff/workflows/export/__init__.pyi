@@ -1,0 +1,3 @@
+from .command import Exported as Exported
+from .command import export as export
+from .config import ExportConfig as ExportConfig
