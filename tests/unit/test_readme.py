@@ -13,7 +13,7 @@ MAIN = REPOSITORY / "README.md"
 LINES = {
     line: readme for readme in (MAIN, *FOLDER_READMES) for line in command_lines(readme.read_text())
 }
-NEEDS_MORE = ("inspect", "verify", "plan")
+NEEDS_MORE = ("inspect", "verify", "plan", "export")
 
 
 def own_words(line: str) -> list[str]:

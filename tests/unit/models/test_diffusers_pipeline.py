@@ -129,7 +129,7 @@ def test_exported_levels_are_those_of_our_schedule(objective):
     found = loaded(of, OBJECTIVES[objective])
     data_std = found.denoiser.preconditioning.data_std
     levels = pipeline_sigmas(diffusers_pipeline(found, of), 40) * data_std
-    torch.testing.assert_close(levels, our_sigmas(found, 40), rtol=2e-3, atol=0)
+    torch.testing.assert_close(levels, our_sigmas(found, 40), rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize(
