@@ -169,7 +169,8 @@ def enlargement(unit: ImageSet, rows: Sequence[Row], patch_px: int) -> float:
     """The factor by which the patches of one image are enlarged, 1 where they are not."""
     if unit.fit != "enlarge":
         return 1.0
-    return max(1.0, patch_px / min(row["read_width"] for row in rows))
+    smallest: int = min(row["read_width"] for row in rows)
+    return max(1.0, patch_px / smallest)
 
 
 def set_rows(

@@ -10,7 +10,7 @@ but by rounding. Legend: B batch, C channels, H height, W width.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, UNet2DModel
@@ -33,7 +33,7 @@ NUM_LEVELS = 1000
 """Noise levels of an exported ``v`` or ``edm``; the pipeline visits some of them."""
 EXPORTABLE = "epsilon, v and edm"
 
-DiffusersPipeline = LDMPipeline
+DiffusersPipeline: TypeAlias = LDMPipeline
 """What is exported, for those that use it."""
 
 

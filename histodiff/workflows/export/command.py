@@ -80,6 +80,7 @@ def export(address: str, config: ExportConfig, site: Site) -> Exported:
     write_bytes(folder / GRID, grid_png(pipeline, **drawn))
     facts = _described(networks, pipeline, difference) | {
         "denoiser": str(denoiser.reference),
+        "autoencoder": str(autoencoder.reference),
         "fingerprint": denoiser.manifest.fingerprint,
         "ancestors": ancestors(site.storage_root, denoiser),
         "measures": [
