@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histodiff.artifacts import Artifact, Kind
+from histodiff.artifacts import Artifact, Kind, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import Autoencoder
@@ -29,7 +29,7 @@ from histodiff.storage import (
 from histodiff.workflows.export.config import ExportConfig
 from histodiff.workflows.export.lineage import ancestors, autoencoder_of, measures
 from histodiff.workflows.export.pictures import GRID_SIDE, grid_png, largest_difference
-from histodiff.workflows.inspect import find_artifact
+from histodiff.workflows.inspect import located
 from histodiff.workflows.networks import open_autoencoder, open_denoiser
 
 CARD, GRID, CLAIM = "README.md", "samples.png", "histodiff.json"
@@ -54,16 +54,17 @@ def export(address: str, config: ExportConfig, site: Site) -> Exported:
     Args:
         address: As ``inspect`` takes it.
         config: Where to, and under which licence.
-        site: Its root is where artifacts are looked up; its device draws.
+        site: Its root is where addresses are looked up; its device draws.
 
     Raises:
         ConfigError: It is no denoiser, cannot be put so, or the folder holds something else.
         ArtifactError: An artifact is missing or damaged.
     """
-    denoiser = find_artifact(address, site)
+    root, reference = located(address, site)
+    denoiser = open_artifact(root, reference)
     if denoiser.manifest.kind != Kind.DENOISERS:
         raise ConfigError(f"export '{address}': is one of {denoiser.manifest.kind}, no denoiser")
-    autoencoder = autoencoder_of(site.storage_root, denoiser, config.autoencoder)
+    autoencoder = autoencoder_of(root, denoiser, config.autoencoder)
     folder = storage_path(config.folder)
     claim = _claim(config, denoiser, autoencoder)
     _require_own(folder, claim)
@@ -82,7 +83,7 @@ def export(address: str, config: ExportConfig, site: Site) -> Exported:
         "denoiser": str(denoiser.reference),
         "autoencoder": str(autoencoder.reference),
         "fingerprint": denoiser.manifest.fingerprint,
-        "ancestors": ancestors(site.storage_root, denoiser),
+        "ancestors": ancestors(root, denoiser),
         "measures": [
             (str(artifact.reference), name, value)
             for artifact in (denoiser, autoencoder)

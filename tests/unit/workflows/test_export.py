@@ -135,6 +135,14 @@ def test_export_command_with_bad_options_is_one_line(options, message, trained, 
     assert not (tmp_path / "out").exists()
 
 
+def test_export_of_a_folder_finds_its_autoencoder_beside_it(trained, tmp_path):
+    place = trained.storage_root / "denoisers/toy/v1"
+    elsewhere = trained.model_copy(update={"root": str(tmp_path / "elsewhere")})
+    found = export(str(place), config(tmp_path / "out"), elsewhere)
+    assert found.autoencoder == "autoencoders/toy@v1"
+    assert "| patches/toy@v1 |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_export_command_prints_the_folder(trained, tmp_path, capsys):
     words = ["export", "denoisers/toy@v1", f"folder={tmp_path / 'out'}", "license=mit", "steps=4"]
     assert not app([*words, f"site.root={trained.root}"], standalone_mode=False)
