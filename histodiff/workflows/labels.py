@@ -79,6 +79,11 @@ def require_same_labels(labels_sha256: str, source: Artifact, *, what: str) -> N
         ConfigError: It was made with others, which would let it see labels beyond the budget.
     """
     used = source.manifest.contents.get(LABELS_SHA256)
+    if used is None:
+        raise ConfigError(
+            f"{what} {source.reference} was made without labels, so nothing says what it shows;"
+            " name samples that were drawn with a guide"
+        )
     if used != labels_sha256:
         raise ConfigError(
             f"{what} {source.reference} was made with other labels; give both the same patches,"

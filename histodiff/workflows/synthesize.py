@@ -1,14 +1,15 @@
-"""``synthesize``: guided sampling -> images with full provenance per image.
+"""``synthesize``: sampling, guided or not -> images with full provenance per image.
 
 Any autoencoder with the denoiser's encoder can decode. Shards of the SampleStore are written once
 each and skipped when they are there, so that the same command continues an interrupted one.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histodiff.artifacts import (
     Artifact,
@@ -31,6 +32,7 @@ from histodiff.runtime import run_in_process
 from histodiff.samples import finish_store, finished_shards
 from histodiff.synthesis.plan import num_shards, shard_samples
 from histodiff.synthesis.sampling import Drawing, Networks
+from histodiff.synthesis.unguided import NO_GUIDANCE, NO_GUIDE, UNCONDITIONAL_CLASSES, Unguided
 from histodiff.synthesis.worker import StorePlan, Synthesizer
 from histodiff.telemetry import progress
 from histodiff.workflows.labels import LABELS_SHA256
@@ -48,8 +50,8 @@ class SynthesizeConfig(CommandConfig):
 
     artifact_kind: ClassVar[Kind] = Kind.SAMPLES
 
-    guide: Annotated[Reference, Location()]
-    """Guide that steers; its classes are drawn."""
+    guide: Annotated[Reference | None, Location()]
+    """Guide that steers; its classes are drawn. null draws what the denoiser draws by itself."""
     denoiser: Annotated[Reference, Location()]
     """Denoiser."""
     snapshot: str = LAST
@@ -57,10 +59,12 @@ class SynthesizeConfig(CommandConfig):
     ``images-<count>`` for an earlier one, where ``pretrain`` kept them."""
     autoencoder: Annotated[Reference, Location()]
     """Autoencoder that decodes; must have the denoiser's encoder."""
-    per_class: int = Field(ge=1)
-    """Samples of each class."""
-    guidance: GuidanceConfig
-    """How strongly, and at which noise levels, samples are steered."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Samples of each class of the guide; null without a guide."""
+    num_samples: int | None = Field(default=None, ge=1)
+    """Samples in all, without a guide; null with one."""
+    guidance: GuidanceConfig | None = None
+    """How strongly, and at which noise levels, the guide steers; null without one."""
     sampler: SamplerConfig
     """Sampler."""
     schedule: ScheduleConfig
@@ -74,12 +78,37 @@ class SynthesizeConfig(CommandConfig):
     seed: int
     """With the sample's number, decides its noise."""
 
+    @model_validator(mode="after")
+    def _guided_or_not(self) -> "SynthesizeConfig":
+        of_guide = (self.per_class, self.guidance)
+        if self.guide is None and (of_guide != (None, None) or self.num_samples is None):
+            raise ValueError(
+                "without a guide (guide: null) give `num_samples`, and neither `per_class` nor"
+                " `guidance`"
+            )
+        if self.guide is not None and (None in of_guide or self.num_samples is not None):
+            raise ValueError(
+                "with a guide give `per_class` and `guidance`, and no `num_samples`; guide: null"
+                " draws without one"
+            )
+        return self
+
     def inputs(self) -> dict[str, Reference]:
+        guide = {} if self.guide is None else {"guide": self.guide.as_kind(Kind.GUIDES)}
         return {
-            "guide": self.guide.as_kind(Kind.GUIDES),
+            **guide,
             "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
             "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
         }
+
+    @property
+    def steering(self) -> GuidanceConfig:
+        """How samples are steered: not at all without a guide."""
+        return self.guidance or NO_GUIDANCE
+
+    def samples_in_all(self, classes: Sequence[str]) -> int:
+        """Samples that are drawn with a guide of these classes, or without one."""
+        return self.num_samples or (self.per_class or 0) * len(classes)
 
 
 def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
@@ -93,20 +122,21 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
-    _require_guide_of(inputs["guide"], inputs["denoiser"])
+    if "guide" in inputs:
+        _require_guide_of(inputs["guide"], inputs["denoiser"])
     require_snapshot(inputs["denoiser"], config.snapshot)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
     with draft:
         torch.set_num_threads(config.threads)
-        guide = load_guide(inputs["guide"].path, site.device)
+        guide = load_guide(inputs["guide"].path, site.device) if "guide" in inputs else Unguided()
         denoiser = open_denoiser(inputs["denoiser"], device=site.device, snapshot=config.snapshot)
         autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
         plan = _store_plan(config, draft, inputs, guide, autoencoder)
         drawing = Drawing(
             noise_levels(config.schedule, denoiser.denoiser.preconditioning),
-            config.sampler, config.guidance, config.seed,
+            config.sampler, config.steering, config.seed,
         )  # fmt: skip
         _draw_missing(plan, drawing, _networks(guide, denoiser, autoencoder, site.device))
         header = finish_store(
@@ -122,21 +152,33 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
                 "image_px": header.image_px,
                 ENCODER_SHA256: header.encoder_sha256,
                 "decoder_sha256": header.decoder_sha256,
-                LABELS_SHA256: inputs["guide"].manifest.contents[LABELS_SHA256],
+                LABELS_SHA256: _labels_sha256(inputs),
             }
         )
 
 
 def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | str]:
     """Samples, shards and calls of the denoiser."""
-    guide = open_artifact(site.storage_root, config.inputs()["guide"])
-    samples = config.per_class * len(guide.manifest.contents["classes"])
+    addresses = config.inputs()
+    classes = UNCONDITIONAL_CLASSES
+    if "guide" in addresses:
+        guide = open_artifact(site.storage_root, addresses["guide"])
+        classes = tuple(guide.manifest.contents["classes"])
+    samples = config.samples_in_all(classes)
     calls = config.schedule.steps * (2 if config.sampler.type.startswith("heun") else 1)
     return {
         "samples": samples,
         "shards": num_shards(samples, shard_size=config.shard_size),
         "denoiser_calls_per_sample": calls,
     }
+
+
+def _labels_sha256(inputs: Mapping[str, Artifact]) -> str | None:
+    """Which labels the samples know; None without a guide: they know none."""
+    found: str | None = (
+        inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
+    )
+    return found
 
 
 def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
@@ -159,18 +201,18 @@ def _store_plan(
         "snapshot": config.snapshot,
         "sampler": config.sampler.model_dump(mode="json"),
         "schedule": config.schedule.model_dump(mode="json"),
-        "sigma_interval": list(config.guidance.sigma_interval),
+        "sigma_interval": list(config.steering.sigma_interval),
     }
     return StorePlan(
         path=draft.path,
         classes=guide.classes,
-        num_samples=config.per_class * len(guide.classes),
+        num_samples=config.samples_in_all(guide.classes),
         shard_size=config.shard_size,
         batch=config.batch,
         provenance={
             "seed": config.seed,
-            "guide": inputs["guide"].manifest.content_sha256,
-            "guidance_scale": config.guidance.scale,
+            "guide": inputs["guide"].manifest.content_sha256 if "guide" in inputs else NO_GUIDE,
+            "guidance_scale": config.steering.scale,
             "sampler": json.dumps(how, sort_keys=True),
             "denoiser": inputs["denoiser"].manifest.content_sha256,
             "decoder_sha256": autoencoder.decoder_sha256,

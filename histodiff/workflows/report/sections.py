@@ -176,7 +176,7 @@ def class_samples(
     found = []
     for label in stores[0][1].classes:
         strips = []
-        if index is not None:
+        if index is not None and label in index.classes:
             pixels = _real_patches(index, label, per_class, seed)
             strips.append(_sample_row("real", pixels, f"Real patches of class {label}."))
         for row, store in stores:

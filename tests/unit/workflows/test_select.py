@@ -71,3 +71,10 @@ def test_select_timm_network_as_extractor_needs_no_classifier(sampled):
     rule = {"type": "centroid", "extractor": extractor, "max_per_class": 3}
     selection = Selection.open(select(select_config(rule=rule), sampled).path)
     assert max(selection.counts().values()) <= 3
+
+
+def test_select_from_samples_without_labels_is_refused(sampled):
+    free = {"guide": None, "per_class": None, "guidance": None, "num_samples": 4}
+    synthesize(synthesize_config(name="free", **free), sampled)
+    with pytest.raises(ConfigError, match="made without labels"):
+        select(select_config(samples="free@v1"), sampled)

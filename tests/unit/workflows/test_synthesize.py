@@ -93,3 +93,42 @@ def test_synthesize_unknown_snapshot_is_refused_with_those_that_exist(sampled):
 def test_estimate_counts_samples_and_shards(sampled):
     planned = estimate(synthesize_config(), sampled)
     assert planned == {"samples": 10, "shards": 3, "denoiser_calls_per_sample": 3}
+
+
+def unguided_config(**changes):
+    return synthesize_config(
+        guide=None, per_class=None, guidance=None, **{"name": "free", "num_samples": 10, **changes}
+    )
+
+
+def test_synthesize_without_a_guide_draws_what_a_guide_that_does_not_act_draws(sampled):
+    free = synthesize(unguided_config(), sampled)
+    idle = synthesize(
+        synthesize_config(name="idle", guidance={"scale": 0.0, "sigma_interval": [0.05, 5.0]}),
+        sampled,
+    )
+    first, second = (SampleStore.open(found.path) for found in (free, idle))
+    np.testing.assert_array_equal(first.read_pixels(range(10)), second.read_pixels(range(10)))
+    assert first.counts() == {"unconditional": 10}
+    assert first.rows["guide"].to_pylist() == ["none"] * 10
+    assert free.manifest.contents["labels_sha256"] is None
+    assert not [name for name in free.manifest.inputs if name.startswith("guides/")]
+
+
+def test_estimate_without_a_guide_counts_samples(sampled):
+    assert estimate(unguided_config(), sampled)["samples"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guide": None}, "without a guide"),
+        ({"guide": None, "per_class": None, "guidance": None}, "give `num_samples`"),
+        ({"num_samples": 5}, "no `num_samples`"),
+        ({"per_class": None}, "give `per_class`"),
+        ({"guidance": None}, "give `per_class` and `guidance`"),
+    ],
+)
+def test_config_says_what_belongs_together(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        synthesize_config(**changes)
