@@ -58,6 +58,7 @@ def comparison_picture(
     reconstructions_NHWC: npt.NDArray[np.uint8],
     *,
     columns: int = 8,
+    captions: tuple[str, str] = ("original", "reconstruction"),
 ) -> bytes:
     """PNG with rows of originals, each with its reconstructions below it, at least 96 px a side."""
     count, side = originals_NHWC.shape[:2]
@@ -69,7 +70,7 @@ def comparison_picture(
     picture = Image.new("RGB", (across * cell + _GAP_PX, num_bands * band + _GAP_PX), "white")
     draw = ImageDraw.Draw(picture)
     for row, (caption, patches) in enumerate(
-        (("original", originals_NHWC), ("reconstruction", reconstructions_NHWC))
+        zip(captions, (originals_NHWC, reconstructions_NHWC), strict=True)
     ):
         for number, patch in enumerate(patches):
             top = (number // across) * band + row * (cell + _CAPTION_PX)

@@ -39,6 +39,16 @@ class HubWeights(Config):
     """Which of several, such as `augreg_in1k`; by default timm's first choice."""
 
 
+class RepositoryWeights(Config):
+    """Weights in a repository of timm's layout on the Hugging Face hub, at one commit."""
+
+    type: Literal["repository"]
+    repository: str
+    """Such as `timm/resnet50.a1_in1k`."""
+    revision: str = Field(pattern=r"^[0-9a-f]{7,40}$")
+    """Commit, so that the weights cannot change."""
+
+
 class FileWeights(Config):
     """Weights in a local file, with or without a matching head."""
 
@@ -49,7 +59,9 @@ class FileWeights(Config):
     """SHA-256 of the file: the path alone does not say what is computed."""
 
 
-PretrainedConfig = Annotated[NoWeights | HubWeights | FileWeights, Field(discriminator="type")]
+PretrainedConfig = Annotated[
+    NoWeights | HubWeights | RepositoryWeights | FileWeights, Field(discriminator="type")
+]
 
 
 class ClassifierConfig(Config):
@@ -58,7 +70,7 @@ class ClassifierConfig(Config):
     model: str
     """Name of the backbone in timm, such as `resnet14t` or `vit_small_patch16_224`."""
     pretrained: PretrainedConfig
-    """Where its first weights come from: `none`, `hub` or `file`."""
+    """Where its first weights come from: `none`, `hub`, `repository` or `file`."""
     input_px: int = Field(ge=32)
     """Side that patches are resized to."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -133,6 +145,12 @@ def create_classifier(
         case HubWeights(tag=tag):
             name = f"{config.model}.{tag}" if tag else config.model
             backbone = _backbone(config, name, num_classes, {"pretrained": True})
+        case RepositoryWeights(repository=repository, revision=revision):
+            options = {
+                "pretrained": True,
+                "pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"},
+            }
+            backbone = _backbone(config, config.model, num_classes, options)
         case FileWeights() as weights:
             overlay = {"state_dict": _state_in_file(weights)}
             options = {"pretrained": True, "pretrained_cfg_overlay": overlay}

@@ -99,6 +99,16 @@ class PerceptualDistance(nn.Module):
             total_B = total_B + difference_BCHW.sum(dim=1).mean(dim=(1, 2))
         return total_B
 
+    @torch.no_grad()
+    def pooled(self, pixels_BCHW: Tensor) -> Tensor:
+        """Features (B, D) of pixels in -1..1: of every block's maps, mean and deviation."""
+        pooled = [
+            moment
+            for maps_BCHW in self._features(pixels_BCHW)
+            for moment in (maps_BCHW.mean(dim=(2, 3)), maps_BCHW.std(dim=(2, 3)))
+        ]
+        return torch.cat(pooled, dim=1)
+
     def _features(self, pixels_BCHW: Tensor) -> Iterator[Tensor]:
         """Features of the last layer of every block, of unit length at every position."""
         maps_BCHW = (pixels_BCHW - self.shift_C11) / self.scale_C11

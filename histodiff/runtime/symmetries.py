@@ -1,4 +1,4 @@
-"""Symmetries of the square, applied to latents or moments.
+"""Symmetries of the square, applied to latents, moments or images.
 
 Turning tissue turns its latent: positions move, and where a channel stands for something with a
 direction (an edge, a slope), channels change places or sign as well. ``ChannelSymmetries`` says
@@ -13,6 +13,7 @@ from pydantic import model_validator
 
 from histodiff.config import Config
 
+NumberT = TypeVar("NumberT", np.float16, np.float32, np.uint8)
 FloatT = TypeVar("FloatT", np.float16, np.float32)
 
 Symmetries = Literal["none", "flips", "flips_and_turns"]
@@ -52,21 +53,23 @@ class ChannelSymmetries(Config):
 
 
 def square_symmetry(
-    latent_CHW: npt.NDArray[FloatT], which: int, *, channels: ChannelSymmetries | None = None
-) -> npt.NDArray[FloatT]:
+    image_CHW: npt.NDArray[NumberT], which: int, *, channels: ChannelSymmetries | None = None
+) -> npt.NDArray[NumberT]:
     """One of the eight symmetries of the square: ``which % 4`` quarter turns, then a flip.
 
+    The second and third axis are turned, so images ``(N, H, W, C)`` can be given as well.
+
     Args:
-        latent_CHW: A latent.
+        image_CHW: A latent, or images.
         which: Number of the symmetry, as in ``NAMES``.
         channels: What it does to channels; None leaves them as they are.
     """
-    turned = np.rot90(latent_CHW, which % 4, axes=(1, 2))
+    turned = np.rot90(image_CHW, which % 4, axes=(1, 2))
     turned = turned[:, :, ::-1] if which >= 4 else turned
     if channels is None:
         return turned
-    sign_C11 = np.asarray(channels.sign[which], latent_CHW.dtype).reshape(-1, 1, 1)
-    moved: npt.NDArray[FloatT] = turned[list(channels.permutation[which])] * sign_C11
+    sign_C11 = np.asarray(channels.sign[which], image_CHW.dtype).reshape(-1, 1, 1)
+    moved: npt.NDArray[NumberT] = turned[list(channels.permutation[which])] * sign_C11
     return moved
 
 

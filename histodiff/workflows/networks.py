@@ -81,13 +81,18 @@ def require_patch_px(patch_px: int, denoiser: Artifact, *, owner: str) -> None:
     Raises:
         ConfigError: It has another size.
     """
-    description = json.loads((snapshot_path(denoiser.path) / DESCRIPTION).read_bytes())
-    wanted = description["info"]["patch_px"]
+    wanted = drawn_px(denoiser)
     if patch_px != wanted:
         raise ConfigError(
             f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile"
             f" and encode with patch_px: {wanted}"
         )
+
+
+def drawn_px(denoiser: Artifact) -> int:
+    """Side in pixels of what a denoiser draws."""
+    description = json.loads((snapshot_path(denoiser.path) / DESCRIPTION).read_bytes())
+    return int(description["info"]["patch_px"])
 
 
 def preview_autoencoder(stores: Mapping[str, Artifact], site: Site) -> str | None:

@@ -29,7 +29,7 @@ from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder
 from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.runtime import run_in_process
-from histodiff.samples import finish_store, finished_shards
+from histodiff.samples import SampleStore, finish_store, finished_shards
 from histodiff.synthesis.plan import num_shards, shard_samples
 from histodiff.synthesis.sampling import Drawing, Networks
 from histodiff.synthesis.unguided import NO_GUIDANCE, NO_GUIDE, UNCONDITIONAL_CLASSES, Unguided
@@ -38,11 +38,16 @@ from histodiff.telemetry import progress
 from histodiff.workflows.labels import LABELS_SHA256
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
+    drawn_px,
     open_autoencoder,
     open_denoiser,
     require_same_encoder,
     require_snapshot,
 )
+from histodiff.workflows.quality.config import QualityConfig
+from histodiff.workflows.quality.measuring import Measured, Sources, measure_store, open_sources
+
+_QUALITY = "quality."
 
 
 class SynthesizeConfig(CommandConfig):
@@ -77,6 +82,8 @@ class SynthesizeConfig(CommandConfig):
     """Torch threads; part of the identity, as results on a CPU depend on it."""
     seed: int
     """With the sample's number, decides its noise."""
+    quality: QualityConfig | None = None
+    """How good the samples are, measured against real patches; null measures nothing."""
 
     @model_validator(mode="after")
     def _guided_or_not(self) -> "SynthesizeConfig":
@@ -95,10 +102,12 @@ class SynthesizeConfig(CommandConfig):
 
     def inputs(self) -> dict[str, Reference]:
         guide = {} if self.guide is None else {"guide": self.guide.as_kind(Kind.GUIDES)}
+        compared = self.quality.inputs() if self.quality else {}
         return {
             **guide,
             "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
             "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
+            **{f"quality.{key}": address for key, address in compared.items()},
         }
 
     @property
@@ -125,6 +134,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     if "guide" in inputs:
         _require_guide_of(inputs["guide"], inputs["denoiser"])
     require_snapshot(inputs["denoiser"], config.snapshot)
+    sources = _sources(config, inputs)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
@@ -144,6 +154,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
             image_px=denoiser.latent_shape[1] * autoencoder.downsampling, mpp=denoiser.mpp,
             encoder_sha256=autoencoder.encoder_sha256, decoder_sha256=autoencoder.decoder_sha256,
         )  # fmt: skip
+        measured = _measured(config, draft, inputs, sources, site.device)
         return draft.finish(
             {
                 "samples": plan.num_samples,
@@ -153,7 +164,9 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
                 ENCODER_SHA256: header.encoder_sha256,
                 "decoder_sha256": header.decoder_sha256,
                 LABELS_SHA256: _labels_sha256(inputs),
-            }
+                **measured.contents,
+            },
+            failed=measured.failed,
         )
 
 
@@ -171,6 +184,39 @@ def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | st
         "shards": num_shards(samples, shard_size=config.shard_size),
         "denoiser_calls_per_sample": calls,
     }
+
+
+def _of_quality(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Inputs of the block ``quality``, by their key below it."""
+    return {
+        key.removeprefix(_QUALITY): artifact
+        for key, artifact in inputs.items()
+        if key.startswith(_QUALITY)
+    }
+
+
+def _sources(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> Sources | None:
+    """Patches that the samples will be measured against; None where nothing is measured."""
+    if config.quality is None:
+        return None
+    image_px = drawn_px(inputs["denoiser"])
+    return open_sources(config.quality, _of_quality(inputs), image_px=image_px, seed=config.seed)
+
+
+def _measured(
+    config: SynthesizeConfig,
+    draft: Draft,
+    inputs: Mapping[str, Artifact],
+    sources: Sources | None,
+    device: str,
+) -> Measured:
+    if config.quality is None or sources is None:
+        return Measured({}, ())
+    store = SampleStore.open(draft.path)
+    return measure_store(
+        config.quality, _of_quality(inputs), store, sources,
+        path=draft.path, seed=config.seed, device=device,
+    )  # fmt: skip
 
 
 def _labels_sha256(inputs: Mapping[str, Artifact]) -> str | None:

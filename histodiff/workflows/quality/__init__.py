@@ -1,0 +1,1 @@
+"""Quality of generated images: what is measured, with which extractor, against which patches."""
