@@ -72,8 +72,8 @@ class PatchSource:
         """One patch, uint8 ``(H, W, 3)``."""
         reader = PatchReader(self.index)
         try:
-            pixels_1HWC: npt.NDArray[np.uint8] = reader.read([row]).pixels
-            return pixels_1HWC[0]
+            pixels_HWC: npt.NDArray[np.uint8] = reader.read([row]).pixels[0]
+            return pixels_HWC
         finally:
             reader.close()
 

@@ -29,6 +29,7 @@ from histodiff.workflows.report.comparisons import (
     setting_text,
 )
 from histodiff.workflows.report.pictures import Picture, effects_figure
+from histodiff.workflows.report.quality import sample_quality
 from histodiff.workflows.report.sections import (
     class_samples,
     cohort,
@@ -58,6 +59,8 @@ class ReportConfig(CommandConfig):
     """Autoencoder whose reconstructions are shown."""
     denoiser: Annotated[Reference | None, Location()] = None
     """Denoiser whose training is shown."""
+    samples: Annotated[tuple[Reference, ...], Location()] = ()
+    """SampleStores whose measured quality is shown, beside those of the sweep."""
     sweep: Annotated[Reference | None, Location()] = None
     """Sweep whose samples, selections and classifiers are shown and compared."""
     ceilings: Annotated[tuple[Reference, ...], Location()] = ()
@@ -78,7 +81,9 @@ class ReportConfig(CommandConfig):
     @model_validator(mode="after")
     def _has_content(self) -> "ReportConfig":
         if not self.inputs():
-            raise ValueError("give at least one of patches, autoencoder, denoiser, sweep, ceilings")
+            raise ValueError(
+                "give at least one of patches, autoencoder, denoiser, samples, sweep, ceilings"
+            )
         return self
 
     def inputs(self) -> dict[str, Reference]:
@@ -89,6 +94,10 @@ class ReportConfig(CommandConfig):
         found |= {
             f"ceilings.{number}": reference.as_kind(Kind.CEILINGS)
             for number, reference in enumerate(self.ceilings)
+        }
+        found |= {
+            f"samples.{number}": reference.as_kind(Kind.SAMPLES)
+            for number, reference in enumerate(self.samples)
         }
         for key, reference, kind in (
             ("autoencoder", self.autoencoder, Kind.AUTOENCODERS),
@@ -148,7 +157,7 @@ def _page(
     """Everything on the page, by section; absent sections are None or empty."""
     sweep = inputs.get("sweep")
     rows = read_trials(sweep.path) if sweep else []
-    with progress("report", total=6, unit="sections") as bar:
+    with progress("report", total=7, unit="sections") as bar:
         cohorts = [cohort(item) for key, item in inputs.items() if key.startswith("patches.")]
         bar.advance()
         rebuilt = reconstruction(inputs["autoencoder"]) if "autoencoder" in inputs else None
@@ -156,6 +165,9 @@ def _page(
         trained = pretraining(inputs["denoiser"]) if "denoiser" in inputs else None
         bar.advance()
         samples = class_samples(root, rows, per_class=config.images_per_class, seed=config.seed)
+        bar.advance()
+        named = [item for key, item in inputs.items() if key.startswith("samples.")]
+        quality = sample_quality(root, named, rows)
         bar.advance()
         chosen = selections(root, rows, per_class=config.images_per_class)
         bar.advance()
@@ -169,6 +181,7 @@ def _page(
         "notes": config.notes,
         "compared": compared,
         "samples": samples,
+        "quality": quality,
         "selections": chosen,
         "ceilings": [
             ceiling_shown(item) for key, item in inputs.items() if key.startswith("ceilings.")

@@ -1,4 +1,4 @@
-"""The table of a sweep: one row per trial: its point in the grid and, of classifiers, metrics.
+"""The table of a sweep: one row per trial: its point in the grid; metrics, quality of samples.
 
 Columns: ``step``, ``arm`` (null for steps that are not compared), ``command``, ``artifact``,
 ``seed``, ``error`` (null for success), ``axes`` (JSON), ``axis.<name>`` and ``metric.<name>``
@@ -41,10 +41,14 @@ class TrialRow:
 def trial_row(
     trial: PlannedTrial, config: SweepConfig, root: StoragePath, failures: Mapping[str, str]
 ) -> TrialRow:
-    """The row of a trial that ended; reads the metrics of a classifier."""
+    """The row of a trial that ended; reads metrics of a classifier, quality of samples."""
     address = trial.config.output
     error = failures.get(str(address))
-    scored = trial.command == "classify" and error is None
+    metrics: dict[str, float] = {}
+    if trial.command == "classify" and error is None:
+        metrics = classifier_metrics(root, address)
+    elif trial.command == "synthesize" and error is None:
+        metrics = sample_metrics(root, address)
     return TrialRow(
         step=trial.step,
         arm=next((arm.label for arm in config.arms if arm.step == trial.step), None),
@@ -53,7 +57,7 @@ def trial_row(
         seed=trial.seed,
         axes=trial.axes,
         error=error,
-        metrics=classifier_metrics(root, address) if scored else {},
+        metrics=metrics,
     )
 
 
@@ -62,6 +66,18 @@ def classifier_metrics(root: StoragePath, address: Reference) -> dict[str, float
     artifact = open_artifact(root, address)
     found = json.loads((artifact.path / METRICS_FILE).read_bytes())
     return {name: float(value) for name, value in found["patch"].items() if value is not None}
+
+
+def sample_metrics(root: StoragePath, address: Reference) -> dict[str, float]:
+    """Quality of finished samples, as ``samples.<measure>``; empty where it was not measured."""
+    contents = open_artifact(root, address).manifest.contents
+    found = {
+        f"samples.{name}": float(measure["value"])
+        for name, measure in contents.get("quality", {"measures": {}})["measures"].items()
+    }
+    if "memorisation" in contents:
+        found["samples.memorised_share"] = float(contents["memorisation"]["share"])
+    return found
 
 
 def write_trials(path: StoragePath, rows: Sequence[TrialRow], config: SweepConfig) -> None:

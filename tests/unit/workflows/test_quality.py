@@ -16,6 +16,9 @@ from histodiff.storage import storage_path
 from histodiff.workflows.quality.config import QualityConfig
 from histodiff.workflows.quality.measuring import measure_store, open_sources
 from histodiff.workflows.quality.patches import patch_source
+from histodiff.workflows.report import ReportConfig, report
+from histodiff.workflows.report.quality import MeasureRow
+from histodiff.workflows.sweep.trial_table import sample_metrics
 from histodiff.workflows.synthesize import synthesize
 from tests.support.labelled_chain import make_denoiser
 from tests.support.labelled_configs import classify_config, synthesize_config
@@ -211,3 +214,45 @@ def test_classifier_that_knows_samples_is_refused(sampled):
     path.write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="trained on synthetic images"):
         synthesize(unguided(extractor={"type": "classifier", "classifier": "real@v1"}), sampled)
+
+
+def test_report_shows_measures_beside_the_floor_and_the_suspects(sampled):
+    synthesize(everything(training=[]), sampled)
+    searched = unguided(training=["toy@v1"]).model_copy(update={"name": "searched"})
+    synthesize(searched, sampled)
+    values = {
+        "name": "r", "version": "v1", "title": "t", "samples": ["measured@v1", "searched@v1"],
+    }  # fmt: skip
+    artifact = report(parse_config(ReportConfig, values, source="test"), sampled)
+    page = (artifact.path / "report.html").read_text()
+    first, second = json.loads((artifact.path / "report.json").read_text())["quality"]
+    recorded = json.loads((sampled.storage_root / "samples/measured/v1/metrics.json").read_bytes())[
+        "quality"
+    ]["measures"]
+    for key in ("value", "low", "floor", "floor_high"):
+        assert [row[key] for row in first["rows"]] == [one[key] for one in recorded.values()]
+    assert "random features, seed 0" in first["sentence"]
+    assert "Quality of samples" in page
+    assert "short of the floor" in page
+    assert first["copies"] is None
+    assert "flipped and turned too" in second["copies"]
+    assert second["picture"]["alt"] == "Samples above the training patches nearest to them."
+    assert any("nothing is measured of fewer" in line for line in second["warnings"])
+
+
+def test_row_that_overlaps_the_floor_is_within_reach():
+    def row(better, low, high, floor_low, floor_high):
+        return MeasureRow("all", "m", better, low, low, high, floor_low, floor_low, floor_high)
+
+    assert row("lower", 1.0, 2.0, 0.5, 1.1).reaches_the_floor
+    assert not row("lower", 1.2, 2.0, 0.5, 1.1).reaches_the_floor
+    assert row("higher", 0.5, 0.8, 0.7, 0.9).reaches_the_floor
+    assert not row("higher", 0.5, 0.6, 0.7, 0.9).reaches_the_floor
+
+
+def test_trial_of_measured_samples_has_their_quality_as_columns(sampled):
+    artifact = synthesize(everything(), sampled)
+    found = sample_metrics(sampled.storage_root, artifact.reference)
+    measures = artifact.manifest.contents["quality"]["measures"]
+    assert found == {f"samples.{name}": one["value"] for name, one in measures.items()}
+    assert sample_metrics(sampled.storage_root, Reference("samples/toy@v1")) == {}
