@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from histodiff.latents.symmetries import GROUPS, Symmetries, square_symmetry
 from histodiff.models.classifier import Classifier
+from histodiff.runtime.symmetries import GROUPS, Symmetries, square_symmetry
 from histodiff.telemetry import progress
 
 Pixels = npt.NDArray[np.uint8]

@@ -1,8 +1,11 @@
 """What a rank of pre-training needs to know: one picklable value, the same on every rank."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from histodiff.config import Config
@@ -23,6 +26,19 @@ class ValidationConfig(Config):
     """Noise levels: middles of equal shares of the training distribution of sigma."""
     every_images: int = Field(ge=1)
     """Every how many training images it is measured; always at the end as well."""
+
+
+PreviewMeasure = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], dict[str, Any]]
+"""What is said of samples beside real images, uint8 ``(N, H, W, 3)`` each, ready for JSON."""
+
+
+@dataclass(frozen=True)
+class PreviewQuality:
+    """Measures at preview times; ``measure`` travels to the ranks, so it must be picklable."""
+
+    samples: int
+    """Samples that are drawn, and validation rows at most that they are compared with."""
+    measure: PreviewMeasure
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,8 @@ class PretrainSpec:
     """Every how many images a sample grid is drawn; None draws none."""
     preview_autoencoder: str | None = None
     """Folder or URL of the autoencoder that decodes the grids; None shows latents."""
+    preview_quality: PreviewQuality | None = None
+    """What is measured at preview times; None measures nothing."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
         self.monitor = Monitor(
             spec, rank=rank, machine=machine, last_checkpoint=lambda: self.state.complete_step
         )
-        self.previews = Previews(spec, self.data.latent_shape)
+        self.previews = Previews(spec, self.data.latent_shape, stores=self.data.stores)
 
     def batches(self) -> AbstractContextManager[Iterator[CleanAndNoise]]:
         return training_batches(

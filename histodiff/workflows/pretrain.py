@@ -47,6 +47,7 @@ from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import (
     PretrainResult,
     PretrainSpec,
+    PreviewQuality,
     StoreShare,
     ValidationConfig,
 )
@@ -58,6 +59,7 @@ from histodiff.training import TrainConfig, newest_step
 from histodiff.training.state import CHECKPOINTS
 from histodiff.workflows.gangs import rank_hub, reporter
 from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder, published_whitening
+from histodiff.workflows.quality.previews import PreviewQualityConfig, preview_measurement
 
 _WHITENING = "scratch/whitening.json"
 _NO_CONTENT = (TIMING, f"{TENSORBOARD}/", f"{PREVIEWS}/")
@@ -110,6 +112,8 @@ class PretrainConfig(CommandConfig):
     """Every how many images an EMA snapshot is kept; null keeps the last only."""
     preview_images: Annotated[int | None, Location()] = Field(default=None, ge=0)
     """Every how many images a grid of samples is drawn into `previews/`; null and 0 draw none."""
+    preview_quality: Annotated[PreviewQualityConfig | None, Location()] = None
+    """Measures of more samples at the same times, as JSON beside the grids; null measures none."""
     seed: int
     """Decides first weights, order, posterior draws, noise levels and noise."""
     threads: int = Field(ge=1)
@@ -120,6 +124,15 @@ class PretrainConfig(CommandConfig):
         if self.train.batch % self.num_lanes:
             raise ValueError(
                 f"train.batch={self.train.batch} must be a multiple of num_lanes={self.num_lanes}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measured_when_shown(self) -> "PretrainConfig":
+        if self.preview_quality and not (self.preview_images and self.validation):
+            raise ValueError(
+                "preview_quality is measured when previews are drawn, against validation rows: give"
+                " preview_images and validation too"
             )
         return self
 
@@ -224,6 +237,7 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
     """What every rank is given; one process makes it, as the whitening reads the stores."""
     config, site = run.config, run.site
     shares = zip(run.inputs.values(), config.stores, strict=True)
+    autoencoder = preview_autoencoder(run.inputs, site) if config.preview_images else None
     return PretrainSpec(
         run=f"{config.name}@{config.version}",
         artifact=str(run.draft.path),
@@ -246,9 +260,8 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
         hub=hub,
         peak_flops=site.peak_flops,
         preview_images=config.preview_images or None,
-        preview_autoencoder=preview_autoencoder(run.inputs, site)
-        if config.preview_images
-        else None,
+        preview_autoencoder=autoencoder,
+        preview_quality=_preview_quality(config, autoencoder, site),
     )
 
 
@@ -261,6 +274,16 @@ def _published(
             return None
         case PublishedScaling():
             return published_whitening(inputs, site)
+
+
+def _preview_quality(
+    config: PretrainConfig, autoencoder: str | None, site: Site
+) -> PreviewQuality | None:
+    wanted = config.preview_quality
+    if wanted is None:
+        return None
+    measure = preview_measurement(wanted, autoencoder=autoencoder, device=site.device)
+    return PreviewQuality(wanted.samples, measure)
 
 
 def _whitening(run: _Run) -> Whitening:

@@ -14,6 +14,7 @@ from PIL import Image
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import Site
 from histodiff.diffusion import KarrasSchedule, noise_levels
+from histodiff.errors import ConfigError
 from histodiff.latents import Whitening
 from histodiff.models.autoencoder import (
     Autoencoder,
@@ -28,6 +29,7 @@ from histodiff.storage import storage_path
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.inspect import described, inspect
 from histodiff.workflows.pretrain import pretrain
+from histodiff.workflows.report.training import pretraining
 from tests.support.event_files import points
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
@@ -100,6 +102,35 @@ def test_previews_change_no_number_and_survive_an_interruption(stored, monkeypat
         assert table(shown, name) == table(plain, name)
     assert shown.manifest.content_sha256 == plain.manifest.content_sha256
     assert all(f"previews/{name}" in shown.manifest.files for name in grids(shown))
+
+
+def test_measured_previews_change_no_number_and_no_grid(stored):
+    with_autoencoder(stored)
+    shown = pretrain(tiny_config("shown", preview_images=96), stored)
+    quality = {"extractor": {"type": "random_features", "input_px": 16}, "samples": 40}
+    measured = pretrain(tiny_config("measured", preview_images=96, preview_quality=quality), stored)
+    assert measured.manifest.content_sha256 == shown.manifest.content_sha256
+    files = grids(measured)
+    assert {name: data for name, data in files.items() if name.endswith("png")} == grids(shown)
+    found = [json.loads(files[f"images-{clock:012d}.json"]) for clock in (96, 192)]
+    assert [one["images_seen"] for one in found] == [96, 192]
+    assert found[0]["num_images"] == 40
+    assert found[0]["kernel_distance"] != found[1]["kernel_distance"]
+    assert found[0]["extractor_sha256"] == found[1]["extractor_sha256"]
+    curve = pretraining(measured).pictures[-1]
+    assert "Kernel distance" in curve.caption
+
+
+def test_preview_quality_without_an_autoencoder_is_refused_before_training(stored):
+    quality = {"extractor": {"type": "random_features"}}
+    with pytest.raises(ConfigError, match="no pixels to measure"):
+        pretrain(tiny_config("none", preview_images=96, preview_quality=quality), stored)
+
+
+def test_preview_quality_without_previews_is_refused():
+    quality = {"extractor": {"type": "random_features"}}
+    with pytest.raises(ValueError, match="preview_images and validation"):
+        tiny_config("none", preview_quality=quality)
 
 
 def test_last_preview_is_the_last_average_decoded(stored):

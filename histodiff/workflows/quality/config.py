@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from histodiff.artifacts import Kind, Reference
 from histodiff.config import Config, Location
 from histodiff.features.kinds import ExtractorConfig, extractor_inputs
-from histodiff.latents.symmetries import Symmetries
+from histodiff.runtime.symmetries import Symmetries
 
 Split = Literal["train", "val", "test"]
 

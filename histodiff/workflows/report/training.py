@@ -1,5 +1,6 @@
 """The section of the report on pre-training: loss over images seen, and by noise level."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from histodiff.workflows.report.pictures import Curve, Picture, curves_figure
 from histodiff.workflows.report.sections import table_of
 
 _METRICS, _VALIDATION = "metrics.parquet", "validation.parquet"
+_PREVIEWS = "previews"
 _SHOWN_TIMES = 4
 
 
@@ -44,12 +46,35 @@ def pretraining(artifact: Artifact) -> Pretraining:
     ]  # fmt: skip
     if by_time:
         pictures.append(_by_sigma(by_time))
+    measured = _measured_previews(artifact)
+    if measured:
+        pictures.append(_quality_curve(measured))
     facts = {
         key: value
         for key, value in artifact.manifest.contents.items()
         if isinstance(value, int | float)
     }
     return Pretraining(str(artifact.reference), facts, _sentence(training, mean), pictures)
+
+
+def _measured_previews(artifact: Artifact) -> list[Mapping[str, Any]]:
+    """What was measured at preview times, in order; empty where nothing was."""
+    folder = artifact.path / _PREVIEWS
+    names = sorted(name for name in list_names(folder) if name.endswith(".json"))
+    return [json.loads((folder / name).read_bytes()) for name in names]
+
+
+def _quality_curve(measured: Sequence[Mapping[str, Any]]) -> Picture:
+    last = measured[-1]
+    seen = [one["images_seen"] for one in measured]
+    distances = [float(one["kernel_distance"]) for one in measured]
+    return curves_figure(
+        [Curve("samples", seen, distances)],
+        x="images seen", y="kernel distance",
+        alt=f"Kernel distance from {distances[0]:.3g} to {distances[-1]:.3g}.",
+        caption=f"Kernel distance of {last['num_images']} samples to {last['num_real']} decoded"
+        f" validation patches, in features of {last['extractor']}.",
+    )  # fmt: skip
 
 
 def _by_time(validation: Mapping[str, Sequence[Any]]) -> dict[int, dict[float, float]]:
