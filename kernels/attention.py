@@ -6,6 +6,7 @@ diffusers' own ``set_attention_backend`` does nothing on UNets, so our processor
 Legend: B batch, H heads, N tokens, D dimension of a head, C channels.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
@@ -96,7 +97,7 @@ class SelfAttentionProcessor:
     """Self-attention of diffusers' ``Attention`` module, through ``attention``.
 
     Stands in for diffusers' ``AttnProcessor2_0`` where there is neither a mask nor a context, which
-    is so in ``UNet2DModel`` and ``AutoencoderKL``.
+    is so in ``UNet2DModel``, ``AutoencoderKL`` and our transformer.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -109,26 +110,38 @@ class SelfAttentionProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
+        rotate: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The module's output, of the shape of ``hidden_states`` (BCHW)."""
+        """The module's output, of the shape of ``hidden_states`` (BCHW or BNC).
+
+        ``rotate`` turns queries and keys (BHND) by their positions.
+        """
         if encoder_hidden_states is not None or attention_mask is not None:
             raise NotImplementedError("only self-attention without a mask is served")
         assert attn.spatial_norm is None
-        assert hidden_states.ndim == 4
-        mixed_BNC = self._mixed(attn, hidden_states.flatten(2).transpose(1, 2))
-        mixed_BCHW = mixed_BNC.transpose(1, 2).reshape(hidden_states.shape)
+        if hidden_states.ndim == 4:
+            mixed_BNC = self._mixed(attn, hidden_states.flatten(2).transpose(1, 2), rotate)
+            mixed = mixed_BNC.transpose(1, 2).reshape(hidden_states.shape)
+        else:
+            mixed = self._mixed(attn, hidden_states, rotate)
         if attn.residual_connection:
-            mixed_BCHW = mixed_BCHW + hidden_states
-        scaled_BCHW: Tensor = mixed_BCHW / attn.rescale_output_factor
-        return scaled_BCHW
+            mixed = mixed + hidden_states
+        scaled: Tensor = mixed / attn.rescale_output_factor
+        return scaled
 
-    def _mixed(self, attn: Any, tokens_BNC: Tensor) -> Tensor:
+    def _mixed(
+        self, attn: Any, tokens_BNC: Tensor, rotate: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         if attn.group_norm is not None:
             tokens_BNC = attn.group_norm(tokens_BNC.transpose(1, 2)).transpose(1, 2)
         projections = (attn.to_q(tokens_BNC), attn.to_k(tokens_BNC), attn.to_v(tokens_BNC))
         q_BHND, k_BHND, v_BHND = (
             part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in projections
         )
+        if attn.norm_q is not None:
+            q_BHND, k_BHND = attn.norm_q(q_BHND), attn.norm_k(k_BHND)
+        if rotate is not None:
+            q_BHND, k_BHND = rotate(q_BHND), rotate(k_BHND)
         out_BHND = attention(q_BHND, k_BHND, v_BHND, backend=self.backend)
         out_BNC = out_BHND.transpose(1, 2).flatten(2).to(tokens_BNC.dtype)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out_BNC))

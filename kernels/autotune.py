@@ -111,8 +111,8 @@ def dispatched_operations(use: AttentionUse, backend: Backend) -> tuple[str, ...
                 raise ConfigError(
                     f"attention.backend '{backend}' cannot run heads x tokens x head_dim"
                     f" {'x'.join(map(str, shape))} in {str(use.dtype).removeprefix('torch.')} on"
-                    f" {use.device.type} ({' '.join(str(error).split())[:200]}); use 'auto', or"
-                    " another unet.head_dim or precision"
+                    f" {use.device.type} ({' '.join(str(error).split())[:200]}); use 'auto',"
+                    " another precision, or heads of another width (head_dim, num_heads)"
                 ) from error
     return tuple(dispatched.names)
 

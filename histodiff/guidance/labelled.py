@@ -102,7 +102,7 @@ def noisy_batch(
             shape, np.float32
         )
         if symmetries:
-            draw = square_symmetry(draw, int(rng.integers(8)), channels=runtime.symmetries)
+            draw = square_symmetry(draw, int(rng.integers(8)), channels=latents.symmetries)
         clean.append(draw)
         noise.append(rng.standard_normal(shape, np.float32))
     sigma_B = sigma_of(torch.tensor(uniform, dtype=torch.float64))

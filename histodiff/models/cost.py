@@ -1,4 +1,4 @@
-"""What a UNet costs: parameters, FLOPs of an image, and the shapes of its attention.
+"""What a denoiser's network costs: parameters, FLOPs of an image, and the shapes of its attention.
 
 Counted, not guessed: PyTorch's ``FlopCounterMode`` follows one forward and backward pass over
 tensors without memory. A multiply-add is 2 FLOPs; normalisation, activations and additions are not
@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from histodiff.kernels.attention import AttentionConfig
 from histodiff.kernels.autotune import AttentionShape
 from histodiff.models.denoiser import Denoiser
-from histodiff.models.unet import UNetConfig, create_unet
+from histodiff.models.dit import DiTConfig
+from histodiff.models.network import create_network
+from histodiff.models.unet import UNetConfig
 from histodiff.models.weights import num_parameters
 
 _META = torch.device("meta")
@@ -34,8 +36,8 @@ class ImageFlops:
 
 
 @dataclass(frozen=True)
-class UNetCost:
-    """Size and work of a UNet."""
+class NetworkCost:
+    """Size and work of a network."""
 
     parameters: int
     flops: ImageFlops
@@ -45,41 +47,42 @@ class UNetCost:
 
 def flops_per_image(denoiser: Denoiser) -> ImageFlops:
     """FLOPs that the network of ``denoiser`` does for one image; what MFU is computed from."""
-    return unet_cost(denoiser.config.unet, denoiser.latent_shape).flops
+    return network_cost(denoiser.config.network, denoiser.latent_shape).flops
 
 
 @lru_cache(maxsize=16)
-def unet_cost(config: UNetConfig, latent_shape: tuple[int, int, int]) -> UNetCost:
-    """The cost of a UNet for latents of shape (C, h, w).
+def network_cost(config: UNetConfig | DiTConfig, latent_shape: tuple[int, int, int]) -> NetworkCost:
+    """The cost of a network for latents of shape (C, h, w).
 
     Raises:
-        ConfigError: The latent cannot be halved once per level.
+        ConfigError: The network does not fit the latent.
     """
     plain = config.model_copy(update={"attention": AttentionConfig(backend="math")})
     with _META:  # no weights are drawn, so the caller's random state stays as it is
-        unet: Any = create_unet(plain, latent_shape=latent_shape, device=_META)
+        network: Any = create_network(plain, latent_shape=latent_shape, device=_META)
     given = (torch.empty((1, *latent_shape), device=_META), torch.empty((1,), device=_META))
-    attention = _attention_counter(unet)
+    attention = _attention_counter(network)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = unet(*given).sample
+        output = network(*given).sample
         forward = counter.get_total_flops()
-        torch.autograd.grad(output.sum(), list(unet.parameters()))
-    return UNetCost(
-        parameters=num_parameters(unet),
+        torch.autograd.grad(output.sum(), list(network.parameters()))
+    return NetworkCost(
+        parameters=num_parameters(network),
         flops=ImageFlops(forward, counter.get_total_flops()),
         attention=attention,
     )
 
 
-def _attention_counter(unet: nn.Module) -> Counter[AttentionShape]:
-    """Counts the attention modules of ``unet`` by shape, whenever it runs."""
+def _attention_counter(network: nn.Module) -> Counter[AttentionShape]:
+    """Counts the attention modules of ``network`` by shape, whenever it runs."""
     seen: Counter[AttentionShape] = Counter()
 
     def note(part: Any, given: tuple[Tensor, ...]) -> None:
-        tokens = given[0].shape[-2:].numel()
+        (states,) = given
+        tokens = states.shape[2:].numel() if states.ndim == 4 else states.shape[1]
         seen[AttentionShape(part.heads, tokens, part.inner_dim // part.heads)] += 1
 
-    for part in unet.modules():
+    for part in network.modules():
         if hasattr(part, "set_processor"):
             part.register_forward_pre_hook(note)
     return seen

@@ -1,4 +1,4 @@
-"""The denoiser ``D(x; sigma)``: a UNet behind a preconditioning, and its snapshots.
+"""The denoiser ``D(x; sigma)``: a network behind a preconditioning, and its snapshots.
 
 It lives in whitened latent space; the whitening, the encoder it belongs to and the scale of its
 patches are saved with it, so that every later reader uses the same. Snapshots are safetensors +
@@ -22,9 +22,9 @@ from histodiff.diffusion import (
 )
 from histodiff.errors import ArtifactCorrupt
 from histodiff.kernels.attention import AttentionConfig
+from histodiff.models.network import Network, NetworkConfig, create_network
 from histodiff.models.uncertainty import Uncertainty
-from histodiff.models.unet import UNetConfig, create_unet
-from histodiff.models.weights import fill, module_dtype, read_model, save_model
+from histodiff.models.weights import StoredModel, fill, module_dtype, read_model, save_model
 from histodiff.storage import StoragePath
 
 SNAPSHOTS = "snapshots"
@@ -37,8 +37,8 @@ _MODEL = "denoiser"
 class DenoiserConfig(Config):
     """The network and the objective that it is trained with."""
 
-    unet: UNetConfig
-    """The network."""
+    network: NetworkConfig
+    """The network: `unet` or `dit`."""
     objective: ObjectiveConfig = Field(discriminator="type")
     """Objective: `edm`, `v`, `epsilon` or `flow`."""
 
@@ -64,7 +64,9 @@ class Denoiser(nn.Module):
         self.config = config
         self.latent_shape = latent_shape
         self.preconditioning: Preconditioning = create_preconditioning(config.objective)
-        self.unet = create_unet(config.unet, latent_shape=latent_shape, device=torch.device(device))
+        self.network: Network = create_network(
+            config.network, latent_shape=latent_shape, device=torch.device(device)
+        )
         weighting = config.objective.weighting
         self.uncertainty = (
             Uncertainty(weighting.channels).to(device)
@@ -94,8 +96,8 @@ class Denoiser(nn.Module):
         scales = self.preconditioning
         sigma_B111 = sigma_B.float().reshape(-1, 1, 1, 1)
         x_BCHW = x_BCHW.float()
-        network_input = (scales.c_in(sigma_B111) * x_BCHW).to(module_dtype(self.unet))
-        output_BCHW: Tensor = self.unet(network_input, scales.c_noise(sigma_B.float())).sample
+        network_input = (scales.c_in(sigma_B111) * x_BCHW).to(module_dtype(self.network))
+        output_BCHW: Tensor = self.network(network_input, scales.c_noise(sigma_B.float())).sample
         # Karras et al. 2022, Eq. 7
         return scales.c_skip(sigma_B111) * x_BCHW + scales.c_out(sigma_B111) * output_BCHW.float()
 
@@ -195,21 +197,38 @@ def load_denoiser(path: StoragePath, *, device: str) -> LoadedDenoiser:
         ArtifactNotFound: ``path`` holds no snapshot.
         ArtifactCorrupt: The snapshot is damaged.
     """
-    stored = read_model(path, model=_MODEL)
+    stored = _of_today(read_model(path, model=_MODEL))
     try:
         config = DenoiserConfig.model_validate(stored.description["config"])
         channels, height, width = stored.description["latent_shape"]
         info = _snapshot_info(stored.description["info"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{path}: its description is not a denoiser's: {error}") from error
-    here = config.unet.model_copy(update={"attention": AttentionConfig(backend="auto")})
     denoiser = Denoiser(
-        config.model_copy(update={"unet": here}),
-        latent_shape=(channels, height, width),
-        device=device,
+        with_attention_here(config), latent_shape=(channels, height, width), device=device
     )
     fill(denoiser, stored, path=path)
     return LoadedDenoiser(denoiser.eval().requires_grad_(requires_grad=False), info)
+
+
+def with_attention_here(config: DenoiserConfig) -> DenoiserConfig:
+    """``config`` with the attention that runs anywhere, for readers of a finished network."""
+    attention = AttentionConfig(backend="auto")
+    network = config.network.model_copy(update={"attention": attention})
+    return config.model_copy(update={"network": network})
+
+
+def _of_today(stored: StoredModel) -> StoredModel:
+    """A snapshot as it is written today; before there was a choice, ``network`` was ``unet``."""
+    config = dict(stored.description.get("config", {}))
+    if "unet" not in config:
+        return stored
+    config["network"] = {"type": "unet", **config.pop("unet")}
+    state = {
+        f"network.{name.removeprefix('unet.')}" if name.startswith("unet.") else name: tensor
+        for name, tensor in stored.state.items()
+    }
+    return StoredModel(state, {**stored.description, "config": config})
 
 
 def _snapshot_info(fields: Mapping[str, Any]) -> SnapshotInfo:

@@ -130,8 +130,8 @@ def start_from(unet: nn.Module, start: UNetSource) -> None:
     difference = _first_difference(found, wanted) or _module_difference(saved, unet)
     if difference is not None:
         raise ConfigError(
-            f"init.source '{start.source}': does not fit denoiser.unet: {difference}; make"
-            " denoiser.unet (and the latents) like the saved network, or set init: null"
+            f"init.source '{start.source}': does not fit denoiser.network: {difference}; make"
+            " denoiser.network (and the latents) like the saved network, or set init: null"
         )
     _warn_of_fixed_fields(saved, unet, start.source)
     unet.load_state_dict(found)

@@ -21,6 +21,7 @@ from histodiff.kernels.attention import AttentionConfig, install_attention
 class UNetConfig(Config):
     """Size and shape of a UNet; the latents decide its input and output channels."""
 
+    type: Literal["unet"]
     channels: tuple[int, ...] = Field(min_length=1)
     """Channels of each level, from the latent's resolution downwards, halving it each time."""
     attention_levels: tuple[bool, ...]
@@ -75,9 +76,15 @@ _BLOCKS = {
 
 
 def create_unet(
-    config: UNetConfig, *, latent_shape: tuple[int, int, int], device: torch.device
+    config: UNetConfig,
+    *,
+    latent_shape: tuple[int, int, int],
+    device: torch.device,
+    input_channels: int | None = None,
 ) -> UNet2DModel:
     """A UNet on ``device`` with random weights for latents of shape (C, h, w).
+
+    ``input_channels`` are C unless something else goes in beside the latents.
 
     Raises:
         ConfigError: The latent cannot be halved once per level, or the attention cannot run.
@@ -86,13 +93,14 @@ def create_unet(
     halvings = 2 ** (len(config.channels) - 1)
     if height % halvings or width % halvings:
         raise ConfigError(
-            f"unet.channels has {len(config.channels)} levels, but latents of {height}x{width} px"
-            f" are no multiple of {halvings}; use fewer levels or another patch_px"
+            f"denoiser.network.channels has {len(config.channels)} levels, but latents of"
+            f" {height}x{width} px are no multiple of {halvings}; use fewer levels or another"
+            " patch_px"
         )
     plain = _BLOCKS[config.resampling]
     unet = UNet2DModel(
         sample_size=(height, width),
-        in_channels=channels,
+        in_channels=input_channels or channels,
         out_channels=channels,
         block_out_channels=config.channels,
         down_block_types=tuple(
@@ -140,6 +148,7 @@ def unet_preset(name: UNetPreset) -> UNetConfig:
     match name:
         case "tiny":
             return UNetConfig(
+                type="unet",
                 channels=(48, 96, 128),
                 attention_levels=(False, True, False),
                 blocks_per_level=1,
@@ -148,16 +157,21 @@ def unet_preset(name: UNetPreset) -> UNetConfig:
             )
         case "small":
             return UNetConfig(
-                channels=(128, 256, 512), attention_levels=(False, True, True), head_dim=64
+                type="unet",
+                channels=(128, 256, 512),
+                attention_levels=(False, True, True),
+                head_dim=64,
             )
         case "base":
             return UNetConfig(
+                type="unet",
                 channels=(192, 384, 768, 768),
                 attention_levels=(False, True, True, True),
                 head_dim=64,
             )
         case "paper":
             return UNetConfig(
+                type="unet",
                 channels=(192, 384, 384, 768, 768),
                 attention_levels=(True, True, True, True, False),
                 num_heads=8,

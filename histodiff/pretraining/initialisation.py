@@ -6,7 +6,7 @@ import torch
 
 from histodiff.errors import ConfigError
 from histodiff.kernels.autotune import AttentionReport, AttentionUse, choose_attention
-from histodiff.models.cost import unet_cost
+from histodiff.models.cost import network_cost
 from histodiff.models.denoiser import Denoiser
 from histodiff.models.pretrained import source_sha256, start_from
 from histodiff.pretraining.spec import PretrainSpec
@@ -35,11 +35,11 @@ def initial_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> 
                 f"init.source '{spec.init.source}': this machine has {found[:12]}, the run began"
                 f" with {str(spec.init_sha256)[:12]}; give every machine the same files"
             )
-        start_from(denoiser.unet, spec.init)
+        start_from(denoiser.network, spec.init)
     if spec.train.activation_checkpointing:
-        denoiser.unet.enable_gradient_checkpointing()
+        denoiser.network.enable_gradient_checkpointing()
     if spec.train.compile:
-        denoiser.unet.compile(dynamic=False)
+        denoiser.network.compile(dynamic=False)
     return denoiser
 
 
@@ -55,13 +55,13 @@ def chosen_attention(denoiser: Denoiser, spec: PretrainSpec, *, batch: int) -> A
         ConfigError: A backend was named, and cannot run the network's shapes here.
     """
     use = AttentionUse(
-        shapes=unet_cost(spec.denoiser.unet, denoiser.latent_shape).attention,
+        shapes=network_cost(spec.denoiser.network, denoiser.latent_shape).attention,
         batch=batch,
         dtype=_DTYPES[spec.train.precision],
         device=torch.device(spec.device),
     )
     report = choose_attention(
-        denoiser.unet, spec.denoiser.unet.attention.backend, use=use, agree=mean_over_ranks
+        denoiser.network, spec.denoiser.network.attention.backend, use=use, agree=mean_over_ranks
     )
     _log.info("attention: %s", report)
     return report

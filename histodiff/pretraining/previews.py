@@ -20,10 +20,9 @@ from PIL import Image
 
 from histodiff.diffusion import KarrasSchedule, noise_levels, sample
 from histodiff.diffusion.samplers import HeunSampler
-from histodiff.kernels.attention import AttentionConfig
 from histodiff.latents import LatentStore
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
-from histodiff.models.denoiser import Denoiser
+from histodiff.models.denoiser import Denoiser, with_attention_here
 from histodiff.pretraining.spec import PretrainSpec, PreviewQuality
 from histodiff.pretraining.validation import validation_moments
 from histodiff.runtime import generator_for
@@ -111,11 +110,9 @@ class Previews:
         return self._real_NHWC
 
     def _denoiser(self, state: dict[str, torch.Tensor]) -> Denoiser:
-        unet = self._spec.denoiser.unet
-        here = unet.model_copy(update={"attention": AttentionConfig(backend="auto")})
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced
             denoiser = Denoiser(
-                self._spec.denoiser.model_copy(update={"unet": here}),
+                with_attention_here(self._spec.denoiser),
                 latent_shape=self._shape,
                 device=self._spec.device,
             )

@@ -118,7 +118,7 @@ class Engine(ABC):
 
         All ranks must call it. The weights are as before afterwards.
         """
-        state = {name: buffer.cpu() for name, buffer in self._network.named_buffers()}
+        state = {name: buffer.cpu() for name, buffer in _saved_buffers(self._network)}
         with _replaced(self.masters(), parts):
             for name, parameter in self._network.named_parameters():
                 state[name] = self._full(parameter).detach().to("cpu", copy=True)
@@ -162,7 +162,7 @@ class Engine(ABC):
         self._set_moments(shared["optimizer_step"])
         files = [folder / name for name in self.needed(record) if name.startswith(_PART)]
         read_parts(files, self._fragments(), {**self.states(), **averages})
-        for name, buffer in self._network.named_buffers():
+        for name, buffer in _saved_buffers(self._network):
             buffer.copy_(shared[f"buffer/{name}"])
         if self.loss_scale is not None:
             self.loss_scale.load(tuple(shared["loss_scale"].tolist()))
@@ -180,11 +180,17 @@ class Engine(ABC):
     def _shared(self) -> dict[str, torch.Tensor]:
         """The state that every rank has alike."""
         first = self._optimizer.state[self._owned()[0]]
-        shared = {f"buffer/{name}": buffer.cpu() for name, buffer in self._network.named_buffers()}
+        shared = {f"buffer/{name}": buffer.cpu() for name, buffer in _saved_buffers(self._network)}
         shared["optimizer_step"] = first["step"].cpu()
         if self.loss_scale is not None:
             shared["loss_scale"] = torch.tensor(self.loss_scale.state(), dtype=torch.float64)
         return shared
+
+
+def _saved_buffers(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and buffer of those that are state; tables that a config gives are not."""
+    saved = network.state_dict().keys()
+    return ((name, buffer) for name, buffer in network.named_buffers() if name in saved)
 
 
 def _part_name(rank: int) -> str:

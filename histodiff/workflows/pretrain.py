@@ -103,7 +103,8 @@ class PretrainConfig(CommandConfig):
     denoiser: DenoiserConfig
     """The network and its objective."""
     init: UNetSource | None = None
-    """A UNet saved by diffusers to start from; null starts from random weights."""
+    """A UNet saved by diffusers to start from (network `unet` only); null starts from random
+    weights."""
     train: TrainConfig
     """The optimization."""
     validation: ValidationConfig | None
@@ -133,6 +134,15 @@ class PretrainConfig(CommandConfig):
             raise ValueError(
                 "preview_quality is measured when previews are drawn, against validation rows: give"
                 " preview_images and validation too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_as_what_it_is(self) -> "PretrainConfig":
+        if self.init is not None and self.denoiser.network.type != "unet":
+            raise ValueError(
+                "init is a UNet saved by diffusers, and denoiser.network.type is"
+                f" '{self.denoiser.network.type}'; set init: null, or take network type 'unet'"
             )
         return self
 

@@ -113,7 +113,7 @@ def measured(num_steps: int, root: Path) -> dict[str, Any]:
         "images": num_steps * BATCH, "batch": BATCH, "micro_batch": BATCH,
         "log_images": LOG_STEPS * BATCH, "checkpoint_images": num_steps * BATCH,
     }  # fmt: skip
-    denoiser = {"unet": unet_preset("tiny"), "objective": {"type": "edm"}}
+    denoiser = {"network": unet_preset("tiny"), "objective": {"type": "edm"}}
     validation = {"images": 4, "bins": 4, "every_images": num_steps * BATCH // 2}
     config = tiny_config(denoiser=denoiser, train=train, validation=validation)
     [port] = free_ports(1)

@@ -42,7 +42,8 @@ def denoiser_config() -> DenoiserConfig:
     """A UNet of about 20 M parameters."""
     return DenoiserConfig.model_validate(
         {
-            "unet": {
+            "network": {
+                "type": "unet",
                 "channels": [128, 256, 256], "attention_levels": [False, True, True],
                 "blocks_per_level": 2, "head_dim": 32, "norm_groups": 32,
             },

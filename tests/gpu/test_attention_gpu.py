@@ -6,7 +6,7 @@ import torch
 from histodiff.errors import ConfigError
 from histodiff.kernels.attention import attention, install_attention, usable_backends
 from histodiff.kernels.autotune import AttentionUse, choose_attention
-from histodiff.models.cost import unet_cost
+from histodiff.models.cost import network_cost
 from histodiff.models.unet import create_unet, unet_preset
 
 pytestmark = [
@@ -66,7 +66,7 @@ def test_unet_gives_the_same_with_xformers_and_sdpa():
 
 
 def small_use(dtype=torch.bfloat16):
-    shapes = unet_cost(unet_preset("small"), (4, 32, 32)).attention
+    shapes = network_cost(unet_preset("small"), (4, 32, 32)).attention
     return AttentionUse(shapes=shapes, batch=64, dtype=dtype, device=CUDA)
 
 

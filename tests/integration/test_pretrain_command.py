@@ -1,5 +1,6 @@
 """The command ``pretrain`` in process: results, interruption, resume, errors."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from histodiff.artifacts import Artifact
 from histodiff.cluster.site import RankRange, Site
+from histodiff.config import parse_config
 from histodiff.errors import ArtifactError, ConfigError, TrainingDiverged
 from histodiff.latents import LatentStore, mixture_whitening
 from histodiff.models.denoiser import load_denoiser
@@ -17,6 +19,12 @@ from histodiff.models.unet import create_unet
 from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, estimate, pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
+
+UNET = tiny_config().denoiser.network.model_dump()
+DIT = {
+    "type": "dit", "token_side": 2, "width": 16, "depth": 2, "num_heads": 2,
+    "modulation": "shared", "positions": "rotary", "qk_norm": "rms", "activation": "swiglu",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -75,30 +83,49 @@ def test_pretrain_starts_from_a_saved_unet_and_learns_its_uncertainty(stored, tm
     started = PretrainConfig.model_validate(values)
     with pytest.raises(ConfigError, match=r"init\.source"):
         pretrain(started, stored)
-    unet = create_unet(config.denoiser.unet, latent_shape=(2, 4, 4), device=torch.device("cpu"))
+    unet = create_unet(config.denoiser.network, latent_shape=(2, 4, 4), device=torch.device("cpu"))
     torch.nn.init.constant_(unet.conv_out.bias, 3.0)
     unet.save_pretrained(tmp_path / "unet")
     artifact = pretrain(started, stored)
     found, contents = weights(artifact), artifact.manifest.contents
-    assert found["unet.conv_out.bias"].tolist() == pytest.approx([3.0, 3.0], abs=0.1)
+    assert found["network.conv_out.bias"].tolist() == pytest.approx([3.0, 3.0], abs=0.1)
     assert found["uncertainty.weights_K"].any()
     assert contents["init_sha256"] == source_sha256(UNetSource(source=str(tmp_path / "unet")))
     assert contents["attention"]["kernel"] == "flash"
     assert contents["training_flops_per_image"] > 2 * contents["forward_flops_per_image"] > 0
 
 
-def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatch):
-    undisturbed = pretrain(tiny_config("undisturbed"), stored)
+@pytest.mark.parametrize("network", [UNET, DIT], ids=lambda network: network["type"])
+def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatch, network):
+    config = partial(tiny_config, denoiser={"network": network, "objective": {"type": "edm"}})
+    undisturbed = pretrain(config("undisturbed"), stored)
 
     with monkeypatch.context() as patched:
         patched.setattr(pretrain_workflow, "run_gang", interrupted_gang)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(tiny_config("disturbed"), stored)
-    resumed = pretrain(tiny_config("disturbed"), stored)
+            pretrain(config("disturbed"), stored)
+    resumed = pretrain(config("disturbed"), stored)
     assert losses(resumed) == losses(undisturbed)
     assert resumed.manifest.content_sha256 == undisturbed.manifest.content_sha256
     for name, tensor in weights(undisturbed).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_pretrain_of_a_transformer_checkpoints_activations_and_shards(stored):
+    train = {"images": 32, "zero_stage": 3}
+    denoiser = {"network": DIT, "objective": {"type": "flow"}}
+    plain = pretrain(tiny_config("plain", train=train, denoiser=denoiser), stored)
+    train["activation_checkpointing"] = True
+    again = pretrain(tiny_config("again", train=train, denoiser=denoiser), stored)
+    assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
+    assert plain.manifest.contents["attention"]["num_modules"] == 2
+
+
+def test_pretrain_of_a_transformer_from_a_saved_unet_is_refused():
+    denoiser = {"network": DIT, "objective": {"type": "edm"}}
+    values = tiny_config().model_dump() | {"denoiser": denoiser, "init": {"source": "unet"}}
+    with pytest.raises(ConfigError, match=r"type is 'dit'; set init: null"):
+        parse_config(PretrainConfig, values, source="test")
 
 
 def test_pretrain_diverging_names_step_and_last_checkpoint(stored):

@@ -153,9 +153,9 @@ def make_denoiser(
     store = LatentStore.open(encoded.path)
     whitening = mixture_whitening([store], [1.0])
     config = DenoiserConfig(
-        unet=UNetConfig(
-            channels=(8, 16), attention_levels=(False, False), blocks_per_level=1, head_dim=8,
-            norm_groups=4,
+        network=UNetConfig(
+            type="unet", channels=(8, 16), attention_levels=(False, False), blocks_per_level=1,
+            head_dim=8, norm_groups=4,
         ),
         objective=EdmObjective(type="edm"),
     )  # fmt: skip

@@ -58,7 +58,8 @@ def tiny_config(name: str = "tiny", **changes: Any) -> PretrainConfig:
         "name": name, "version": "1", "stores": [{"latents": "tiny@1"}],
         "view": "sample", "symmetries": "none", "num_lanes": LANES,
         "denoiser": {
-            "unet": {
+            "network": {
+                "type": "unet",
                 "channels": [16, 16], "attention_levels": [False, True], "blocks_per_level": 1,
                 "head_dim": 8, "norm_groups": 8,
             },

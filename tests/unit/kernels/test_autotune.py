@@ -8,12 +8,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from histodiff.errors import ConfigError
 from histodiff.kernels.autotune import AttentionUse, choose_attention, dispatched_operations
-from histodiff.models.cost import unet_cost
+from histodiff.models.cost import network_cost
 from histodiff.models.unet import UNetConfig, create_unet
 
 CPU = torch.device("cpu")
 CONFIG = UNetConfig(
-    channels=(16, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8, norm_groups=8
+    type="unet",
+    channels=(16, 32),
+    attention_levels=(False, True),
+    blocks_per_level=1,
+    head_dim=8,
+    norm_groups=8,
 )
 
 
@@ -27,7 +32,7 @@ def forward(unet):
 
 
 def small_use(dtype=torch.float32):
-    shapes = unet_cost(CONFIG, (4, 8, 8)).attention
+    shapes = network_cost(CONFIG, (4, 8, 8)).attention
     return AttentionUse(shapes=shapes, batch=2, dtype=dtype, device=CPU)
 
 

@@ -6,7 +6,7 @@ import torch
 from histodiff.diffusion import EdmObjective
 from histodiff.kernels.attention import AttentionConfig
 from histodiff.kernels.autotune import AttentionShape
-from histodiff.models.cost import flops_per_image, unet_cost
+from histodiff.models.cost import flops_per_image, network_cost
 from histodiff.models.denoiser import Denoiser, DenoiserConfig
 from histodiff.models.unet import UNetConfig, unet_preset
 
@@ -22,7 +22,7 @@ from histodiff.models.unet import UNetConfig, unet_preset
     ],
 )
 def test_preset_does_the_counted_work(name, shape, forward, training):
-    flops = unet_cost(unet_preset(name), shape).flops
+    flops = network_cost(unet_preset(name), shape).flops
     assert flops.forward / 1e9 == pytest.approx(forward, rel=0.003)
     assert flops.training / 1e9 == pytest.approx(training, rel=0.003)
 
@@ -31,13 +31,18 @@ def test_preset_does_the_counted_work(name, shape, forward, training):
 def test_preset_has_the_counted_parameters_but_for_scale_and_shift(name, millions):
     # The counts were taken with the noise level added; scaling as well takes twice the projection.
     added = unet_preset(name).model_copy(update={"time_conditioning": "add"})
-    plain = unet_cost(added, (4, 32, 32)).parameters
+    plain = network_cost(added, (4, 32, 32)).parameters
     assert plain / 1e6 == pytest.approx(millions, rel=0.001)
-    assert plain < unet_cost(unet_preset(name), (4, 32, 32)).parameters < 1.05 * plain
+    assert plain < network_cost(unet_preset(name), (4, 32, 32)).parameters < 1.05 * plain
 
 
 ONE_LEVEL = UNetConfig(
-    channels=(8,), attention_levels=(True,), blocks_per_level=1, head_dim=4, norm_groups=4
+    type="unet",
+    channels=(8,),
+    attention_levels=(True,),
+    blocks_per_level=1,
+    head_dim=4,
+    norm_groups=4,
 )
 
 
@@ -57,14 +62,14 @@ def test_flops_equal_a_count_by_hand():
     down, middle, up = block(8), 2 * block(8), 2 * block(16)
     num_attention = 1 + 1 + 2
     expected = conv(2, 8) + time + down + middle + up + num_attention * attention + conv(8, 2)
-    assert unet_cost(ONE_LEVEL, (2, 4, 4)).flops.forward == expected
+    assert network_cost(ONE_LEVEL, (2, 4, 4)).flops.forward == expected
 
 
 def test_flops_do_not_depend_on_the_attention_that_runs():
     counted = []
     for backend in ("flash", "math"):
         unet = ONE_LEVEL.model_copy(update={"attention": AttentionConfig(backend=backend)})
-        config = DenoiserConfig(unet=unet, objective=EdmObjective(type="edm"))
+        config = DenoiserConfig(network=unet, objective=EdmObjective(type="edm"))
         counted.append(flops_per_image(Denoiser(config, latent_shape=(2, 4, 4))))
     assert counted[0] == counted[1]
     assert 2 * counted[0].forward < counted[0].training < 3 * counted[0].forward
@@ -77,12 +82,12 @@ def test_attention_shapes_are_those_of_the_network():
         update={"channels": (16, 32), "attention_levels": (False, True), "head_dim": 8}
     )
     expected = {AttentionShape(heads=4, tokens=16, head_dim=8): 4}
-    assert unet_cost(config, (4, 8, 8)).attention == expected
+    assert network_cost(config, (4, 8, 8)).attention == expected
 
 
 def test_counting_leaves_the_random_state_as_it_was():
     torch.manual_seed(4)
     expected = torch.rand(2)
     torch.manual_seed(4)
-    unet_cost(ONE_LEVEL, (2, 8, 8))
+    network_cost(ONE_LEVEL, (2, 8, 8))
     assert torch.equal(torch.rand(2), expected)

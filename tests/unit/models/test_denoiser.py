@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from histodiff.config import parse_config
 from histodiff.diffusion import EdmObjective, EpsilonObjective, FlowObjective, VObjective
@@ -19,7 +20,12 @@ from histodiff.models.weights import num_parameters
 from histodiff.storage import storage_path
 
 SMALL = UNetConfig(
-    channels=(16, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8, norm_groups=8
+    type="unet",
+    channels=(16, 32),
+    attention_levels=(False, True),
+    blocks_per_level=1,
+    head_dim=8,
+    norm_groups=8,
 )
 SHAPE = (4, 8, 8)
 INFO = SnapshotInfo(
@@ -41,7 +47,7 @@ OBJECTIVES = [
 
 def small_denoiser(objective=OBJECTIVES[0]):
     torch.manual_seed(0)
-    return Denoiser(DenoiserConfig(unet=SMALL, objective=objective), latent_shape=SHAPE)
+    return Denoiser(DenoiserConfig(network=SMALL, objective=objective), latent_shape=SHAPE)
 
 
 def noisy(count=3):
@@ -52,7 +58,7 @@ def noisy(count=3):
 def wake(denoiser):
     """Gives the last convolution, which starts at zero, some weight."""
     torch.manual_seed(5)
-    torch.nn.init.normal_(denoiser.unet.conv_out.weight, std=0.1)
+    torch.nn.init.normal_(denoiser.network.conv_out.weight, std=0.1)
     return denoiser
 
 
@@ -127,6 +133,22 @@ def test_snapshot_of_before_scales_had_rules_still_opens(tmp_path):
     assert loaded.info == dataclasses.replace(INFO, whitening_rule="power 1")
 
 
+def test_snapshot_of_before_there_was_a_choice_of_network_still_opens(tmp_path):
+    path = storage_path(tmp_path) / "snapshot"
+    denoiser = wake(small_denoiser()).eval()
+    save_snapshot(path, denoiser, INFO)
+    description = json.loads((path / "model.json").read_bytes())
+    config = description["config"]
+    config["unet"] = config.pop("network")
+    assert config["unet"].pop("type") == "unet"
+    (path / "model.json").write_text(json.dumps(description))
+    state = load_file(path / "weights.safetensors")
+    renamed = {name.replace("network.", "unet."): tensor for name, tensor in state.items()}
+    save_file(renamed, path / "weights.safetensors")
+    x, sigma = noisy()
+    assert torch.equal(load_denoiser(path, device="cpu").denoiser(x, sigma), denoiser(x, sigma))
+
+
 def test_snapshot_can_hold_averaged_weights(tmp_path):
     path = storage_path(tmp_path) / "snapshot"
     denoiser = small_denoiser()
@@ -179,7 +201,7 @@ def test_paper_preset_has_eight_heads_at_every_level():
 
 def test_residual_resampling_runs_and_keeps_the_shape():
     config = SMALL.model_copy(update={"resampling": "residual", "head_dim": None, "num_heads": 4})
-    denoiser = Denoiser(DenoiserConfig(unet=config, objective=OBJECTIVES[0]), latent_shape=SHAPE)
+    denoiser = Denoiser(DenoiserConfig(network=config, objective=OBJECTIVES[0]), latent_shape=SHAPE)
     x, sigma = noisy()
     assert denoiser(x, sigma).shape == x.shape
 

@@ -15,7 +15,12 @@ from histodiff.models.denoiser import Denoiser, DenoiserConfig
 from histodiff.models.unet import UNetConfig
 
 UNET = UNetConfig(
-    channels=(24, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8, norm_groups=8
+    type="unet",
+    channels=(24, 32),
+    attention_levels=(False, True),
+    blocks_per_level=1,
+    head_dim=8,
+    norm_groups=8,
 )
 OBJECTIVES = [
     EdmObjective(type="edm"),
@@ -31,7 +36,7 @@ SHARE = {"l2": 0.05, "l1": 0.25}
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.type}-{o.weighting.type}")
 def test_denoiser_overfits_one_batch(objective):
     torch.manual_seed(0)
-    denoiser = Denoiser(DenoiserConfig(unet=UNET, objective=objective), latent_shape=(4, 8, 8))
+    denoiser = Denoiser(DenoiserConfig(network=UNET, objective=objective), latent_shape=(4, 8, 8))
     generator = torch.Generator().manual_seed(1)
     clean, noise = (torch.randn((4, 4, 8, 8), generator=generator) for _ in range(2))
     scales = denoiser.preconditioning

@@ -11,7 +11,7 @@ from histodiff.models.pretrained import UNetSource, absolute_source, source_sha2
 from histodiff.models.unet import UNetConfig, create_unet
 
 CONFIG = UNetConfig(
-    channels=(16, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8,
+    type="unet", channels=(16, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8,
     norm_groups=8, time_conditioning="add",
 )  # fmt: skip
 

@@ -16,7 +16,12 @@ from histodiff.storage import storage_path
 SHAPE = (4, 8, 8)
 LEARNED = UncertaintyWeighting(type="uncertainty", channels=32)
 UNET = UNetConfig(
-    channels=(16, 32), attention_levels=(False, True), blocks_per_level=1, head_dim=8, norm_groups=8
+    type="unet",
+    channels=(16, 32),
+    attention_levels=(False, True),
+    blocks_per_level=1,
+    head_dim=8,
+    norm_groups=8,
 )
 INFO = SnapshotInfo((0.0,) * 4, (1.0,) * 4, "0" * 64, patch_px=64, mpp=0.5, images_seen=1)
 
@@ -24,7 +29,7 @@ INFO = SnapshotInfo((0.0,) * 4, (1.0,) * 4, "0" * 64, patch_px=64, mpp=0.5, imag
 def learned_denoiser():
     torch.manual_seed(0)
     objective = EdmObjective(type="edm", weighting=LEARNED)
-    return Denoiser(DenoiserConfig(unet=UNET, objective=objective), latent_shape=SHAPE)
+    return Denoiser(DenoiserConfig(network=UNET, objective=objective), latent_shape=SHAPE)
 
 
 def test_uncertainty_starts_at_zero_and_learns_the_logarithm_of_the_mean_loss():
@@ -62,7 +67,7 @@ def test_denoiser_learns_its_uncertainty_beside_the_network():
     ).backward()  # fmt: skip
     gradients = {name: p.grad for name, p in denoiser.named_parameters()}
     assert gradients["uncertainty.weights_K"].abs().sum() > 0
-    assert gradients["unet.conv_out.weight"].abs().sum() > 0
+    assert gradients["network.conv_out.weight"].abs().sum() > 0
 
 
 def test_uncertainty_is_fp32_under_autocast():
@@ -85,7 +90,7 @@ def test_snapshot_keeps_the_uncertainty(tmp_path):
 
 def test_denoiser_without_learned_weighting_has_no_more_parameters_than_its_unet():
     objective = EdmObjective(type="edm")
-    denoiser = Denoiser(DenoiserConfig(unet=UNET, objective=objective), latent_shape=SHAPE)
-    assert {name.split(".")[0] for name in denoiser.state_dict()} == {"unet"}
+    denoiser = Denoiser(DenoiserConfig(network=UNET, objective=objective), latent_shape=SHAPE)
+    assert {name.split(".")[0] for name in denoiser.state_dict()} == {"network"}
     x, sigma = torch.randn((3, *SHAPE)), torch.tensor([0.1, 1.0, 5.0])
     assert denoiser(x, sigma, output="training").uncertainty_B is None

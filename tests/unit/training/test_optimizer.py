@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import nn
 
+from histodiff.models.dit import DiTConfig, create_dit
 from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.models.unet import create_unet, unet_preset
 from histodiff.training import AdamWConfig
@@ -55,20 +57,26 @@ def test_a_timm_model_says_which_of_its_weights_do_not_decay():
     assert "blocks.0.attn.qkv.weight" in found
 
 
+SHARED = DiTConfig(
+    type="dit", token_side=2, width=16, depth=1, num_heads=2, modulation="shared", qk_norm="rms"
+)
+
+
 @pytest.mark.parametrize(
     "network",
     [
         create_unet(unet_preset("tiny"), latent_shape=(4, 16, 16), device=torch.device("cpu")),
+        create_dit(SHARED, latent_shape=(4, 4, 4), device=torch.device("cpu")),
         LatentClassifier(LatentClassifierConfig(channels=(16,)), latent_channels=4, num_classes=2),
         timm.create_model("test_resnet", num_classes=2),
     ],
-    ids=["unet", "guide", "resnet"],
+    ids=["unet", "dit", "guide", "resnet"],
 )
 def test_scales_and_biases_of_our_networks_do_not_decay(network):
     of_norms = {
         f"{name}.{own}"
         for name, module in network.named_modules()
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d)
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d | RMSNorm)
         for own, _ in module.named_parameters(recurse=False)
     }
     found = decaying(network)

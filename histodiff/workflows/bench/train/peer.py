@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from histodiff.models.unet import create_unet
+from histodiff.models.unet import UNetConfig, create_unet
 from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.spec import PretrainSpec
 from histodiff.workflows.bench.peers import PeerProcess
@@ -36,8 +36,10 @@ class AccelerateLoop:
         self._peer = peer
         latents = torch.cat([batch.clean_BCHW.cpu() for batch in batches]).numpy()
         np.save(folder / "latents.npy", latents)
+        network = spec.denoiser.network
+        assert isinstance(network, UNetConfig)
         shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-        unet: Any = create_unet(spec.denoiser.unet, latent_shape=shape, device=torch.device("cpu"))
+        unet: Any = create_unet(network, latent_shape=shape, device=torch.device("cpu"))
         self.facts = peer.ask(
             do="prepare",
             unet={key: value for key, value in unet.config.items() if not key.startswith("_")},

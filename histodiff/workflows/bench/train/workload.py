@@ -98,7 +98,7 @@ def workload_spec(workload: Workload, folder: StoragePath) -> PretrainSpec:
         symmetries="none",
         num_lanes=_NUM_LANES,
         denoiser=DenoiserConfig.model_validate(
-            {"unet": unet_preset(workload.preset), "objective": {"type": "edm"}}
+            {"network": unet_preset(workload.preset), "objective": {"type": "edm"}}
         ),
         init=None,
         init_sha256=None,
