@@ -10,7 +10,7 @@ from histodiff.diffusion.objectives import (
     create_preconditioning,
 )
 from histodiff.diffusion.preconditioning import Preconditioning
-from histodiff.diffusion.samplers import Denoise, SamplerConfig, StepNoise, sample
+from histodiff.diffusion.samplers import Denoise, SamplerConfig, StepNoise, for_one_run, sample
 from histodiff.diffusion.schedules import (
     DdpmSchedule,
     KarrasSchedule,
@@ -46,6 +46,7 @@ __all__ = [
     "VObjective",
     "WeightingConfig",
     "create_preconditioning",
+    "for_one_run",
     "guided_denoiser",
     "min_snr_weight",
     "noise_levels",

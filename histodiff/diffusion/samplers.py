@@ -8,7 +8,7 @@ how the batch was split. Legend: B batch, C channels, H height, W width.
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -20,6 +20,15 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """``denoise(x_BCHW, sigma_B) -> D_BCHW``."""
 StepNoise = Callable[[int], Tensor]
 """``step_noise(i)``: standard normal noise of step ``i`` for every sample, BCHW."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A denoiser that may be shown its last estimate, so that a run of a sampler has a state."""
+
+    def fresh(self) -> Denoise:
+        """It, for one run: nothing is remembered of another."""
+        ...
 
 
 class EulerSampler(Config):
@@ -98,6 +107,11 @@ def sample(
                 if added > 0:
                     x_BCHW = x_BCHW + added * step_noise(step)
     return x_BCHW
+
+
+def for_one_run(denoise: Denoise) -> Denoise:
+    """``denoise`` as one run of a sampler calls it; to be taken before it is guided."""
+    return denoise.fresh() if isinstance(denoise, Remembering) else denoise
 
 
 def euler_step(denoise: Denoise, x_BCHW: Tensor, level: float, following: float) -> Tensor:

@@ -129,7 +129,7 @@ def denoiser_extractor(
     device: str,
 ) -> Extractor:
     """The middle block of a denoiser, for images encoded by ``autoencoder``."""
-    whitening = Whitening(loaded.whitening_mean, loaded.whitening_std)
+    whitening = Whitening(loaded.whitening_mean, loaded.whitening_scale)
     drawn = generator_for(0, "extractor-noise").standard_normal(loaded.latent_shape)
     noise_CHW = torch.from_numpy(drawn).float().to(device)
 

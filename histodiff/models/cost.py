@@ -32,7 +32,7 @@ class ImageFlops:
 
     forward: int
     training: int
-    """Forward and backward."""
+    """Forward and backward, and what self-conditioning adds."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,33 @@ class NetworkCost:
 
 def flops_per_image(denoiser: Denoiser) -> ImageFlops:
     """FLOPs that the network of ``denoiser`` does for one image; what MFU is computed from."""
-    return network_cost(denoiser.config.network, denoiser.latent_shape).flops
+    config, shape = denoiser.config, denoiser.latent_shape
+    flops = network_cost(config.network, shape, config.input_channels(shape[0])).flops
+    if config.self_conditioning is None:
+        return flops
+    estimates = round(config.self_conditioning.probability * flops.forward)
+    return ImageFlops(flops.forward, flops.training + estimates)
 
 
 @lru_cache(maxsize=16)
-def network_cost(config: UNetConfig | DiTConfig, latent_shape: tuple[int, int, int]) -> NetworkCost:
-    """The cost of a network for latents of shape (C, h, w).
+def network_cost(
+    config: UNetConfig | DiTConfig,
+    latent_shape: tuple[int, int, int],
+    input_channels: int | None = None,
+) -> NetworkCost:
+    """The cost of a network for latents of shape (C, h, w), from C or other ``input_channels``.
 
     Raises:
         ConfigError: The network does not fit the latent.
     """
     plain = config.model_copy(update={"attention": AttentionConfig(backend="math")})
     with _META:  # no weights are drawn, so the caller's random state stays as it is
-        network: Any = create_network(plain, latent_shape=latent_shape, device=_META)
-    given = (torch.empty((1, *latent_shape), device=_META), torch.empty((1,), device=_META))
+        network: Any = create_network(
+            plain, latent_shape=latent_shape, device=_META, input_channels=input_channels
+        )
+    channels, height, width = latent_shape
+    shape = (1, input_channels or channels, height, width)
+    given = (torch.empty(shape, device=_META), torch.empty((1,), device=_META))
     attention = _attention_counter(network)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         output = network(*given).sample

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from histodiff.config import Config
 from histodiff.diffusion import (
+    Denoise,
     ObjectiveConfig,
     Preconditioning,
     UncertaintyWeighting,
@@ -34,6 +35,18 @@ LAST = "last"
 _MODEL = "denoiser"
 
 
+class SelfConditioning(Config):
+    """The network is shown its last estimate of the clean latent (Chen et al. 2023, Analog Bits).
+
+    Beside the noisy latent goes the estimate of the sampler's last step, or zeros. In training a
+    share of the samples, decided by seed and index, gets an estimate of the same noise level.
+    """
+
+    probability: float = Field(gt=0, le=1)
+    """Share of the training samples that see an estimate; 0.5 in the paper. Every one of them costs
+    another forward pass."""
+
+
 class DenoiserConfig(Config):
     """The network and the objective that it is trained with."""
 
@@ -41,6 +54,12 @@ class DenoiserConfig(Config):
     """The network: `unet` or `dit`."""
     objective: ObjectiveConfig = Field(discriminator="type")
     """Objective: `edm`, `v`, `epsilon` or `flow`."""
+    self_conditioning: SelfConditioning | None = None
+    """Whether the network is shown its last estimate; null shows it the noisy latent alone."""
+
+    def input_channels(self, channels: int) -> int:
+        """Channels that go into the network for latents of so many."""
+        return channels if self.self_conditioning is None else 2 * channels
 
 
 class TrainingOutput(NamedTuple):
@@ -65,7 +84,10 @@ class Denoiser(nn.Module):
         self.latent_shape = latent_shape
         self.preconditioning: Preconditioning = create_preconditioning(config.objective)
         self.network: Network = create_network(
-            config.network, latent_shape=latent_shape, device=torch.device(device)
+            config.network,
+            latent_shape=latent_shape,
+            device=torch.device(device),
+            input_channels=config.input_channels(latent_shape[0]),
         )
         weighting = config.objective.weighting
         self.uncertainty = (
@@ -79,27 +101,51 @@ class Denoiser(nn.Module):
         x_BCHW: Tensor,
         sigma_B: Tensor,
         *,
+        previous_BCHW: Tensor | None = None,
         output: Literal["denoised", "training"] = "denoised",
     ) -> Tensor | TrainingOutput:
         """The expected clean latent given ``x = x0 + sigma n``: fp32, shaped as ``x_BCHW``.
 
+        ``previous_BCHW`` is an estimate of it, for a network with self-conditioning.
+
         With ``output="training"`` the learned uncertainty comes with it: under ZeRO-3 parameters
         exist during the forward pass alone.
         """
-        denoised_BCHW = self._denoised(x_BCHW, sigma_B)
+        denoised_BCHW = self._denoised(x_BCHW, sigma_B, previous_BCHW)
         if output == "denoised":
             return denoised_BCHW
         uncertainty_B = None if self.uncertainty is None else self.uncertainty(sigma_B)
         return TrainingOutput(denoised_BCHW, uncertainty_B)
 
-    def _denoised(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    def fresh(self) -> Denoise:
+        """This denoiser for one run of a sampler, in which it is shown its last estimate."""
+        return self if self.config.self_conditioning is None else _ShownItsLast(self)
+
+    def _denoised(self, x_BCHW: Tensor, sigma_B: Tensor, previous_BCHW: Tensor | None) -> Tensor:
         scales = self.preconditioning
         sigma_B111 = sigma_B.float().reshape(-1, 1, 1, 1)
         x_BCHW = x_BCHW.float()
-        network_input = (scales.c_in(sigma_B111) * x_BCHW).to(module_dtype(self.network))
+        scaled_BCHW = scales.c_in(sigma_B111) * x_BCHW
+        if self.config.self_conditioning is not None:
+            shown_BCHW = torch.zeros_like(x_BCHW) if previous_BCHW is None else previous_BCHW
+            scaled_BCHW = torch.cat([scaled_BCHW, shown_BCHW], dim=1)
+        network_input = scaled_BCHW.to(module_dtype(self.network))
         output_BCHW: Tensor = self.network(network_input, scales.c_noise(sigma_B.float())).sample
         # Karras et al. 2022, Eq. 7
         return scales.c_skip(sigma_B111) * x_BCHW + scales.c_out(sigma_B111) * output_BCHW.float()
+
+
+class _ShownItsLast:
+    """A denoiser with self-conditioning while one sampler runs: it remembers one estimate."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._last_BCHW: Tensor | None = None
+
+    def __call__(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        denoised_BCHW: Tensor = self._denoiser(x_BCHW, sigma_B, previous_BCHW=self._last_BCHW)
+        self._last_BCHW = denoised_BCHW
+        return denoised_BCHW
 
 
 @dataclass(frozen=True)

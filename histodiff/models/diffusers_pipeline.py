@@ -132,7 +132,7 @@ def _betas(sigmas: Tensor) -> list[float]:
 
 def _plain_unet(loaded: LoadedDenoiser, translation: _Translation) -> UNet2DModel:
     """The network with the pipeline's levels as its input, and its output as the pipeline's."""
-    network = loaded.denoiser.unet
+    network = loaded.denoiser.network
     if not isinstance(network, UNet2DModel):
         raise ConfigError(
             f"the denoiser is a {type(network).__name__}, and only a UNet can be exported: it is"
@@ -195,7 +195,7 @@ def _folded_autoencoder(
     own = {name: tensor.float().cpu() for name, tensor in network.state_dict().items()}
     exported.load_state_dict(identities | own)
     mean_C = torch.tensor(loaded.whitening_mean, dtype=torch.float64)
-    std_C = torch.tensor(loaded.whitening_std, dtype=torch.float64) * data_std
+    std_C = torch.tensor(loaded.whitening_scale, dtype=torch.float64) * data_std
     _fold(exported, mean_C, std_C)
     return exported.eval()
 

@@ -20,6 +20,7 @@ def training_batches(
     view: View,
     symmetries: Symmetries,
     channels: ChannelSymmetries | None,
+    self_conditioning: float = 0.0,
     seed: int,
     rank: int,
     world_size: int,
@@ -34,6 +35,7 @@ def training_batches(
         view: What is seen of the posteriors.
         symmetries: Group of which every sample gets a random member.
         channels: What its members do to channels.
+        self_conditioning: Share of the samples of which the network is shown an estimate.
         seed: Seed of the draws.
         rank: This rank.
         world_size: Number of ranks.
@@ -52,6 +54,7 @@ def training_batches(
             view=view,
             symmetries=symmetries,
             channels=channels,
+            self_conditioning=self_conditioning,
         )
 
     try:

@@ -26,6 +26,8 @@ class CleanAndNoise(NamedTuple):
     """Standard normal, fp32."""
     uniform_B: torch.Tensor
     """Uniform in [0, 1), fp64."""
+    conditioned_B: torch.Tensor
+    """Whether the network is shown an estimate of the sample, bool."""
 
 
 def posterior_draws(
@@ -38,6 +40,7 @@ def posterior_draws(
     view: View,
     symmetries: Symmetries = "none",
     channels: ChannelSymmetries | None = None,
+    self_conditioning: float = 0.0,
 ) -> CleanAndNoise:
     """The draws that belong to ``indices``.
 
@@ -52,6 +55,7 @@ def posterior_draws(
         view: What is seen of the posterior.
         symmetries: Group of which every sample gets a random member, before the posterior draw.
         channels: What its members do to channels.
+        self_conditioning: Share of the samples of which the network is shown an estimate.
     """
     group = GROUPS[symmetries]
     turned_BMHW = _turned(moments_BMHW, indices, group, channels, seed=seed, purpose=purpose)
@@ -67,8 +71,16 @@ def posterior_draws(
         generator.standard_normal(dtype=np.float32, out=noise_BCHW[place])
     drawn_BCHW = mean_BCHW + std_BCHW * posterior_BCHW if view == "sample" else mean_BCHW
     clean_BCHW = whitening.apply(drawn_BCHW)
+    conditioned_B = [
+        self_conditioning > 0
+        and generator_for(seed, purpose, int(index), "conditioning").random() < self_conditioning
+        for index in indices
+    ]
     return CleanAndNoise(
-        torch.from_numpy(clean_BCHW), torch.from_numpy(noise_BCHW), torch.from_numpy(uniform_B)
+        torch.from_numpy(clean_BCHW),
+        torch.from_numpy(noise_BCHW),
+        torch.from_numpy(uniform_B),
+        torch.tensor(conditioned_B),
     )
 
 

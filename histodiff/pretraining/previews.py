@@ -90,7 +90,7 @@ class Previews:
         ]
         return self._pixels(
             sample(
-                denoiser,
+                denoiser.fresh(),
                 sigmas=noise_levels(
                     KarrasSchedule(type="karras", steps=_STEPS), denoiser.preconditioning
                 ),

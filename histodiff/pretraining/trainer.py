@@ -17,7 +17,7 @@ from histodiff.models.denoiser import LAST, SNAPSHOTS, SnapshotInfo, save_snapsh
 from histodiff.pretraining.dataset import TrainingDataset
 from histodiff.pretraining.initialisation import chosen_attention, initial_denoiser
 from histodiff.pretraining.loader import training_batches
-from histodiff.pretraining.loss import micro_loss
+from histodiff.pretraining.loss import Estimates, micro_loss
 from histodiff.pretraining.monitor import Machine, Monitor
 from histodiff.pretraining.posterior import CleanAndNoise
 from histodiff.pretraining.previews import Previews
@@ -93,12 +93,14 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
         self.previews = Previews(spec, self.data.latent_shape, stores=self.data.stores)
 
     def batches(self) -> AbstractContextManager[Iterator[CleanAndNoise]]:
+        shown = self.spec.denoiser.self_conditioning
         return training_batches(
             self.data.mixture,
             whitening=self.spec.whitening,
             view=self.spec.view,
             symmetries=self.spec.symmetries,
             channels=self.data.symmetries,
+            self_conditioning=0.0 if shown is None else shown.probability,
             seed=self.spec.seed,
             rank=self.rank,
             world_size=self.world_size,
@@ -117,6 +119,7 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
                 micro_loss,
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
+                estimates=self._estimates,
                 weighting=self.spec.denoiser.objective.weighting,
             )
             for part in micro_batches(batch, self.micro_batch)
@@ -163,6 +166,14 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
     def close(self) -> None:
         super().close()
         self.monitor.close()
+
+    @property
+    def _estimates(self) -> Estimates:
+        """Of which samples of a micro-batch the network is shown an estimate."""
+        if self.spec.denoiser.self_conditioning is None:
+            return "none"
+        one_shape = self.spec.train.compile or self.spec.device != "cpu"
+        return "whole_batch" if one_shape else "chosen"
 
     @property
     def _loss_scale(self) -> float | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histodiff.diffusion import Denoise, GuidanceConfig, Guide, SamplerConfig, sample
+from histodiff.diffusion import Denoise, GuidanceConfig, Guide, SamplerConfig, for_one_run, sample
 from histodiff.synthesis.plan import class_of, start_noise, step_noise
 
 
@@ -56,7 +56,9 @@ def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
     )
     shape = networks.latent_shape
     latents_BCHW = sample(
-        networks.guide.steered(networks.denoise, labels_B, guidance=drawing.guidance),
+        networks.guide.steered(
+            for_one_run(networks.denoise), labels_B, guidance=drawing.guidance
+        ),
         sigmas=drawing.sigmas,
         sampler=drawing.sampler,
         noise_B=start_noise(samples, shape=shape, seed=drawing.seed).to(device),

@@ -85,7 +85,7 @@ def _our_pictures(
         noise_B=noise_BCHW * math.sqrt(1 + 1 / float(sigmas[0]) ** 2),
         step_noise=_no_noise,
     )
-    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_std)
+    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
     decoded_BCHW: Tensor = autoencoder.network.decode(whitening.invert(latents_BCHW)).sample
     return (decoded_BCHW.float() / 2 + 0.5).clamp(0, 1)
 

@@ -39,6 +39,19 @@ def test_draws_differ_by_sample_seed_and_purpose():
     assert not torch.equal(first.noise_BCHW, draw(values, [0, 1], purpose="validation").noise_BCHW)
 
 
+def test_conditioned_samples_are_a_share_that_depends_on_seed_and_index_alone():
+    values = moments(2000)
+    options = {"whitening": WHITENING, "seed": 1, "purpose": "train", "view": "mean"}
+    plain = posterior_draws(values, range(2000), **options)
+    shown = posterior_draws(values, range(2000), self_conditioning=0.3, **options)
+    tail = posterior_draws(values[1500:], range(1500, 2000), self_conditioning=0.3, **options)
+    assert not plain.conditioned_B.any()
+    assert shown.conditioned_B.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(tail.conditioned_B, shown.conditioned_B[1500:])
+    assert torch.equal(plain.noise_BCHW, shown.noise_BCHW)  # other draws are what they were
+    assert torch.equal(plain.uniform_B, shown.uniform_B)
+
+
 def test_draws_clean_samples_follow_the_whitened_posterior():
     values = np.zeros((2000, 4, 4, 4), np.float16)
     values[:, :2] = 3.0
