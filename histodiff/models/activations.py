@@ -17,7 +17,9 @@ def middle_features(denoiser: Denoiser, x_BCHW: Tensor, sigma_B: Tensor) -> Tens
     """Mean over positions (B, D), fp32, of the middle block's output for noisy whitened latents."""
     network = denoiser.network
     # The middle block of a UNet; of a transformer the block in the middle, which gives tokens BND.
-    middle = network.blocks[len(network.blocks) // 2] if isinstance(network, DiT) else network.mid_block
+    middle = (
+        network.blocks[len(network.blocks) // 2] if isinstance(network, DiT) else network.mid_block
+    )
     seen: list[Tensor] = []
     hook = middle.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:

@@ -138,6 +138,11 @@ def _plain_unet(loaded: LoadedDenoiser, translation: _Translation) -> UNet2DMode
             f"the denoiser is a {type(network).__name__}, and only a UNet can be exported: it is"
             " the network that LDMPipeline knows"
         )
+    if loaded.denoiser.config.self_conditioning is not None:
+        raise ConfigError(
+            "a denoiser with self_conditioning cannot be exported: LDMPipeline shows its network"
+            " nothing but the noisy latent"
+        )
     height, width = loaded.latent_shape[1:]
     if height != width:
         raise ConfigError(f"latents of {width}x{height} px cannot be exported; they must be square")
