@@ -105,7 +105,8 @@ class _Path(nn.Module):
             else:
                 hidden_BCHW = block(hidden_BCHW)
         # Added last and out of sight of `conv_out`, whose output is all that a loss pulls at.
-        return linear_BCHW + self.conv_out(functional.silu(hidden_BCHW))
+        summed_BCHW: Tensor = linear_BCHW + self.conv_out(functional.silu(hidden_BCHW))
+        return summed_BCHW
 
 
 class _Block(nn.Module):
@@ -135,8 +136,12 @@ def start_from_linear(network: PatchAutoencoder, linear: LinearMap) -> None:
     components = torch.from_numpy(linear.components_CD).float()
     shift_C = torch.from_numpy(-linear.components_CD @ linear.mean_D).float()
     mean_D = torch.from_numpy(np.asarray(linear.mean_D)).float()
-    network.encoder.linear.weight.copy_(components[:, :, None, None])
-    network.encoder.linear.bias.copy_(shift_C)
-    network.decoder.linear.weight.copy_(components.T[:, :, None, None])
-    network.decoder.linear.bias.copy_(mean_D)
+    _fill(network.encoder.linear, components, shift_C)
+    _fill(network.decoder.linear, components.T, mean_D)
     network.register_to_config(symmetries=linear.channels.model_dump(mode="json"))
+
+
+def _fill(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight[:, :, None, None])
+    assert layer.bias is not None
+    layer.bias.copy_(bias)

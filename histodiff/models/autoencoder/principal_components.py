@@ -87,7 +87,8 @@ def _blocks(patches_NHWC: npt.NDArray[np.uint8], side: int, seed: int) -> Floats
         (left[:, None] + offsets)[:, None, :],
     ]
     blocks_NCHW = blocks_NHWC.transpose(0, 3, 1, 2)
-    return blocks_NCHW.reshape(_BLOCKS, -1).astype(np.float64) / 127.5 - 1
+    blocks_ND: Floats = blocks_NCHW.reshape(_BLOCKS, -1).astype(np.float64) / 127.5 - 1
+    return blocks_ND
 
 
 def _matrix(side: int, which: int) -> Floats:

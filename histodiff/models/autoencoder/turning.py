@@ -32,7 +32,7 @@ def turned_each(
 ) -> Tensor:
     """Every image under a symmetry of its own; arguments as of ``turned``."""
     parts, places = [], []
-    for which in which_B.unique().tolist():
+    for which in sorted(set(which_B.tolist())):
         place = torch.nonzero(which_B == which).flatten()
         parts.append(turned(images_BCHW[place], which, channels=channels))
         places.append(place)
