@@ -23,6 +23,7 @@ from histodiff.diffusion import (
 )
 from histodiff.errors import ArtifactCorrupt
 from histodiff.kernels.attention import AttentionConfig
+from histodiff.models.layer_features import LayerFeatures, Projection
 from histodiff.models.network import Network, NetworkConfig, create_network
 from histodiff.models.uncertainty import Uncertainty
 from histodiff.models.weights import StoredModel, fill, module_dtype, read_model, save_model
@@ -32,7 +33,7 @@ SNAPSHOTS = "snapshots"
 """Folder of the EMA snapshots in a Denoiser."""
 LAST = "last"
 """The newest of them, of the first half-life."""
-_MODEL = "denoiser"
+_MODEL, _PROJECTION = "denoiser", "projection."
 
 
 class SelfConditioning(Config):
@@ -69,6 +70,8 @@ class TrainingOutput(NamedTuple):
     """``D(x; sigma)``, fp32."""
     uncertainty_B: Tensor | None
     """The learned ``u(sigma)``, fp32; None unless the objective's weighting learns it."""
+    projected_BFHW: Tensor | None = None
+    """Projected features of a layer; None unless there is a projection."""
 
 
 class Denoiser(nn.Module):
@@ -95,6 +98,12 @@ class Denoiser(nn.Module):
             if isinstance(weighting, UncertaintyWeighting)
             else None
         )
+        self.projection: Projection | None = None
+        self._features: LayerFeatures | None = None
+
+    def project(self, features: LayerFeatures, projection: Projection) -> None:
+        """Has the training output hold ``projection`` of ``features``; snapshots are without."""
+        self._features, self.projection = features, projection
 
     def forward(
         self,
@@ -115,7 +124,9 @@ class Denoiser(nn.Module):
         if output == "denoised":
             return denoised_BCHW
         uncertainty_B = None if self.uncertainty is None else self.uncertainty(sigma_B)
-        return TrainingOutput(denoised_BCHW, uncertainty_B)
+        if self._features is None or self.projection is None:
+            return TrainingOutput(denoised_BCHW, uncertainty_B)
+        return TrainingOutput(denoised_BCHW, uncertainty_B, self.projection(self._features.take()))
 
     def fresh(self) -> Denoise:
         """This denoiser for one run of a sampler, in which it is shown its last estimate."""
@@ -208,6 +219,11 @@ class LoadedDenoiser:
         return self.info.mpp
 
 
+def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a denoiser's state is its own, and not the projection's, which training alone has."""
+    return {name: each for name, each in state.items() if not name.startswith(_PROJECTION)}
+
+
 def save_snapshot(
     path: StoragePath,
     denoiser: Denoiser,
@@ -223,7 +239,7 @@ def save_snapshot(
         info: What it was trained on.
         state: Weights to save instead, by the names of ``denoiser.state_dict()``: those of an EMA.
     """
-    tensors = denoiser.state_dict() if state is None else state
+    tensors = published(denoiser.state_dict() if state is None else state)
     save_model(
         path,
         model=_MODEL,

@@ -9,6 +9,7 @@ import torch
 
 from histodiff.diffusion import Preconditioning, WeightingConfig, training_loss
 from histodiff.models.denoiser import TrainingOutput
+from histodiff.pretraining.alignment import Alignment
 from histodiff.pretraining.posterior import CleanAndNoise
 
 Estimates = Literal["none", "chosen", "whole_batch"]
@@ -23,6 +24,7 @@ def micro_loss(
     preconditioning: Preconditioning,
     weighting: WeightingConfig,
     estimates: Estimates = "none",
+    alignment: Alignment | None = None,
 ) -> torch.Tensor:
     """Mean training loss of one micro-batch: unweighted as a value, weighted as a gradient."""
     sigma_B = preconditioning.training_sigma(part.uniform_B).float()
@@ -37,13 +39,18 @@ def micro_loss(
     found: TrainingOutput = denoise(
         noisy_BCHW, sigma_B, previous_BCHW=previous_BCHW, output="training"
     )
-    return training_loss(
+    loss = training_loss(
         preconditioning.loss(found.denoised_BCHW, part.clean_BCHW, sigma_B),
         sigma_B,
         weighting=weighting,
         preconditioning=preconditioning,
         uncertainty_B=found.uncertainty_B,
     )
+    if alignment is None:
+        return loss
+    assert found.projected_BFHW is not None
+    aligned = alignment.weight * alignment.loss(part.clean_BCHW, found.projected_BFHW)
+    return loss + (aligned - aligned.detach())
 
 
 @torch.no_grad()

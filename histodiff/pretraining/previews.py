@@ -22,7 +22,7 @@ from histodiff.diffusion import KarrasSchedule, noise_levels, sample
 from histodiff.diffusion.samplers import HeunSampler
 from histodiff.latents import LatentStore
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
-from histodiff.models.denoiser import Denoiser, with_attention_here
+from histodiff.models.denoiser import Denoiser, published, with_attention_here
 from histodiff.pretraining.spec import PretrainSpec, PreviewQuality
 from histodiff.pretraining.validation import validation_moments
 from histodiff.runtime import generator_for
@@ -116,7 +116,7 @@ class Previews:
                 latent_shape=self._shape,
                 device=self._spec.device,
             )
-        denoiser.load_state_dict(state)
+        denoiser.load_state_dict(published(state))
         return denoiser.eval().requires_grad_(requires_grad=False)
 
     def _pixels(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from histodiff.config import Config
 from histodiff.latents import ScalingConfig, SlabCache, View, Whitening
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource
+from histodiff.pretraining.alignment import AlignmentSpec
 from histodiff.runtime.symmetries import Symmetries
 from histodiff.telemetry import HubAddress
 from histodiff.training import TrainConfig
@@ -81,6 +82,8 @@ class PretrainSpec:
     """Local disk for slabs of remote stores."""
     hub: HubAddress | None
     """Where ranks announce their metrics."""
+    alignment: AlignmentSpec | None = None
+    """What a layer is aligned with; None aligns nothing."""
     peak_flops: float | None = None
     """Peak FLOP/s of a rank's device as the site gives it."""
     preview_images: int | None = None

@@ -14,6 +14,7 @@ import torch
 from histodiff.latents import scaling_rule
 from histodiff.models.cost import flops_per_image
 from histodiff.models.denoiser import LAST, SNAPSHOTS, SnapshotInfo, save_snapshot
+from histodiff.pretraining.alignment import Alignment
 from histodiff.pretraining.dataset import TrainingDataset
 from histodiff.pretraining.initialisation import chosen_attention, initial_denoiser
 from histodiff.pretraining.loader import training_batches
@@ -73,6 +74,7 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
         self.denoiser = initial_denoiser(spec, self.data.latent_shape)
         self.flops = flops_per_image(self.denoiser)
         self.num_parameters = sum(p.numel() for p in self.denoiser.parameters())
+        self.alignment = self._alignment()
         self.preconditioning = self.denoiser.preconditioning
         self.micro_batch = spec.train.micro_batch_of(world_size)
         self.attention = chosen_attention(self.denoiser, spec, batch=self.micro_batch)
@@ -120,6 +122,7 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
                 part=CleanAndNoise(*(tensor.to(self.spec.device) for tensor in part)),
                 preconditioning=self.preconditioning,
                 estimates=self._estimates,
+                alignment=self.alignment,
                 weighting=self.spec.denoiser.objective.weighting,
             )
             for part in micro_batches(batch, self.micro_batch)
@@ -180,6 +183,19 @@ class DenoiserTrainer(Trainer[CleanAndNoise]):
         """Of fp16."""
         scale = self.state.engine.loss_scale
         return None if scale is None else scale.value
+
+    def _alignment(self) -> Alignment | None:
+        if self.spec.alignment is None:
+            return None
+        with torch.random.fork_rng(devices=[]):  # first weights of the projection
+            torch.manual_seed(derived_seed(self.spec.seed, "alignment-weights"))
+            return Alignment(
+                self.spec.alignment,
+                self.denoiser,
+                whitening=self.spec.whitening,
+                encoder_sha256=self.data.stores[0].encoder_sha256,
+                device=self.spec.device,
+            )
 
     def _validation(self) -> Validation | None:
         if self.spec.validation is None:

@@ -41,6 +41,7 @@ from histodiff.latents import (
 )
 from histodiff.models.denoiser import DenoiserConfig
 from histodiff.models.pretrained import UNetSource, absolute_source, source_sha256
+from histodiff.pretraining.alignment import AlignmentConfig, AlignmentSpec
 from histodiff.pretraining.monitor import TENSORBOARD
 from histodiff.pretraining.previews import PREVIEWS
 from histodiff.pretraining.rank import pretrain_rank
@@ -58,10 +59,18 @@ from histodiff.telemetry import HubAddress, progress
 from histodiff.training import TrainConfig, newest_step
 from histodiff.training.state import CHECKPOINTS
 from histodiff.workflows.gangs import rank_hub, reporter
-from histodiff.workflows.networks import ENCODER_SHA256, preview_autoencoder, published_whitening
+from histodiff.workflows.networks import (
+    ENCODER_SHA256,
+    preview_autoencoder,
+    published_whitening,
+    require_same_encoder,
+    require_snapshot,
+    snapshot_path,
+)
 from histodiff.workflows.quality.previews import PreviewQualityConfig, preview_measurement
 
 _WHITENING = "scratch/whitening.json"
+_TARGET = "alignment.target.denoiser"
 _NO_CONTENT = (TIMING, f"{TENSORBOARD}/", f"{PREVIEWS}/")
 """Files that hold wall times, or depend on what is watched."""
 _ALIKE = {
@@ -105,6 +114,8 @@ class PretrainConfig(CommandConfig):
     init: UNetSource | None = None
     """A UNet saved by diffusers to start from (network `unet` only); null starts from random
     weights."""
+    alignment: AlignmentConfig | None = None
+    """Aligns a layer with the features of a finished denoiser (REPA); null aligns nothing."""
     train: TrainConfig
     """The optimization."""
     validation: ValidationConfig | None
@@ -146,11 +157,23 @@ class PretrainConfig(CommandConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _aligned_eagerly(self) -> "PretrainConfig":
+        if self.alignment is not None and self.train.compile:
+            raise ValueError(
+                "alignment reads a layer inside the network, which train.compile=true hides; set"
+                " train.compile: false, or alignment: null"
+            )
+        return self
+
     def inputs(self) -> dict[str, Reference]:
-        return {
+        stores = {
             f"stores.{number}.latents": part.latents.as_kind(Kind.LATENTS)
             for number, part in enumerate(self.stores)
         }
+        if self.alignment is None:
+            return stores
+        return {**stores, _TARGET: self.alignment.target.denoiser.as_kind(Kind.DENOISERS)}
 
 
 def pretrain(config: PretrainConfig, site: Site) -> Artifact:
@@ -163,15 +186,17 @@ def pretrain(config: PretrainConfig, site: Site) -> Artifact:
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
-    _require_stores_of_one_kind(inputs)
+    stores = {key: store for key, store in inputs.items() if key != _TARGET}
+    _require_stores_of_one_kind(stores)
+    _require_target(config, inputs)
     _require_fitting_ranks(config, site.ranks)
-    published = _published(config, inputs, site)
+    published = _published(config, stores, site)
     init_sha256 = None if config.init is None else source_sha256(config.init)
     inventory = {"device_class": site.device} | ({"init": init_sha256} if init_sha256 else {})
     draft = begin(root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:
         return draft.finished
-    run = _Run(config, site, draft, inputs, published, init_sha256)
+    run = _Run(config, site, draft, stores, inputs.get(_TARGET), published, init_sha256)
     if torchrun_rank():  # the process of rank 0 drives
         return _pretrained(run)
     with draft:
@@ -185,7 +210,8 @@ class _Run:
     config: PretrainConfig
     site: Site
     draft: Draft
-    inputs: Mapping[str, Artifact]
+    stores: Mapping[str, Artifact]
+    target: Artifact | None
     published: Whitening | None
     init_sha256: str | None
 
@@ -211,22 +237,26 @@ def _pretrained(run: _Run) -> Artifact:
 
 def estimate(config: PretrainConfig, site: Site) -> dict[str, float | int | str]:
     """Images, steps and their cut into ranks and micro-batches; rows of the stores."""
-    inputs = [open_artifact(site.storage_root, address) for address in config.inputs().values()]
+    stores = [
+        open_artifact(site.storage_root, address)
+        for key, address in config.inputs().items()
+        if key != _TARGET
+    ]
     _require_fitting_ranks(config, site.ranks)
     return {
         "images": config.train.num_steps * config.train.batch,
         "steps": config.train.num_steps,
         "ranks": fewest_ranks(site.ranks),
         "micro_batch": config.train.micro_batch_of(fewest_ranks(site.ranks)),
-        "rows": sum(int(artifact.manifest.contents["rows"]) for artifact in inputs),
+        "rows": sum(int(artifact.manifest.contents["rows"]) for artifact in stores),
     }
 
 
-def _require_stores_of_one_kind(inputs: Mapping[str, Artifact]) -> None:
+def _require_stores_of_one_kind(stores: Mapping[str, Artifact]) -> None:
     """Before the artifact is begun: what was begun could only be mended under another version."""
     for key, fix in _ALIKE.items():
         found = {
-            str(artifact.reference): artifact.manifest.contents[key] for artifact in inputs.values()
+            str(artifact.reference): artifact.manifest.contents[key] for artifact in stores.values()
         }
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{name} has {str(value)[:12]}" for name, value in found.items())
@@ -246,8 +276,8 @@ def _require_fitting_ranks(config: PretrainConfig, ranks: Ranks) -> None:
 def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
     """What every rank is given; one process makes it, as the whitening reads the stores."""
     config, site = run.config, run.site
-    shares = zip(run.inputs.values(), config.stores, strict=True)
-    autoencoder = preview_autoencoder(run.inputs, site) if config.preview_images else None
+    shares = zip(run.stores.values(), config.stores, strict=True)
+    autoencoder = preview_autoencoder(run.stores, site) if config.preview_images else None
     return PretrainSpec(
         run=f"{config.name}@{config.version}",
         artifact=str(run.draft.path),
@@ -272,18 +302,36 @@ def _spec(run: _Run, hub: HubAddress | None) -> PretrainSpec:
         preview_images=config.preview_images or None,
         preview_autoencoder=autoencoder,
         preview_quality=_preview_quality(config, autoencoder, site),
+        alignment=_alignment(run),
     )
 
 
 def _published(
-    config: PretrainConfig, inputs: Mapping[str, Artifact], site: Site
+    config: PretrainConfig, stores: Mapping[str, Artifact], site: Site
 ) -> Whitening | None:
     """The whitening that was published, if the config wants that one; before anything is begun."""
     match config.scaling:
         case PowerScaling():
             return None
         case PublishedScaling():
-            return published_whitening(inputs, site)
+            return published_whitening(stores, site)
+
+
+def _require_target(config: PretrainConfig, inputs: Mapping[str, Artifact]) -> None:
+    """Before anything is begun: the denoiser that is aligned with is of these latents."""
+    if config.alignment is None:
+        return
+    target = inputs[_TARGET]
+    require_same_encoder(next(iter(inputs.values())), target)
+    require_snapshot(target, config.alignment.target.snapshot)
+
+
+def _alignment(run: _Run) -> AlignmentSpec | None:
+    config = run.config.alignment
+    if config is None or run.target is None:
+        return None
+    snapshot = snapshot_path(run.target.path, config.target.snapshot)
+    return AlignmentSpec(config, str(snapshot))
 
 
 def _preview_quality(
@@ -310,11 +358,11 @@ def _measured_whitening(run: _Run) -> Whitening:
     scaling = run.config.scaling
     assert isinstance(scaling, PowerScaling)
     return mixture_whitening(
-        [LatentStore.open(artifact.path) for artifact in run.inputs.values()],
+        [LatentStore.open(artifact.path) for artifact in run.stores.values()],
         [part.weight for part in run.config.stores],
         view=run.config.view,
         power=scaling.power,
-        recorded=[_statistics(artifact) for artifact in run.inputs.values()],
+        recorded=[_statistics(artifact) for artifact in run.stores.values()],
     )
 
 

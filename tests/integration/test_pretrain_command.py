@@ -129,6 +129,24 @@ def test_pretrain_of_a_transformer_checkpoints_activations_and_shards(stored):
     assert plain.manifest.contents["attention"]["num_modules"] == 2
 
 
+def test_pretrain_aligned_with_a_finished_denoiser_resumes_and_depends_on_it(stored, monkeypatch):
+    short = {"images": 96, "checkpoint_images": 32}
+    plain = pretrain(tiny_config("plain", train=short), stored)
+    target = {"denoiser": "plain@1", "layer": "mid_block", "sigma": 0.1}
+    alignment = {"weight": 0.5, "layer": "mid_block", "width": 8, "target": target}
+    config = partial(tiny_config, train={**short, "zero_stage": 3}, alignment=alignment)
+    aligned = pretrain(config("aligned"), stored)
+    assert "denoisers/plain@1" in aligned.manifest.inputs
+    assert weights(aligned).keys() == weights(plain).keys()
+    assert losses(aligned)[-1] != pytest.approx(losses(plain)[-1], rel=1e-4)
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain_workflow, "run_gang", interrupted_gang)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config("disturbed"), stored)
+    resumed = pretrain(config("disturbed"), stored)
+    assert resumed.manifest.content_sha256 == aligned.manifest.content_sha256
+
+
 def test_pretrain_of_a_transformer_from_a_saved_unet_is_refused():
     denoiser = {"network": DIT, "objective": {"type": "edm"}}
     values = tiny_config().model_dump() | {"denoiser": denoiser, "init": {"source": "unet"}}
