@@ -12,6 +12,9 @@ _GAP_PX = 4
 _CAPTION_PX = 16
 _PERFECT_DB = 100.0
 
+OWN_PICTURE = "reconstructions.png"
+"""Name, in an autoencoder, of the picture of held-out patches of what it was trained on."""
+
 
 @dataclass(frozen=True)
 class ReconstructionQuality:
@@ -51,6 +54,11 @@ def _ssim(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> floa
             gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
         )
     )  # fmt: skip
+
+
+def target_picture(reference: str) -> str:
+    """Name of the picture of a target's reconstructions: ``patches/name@v1`` by ``name-v1``."""
+    return f"reconstructions-{reference.rpartition('/')[2].replace('@', '-')}.png"
 
 
 def comparison_picture(

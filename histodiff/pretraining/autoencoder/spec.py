@@ -19,6 +19,8 @@ class AutoencoderSpec:
     """Folder or URL of the artifact that is written."""
     indexes: tuple[str, ...]
     """Folders or URLs of the PatchIndexes."""
+    targets: Mapping[str, str]
+    """Folders or URLs of PatchIndexes that are only measured on, by reference."""
     training: AutoencoderTraining | DecoderTraining
     """What is trained, and how."""
     source: str | None

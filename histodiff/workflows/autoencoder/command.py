@@ -6,7 +6,7 @@ term by term. Training runs on the ranks of the site, and resumes from ``checkpo
 ``pretrain``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.models.perceptual import Lpips, RandomFeatures, perceptual_distance
 from histodiff.models.weights import num_parameters
-from histodiff.pretraining.autoencoder.patches import load_patches
 from histodiff.storage import StoragePath, sha256_of, storage_path
 from histodiff.workflows.autoencoder.config import (
     SOURCE,
@@ -40,7 +39,9 @@ from histodiff.workflows.autoencoder.config import (
 from histodiff.workflows.autoencoder.ranks import (
     AutoencoderResult,
     described,
+    held_out_patches,
     patch_indexes,
+    target_indexes,
     trained_autoencoder,
 )
 
@@ -129,11 +130,10 @@ def _made(
     config: AutoencoderConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
 ) -> Artifact:
     torch.set_num_threads(config.threads)
-    indexes = [PatchIndex.open(artifact.path) for artifact in patch_indexes(inputs)]
-    for index in indexes:
-        assert_disjoint(index.patches)
+    for path in [artifact.path for artifact in patch_indexes(inputs)]:
+        assert_disjoint(PatchIndex.open(path).patches)
     if isinstance(config.mode, ImportMode):
-        result = _imported(config, config.mode, indexes, draft.path, site.device)
+        result = _imported(config, config.mode, inputs, draft.path, site.device)
     else:
         result = trained_autoencoder(config, config.mode, site, draft, inputs)
     return draft.finish(result.contents, failed=result.failed, measured=result.measured)
@@ -142,13 +142,16 @@ def _made(
 def _imported(
     config: AutoencoderConfig,
     mode: ImportMode,
-    indexes: Sequence[PatchIndex],
+    inputs: Mapping[str, Artifact],
     folder: StoragePath,
     device: str,
 ) -> AutoencoderResult:
-    held_out = None
-    if indexes:
-        held_out = load_patches(indexes, split="val", count=config.num_held_out, seed=config.seed)
+    held_out = held_out_patches(
+        [artifact.path for artifact in patch_indexes(inputs)],
+        target_indexes(inputs),
+        count=config.num_held_out,
+        seed=config.seed,
+    )
     network = import_autoencoder(
         mode.source,
         decoder=mode.decoder,

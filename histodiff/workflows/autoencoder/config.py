@@ -50,6 +50,8 @@ Mode = ImportMode | TrainMode | DecoderMode
 
 SOURCE = "mode.autoencoder"
 """Key of the input whose decoder is trained."""
+TARGETS = "targets."
+"""Beginning of the keys of inputs that are only measured on."""
 
 
 class AutoencoderConfig(CommandConfig):
@@ -59,6 +61,9 @@ class AutoencoderConfig(CommandConfig):
 
     patches: Annotated[tuple[Reference, ...], Location()] = ()
     """PatchIndexes to train on (train split) and to measure on (val split); needed for training."""
+    targets: Annotated[tuple[Reference, ...], Location()] = ()
+    """PatchIndexes of targets, to measure on as well (val split): what the autoencoder loses there
+    no classifier gets to see. None is trained on unless it is among the patches too."""
     mode: Mode = Field(discriminator="type")
     """`import`, `train` or `decoder`."""
     num_held_out: int = Field(default=128, ge=1)
@@ -81,6 +86,10 @@ class AutoencoderConfig(CommandConfig):
         inputs = {
             f"patches.{number}": reference.as_kind(Kind.PATCHES)
             for number, reference in enumerate(self.patches)
+        }
+        inputs |= {
+            f"{TARGETS}{number}": reference.as_kind(Kind.PATCHES)
+            for number, reference in enumerate(self.targets)
         }
         if isinstance(self.mode, DecoderMode):
             inputs[SOURCE] = self.mode.autoencoder.as_kind(Kind.AUTOENCODERS)

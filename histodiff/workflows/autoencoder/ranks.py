@@ -22,8 +22,14 @@ from histodiff.storage import StoragePath, storage_path
 from histodiff.telemetry import HubAddress, progress
 from histodiff.training import newest_step
 from histodiff.training.state import CHECKPOINTS
-from histodiff.workflows.autoencoder.config import SOURCE, AutoencoderConfig, DecoderMode, TrainMode
-from histodiff.workflows.autoencoder.reconstructions import measured
+from histodiff.workflows.autoencoder.config import (
+    SOURCE,
+    TARGETS,
+    AutoencoderConfig,
+    DecoderMode,
+    TrainMode,
+)
+from histodiff.workflows.autoencoder.reconstructions import measured, measured_on_targets
 from histodiff.workflows.gangs import rank_hub, reporter
 from histodiff.workflows.labels import LABELS_SHA256, labelled_rows
 from histodiff.workflows.networks import SYMMETRIES
@@ -40,6 +46,22 @@ class AutoencoderResult:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Validation patches that an autoencoder is measured on."""
+
+    own: LoadedPatches | None
+    """Of what it was trained on, or is said to be for."""
+    targets: Mapping[str, LoadedPatches]
+    """Of each target, by reference."""
+
+    @property
+    def failed(self) -> tuple[UnitIssue, ...]:
+        """Patches that could not be read."""
+        loaded = [*([self.own] if self.own else []), *self.targets.values()]
+        return tuple(issue for patches in loaded for issue in patches.failed)
+
+
+@dataclass(frozen=True)
 class _Labels:
     """What the auxiliary classifier may see."""
 
@@ -49,8 +71,21 @@ class _Labels:
 
 
 def patch_indexes(inputs: Mapping[str, Artifact]) -> list[Artifact]:
-    """The PatchIndexes among the inputs of ``autoencoder``."""
-    return [artifact for key, artifact in inputs.items() if key != SOURCE]
+    """The PatchIndexes that are trained and measured on, among the inputs of ``autoencoder``."""
+    return [
+        artifact
+        for key, artifact in inputs.items()
+        if key != SOURCE and not key.startswith(TARGETS)
+    ]
+
+
+def target_indexes(inputs: Mapping[str, Artifact]) -> dict[str, StoragePath]:
+    """Where the PatchIndexes that are only measured on lie, by reference."""
+    return {
+        str(artifact.reference): artifact.path
+        for key, artifact in inputs.items()
+        if key.startswith(TARGETS)
+    }
 
 
 def trained_autoencoder(
@@ -99,6 +134,7 @@ def _spec(
         run=f"{config.name}@{config.version}",
         artifact=str(draft.path),
         indexes=tuple(str(artifact.path) for artifact in patch_indexes(inputs)),
+        targets={name: str(path) for name, path in target_indexes(inputs).items()},
         training=_with_absolute_paths(mode),
         source=str(inputs[SOURCE].path) if isinstance(mode, DecoderMode) else None,
         label_of=labels.label_of,
@@ -153,7 +189,7 @@ def _train_and_measure(
 ) -> AutoencoderResult:
     """What every rank does; rank 0, which has the device, measures as well."""
     # Before the training: that there is nothing to measure on should not show after it.
-    held_out = _held_out(spec) if rank == 0 else None
+    held_out = _held_out(spec) if rank == 0 else HeldOut(None, {})
     outcome = train_rank(spec, rank, world_size, report, notice)
     if rank != 0:
         return AutoencoderResult({}, (), {})
@@ -164,14 +200,35 @@ def _train_and_measure(
     return replace(result, contents=contents, failed=(*outcome.failed, *result.failed))
 
 
-def _held_out(spec: AutoencoderSpec) -> LoadedPatches:
-    indexes = [PatchIndex.open(storage_path(index)) for index in spec.indexes]
-    return load_patches(indexes, split="val", count=spec.num_held_out, seed=spec.seed)
+def _held_out(spec: AutoencoderSpec) -> HeldOut:
+    return held_out_patches(
+        [storage_path(index) for index in spec.indexes],
+        {name: storage_path(path) for name, path in spec.targets.items()},
+        count=spec.num_held_out,
+        seed=spec.seed,
+    )
+
+
+def held_out_patches(
+    indexes: Sequence[StoragePath], targets: Mapping[str, StoragePath], *, count: int, seed: int
+) -> HeldOut:
+    """At most ``count`` validation patches of all ``indexes``, and as many of each target.
+
+    Raises:
+        ConfigError: There is none in one of them.
+    """
+
+    def loaded(paths: Sequence[StoragePath]) -> LoadedPatches:
+        opened = [PatchIndex.open(path) for path in paths]
+        return load_patches(opened, split="val", count=count, seed=seed)
+
+    own = loaded(indexes) if indexes else None
+    return HeldOut(own, {name: loaded([path]) for name, path in targets.items()})
 
 
 def described(
     network: Autoencoder,
-    held_out: LoadedPatches | None,
+    held_out: HeldOut,
     folder: StoragePath,
     *,
     perceptual: RandomFeatures | Lpips,
@@ -179,9 +236,16 @@ def described(
     """What there is to say of the autoencoder in ``folder``; it is measured on ``held_out``."""
     quality: dict[str, Any] = {}
     rates: dict[str, Any] = {}
-    if held_out is not None:
-        found = measured(network, held_out.pixels_NHWC, folder, perceptual=perceptual)
+    if held_out.own is not None:
+        found = measured(network, held_out.own.pixels_NHWC, folder, perceptual=perceptual)
         quality, rates = found.quality, {"images_per_second": found.images_per_second}
+    if held_out.targets:
+        quality["targets"] = measured_on_targets(
+            network,
+            {name: patches.pixels_NHWC for name, patches in held_out.targets.items()},
+            folder,
+            perceptual=perceptual,
+        )
     contents = {
         "network": type(network.network).__name__,
         "posterior": network.posterior_type,
@@ -193,5 +257,4 @@ def described(
         "parameters": num_parameters(network.network),
         **quality,
     }
-    failed = held_out.failed if held_out is not None else ()
-    return AutoencoderResult(contents, failed, rates)
+    return AutoencoderResult(contents, held_out.failed, rates)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from histodiff.evaluation.equivariance import equivariance
-from histodiff.evaluation.reconstruction import comparison_picture, reconstruction_quality
+from histodiff.evaluation.reconstruction import (
+    OWN_PICTURE,
+    comparison_picture,
+    reconstruction_quality,
+    target_picture,
+)
 from histodiff.models.autoencoder import Autoencoder, signed_pixels
 from histodiff.models.perceptual import (
     Lpips,
@@ -103,7 +108,7 @@ def measured(
     write_bytes(folder / "metrics.json", record.encode())
     chosen = _spread(len(originals_NHWC), _PICTURED)
     picture = comparison_picture(originals_NHWC[chosen], reconstructions_NHWC[chosen])
-    write_bytes(folder / "reconstructions.png", picture)
+    write_bytes(folder / OWN_PICTURE, picture)
     few_NHWC = originals_NHWC[_spread(len(originals_NHWC), _TURNED)]
     turned = equivariance(network, few_NHWC, batch=_BATCH)
     return Measured(
@@ -112,14 +117,65 @@ def measured(
     )
 
 
+def measured_on_targets(
+    network: Autoencoder,
+    originals: Mapping[str, npt.NDArray[np.uint8]],
+    folder: StoragePath,
+    *,
+    perceptual: RandomFeatures | Lpips,
+) -> dict[str, Any]:
+    """Quality on the patches of each target, by its reference; writes a picture of each.
+
+    Args:
+        network: The autoencoder.
+        originals: uint8 patches NHWC, by reference.
+        folder: Where ``reconstructions-<name>.png`` are written.
+        perceptual: The network that measures the perceptual distance.
+    """
+    distance = perceptual_distance(perceptual, device=str(network.network.device))
+    found = {}
+    for reference, originals_NHWC in originals.items():
+        decoded_NHWC = _reconstructed(network, originals_NHWC)
+        found[reference] = {
+            **asdict(reconstruction_quality(originals_NHWC, decoded_NHWC)),
+            "perceptual_distance": float(
+                np.mean(_distances(distance, decoded_NHWC, originals_NHWC))
+            ),
+        }
+        chosen = _spread(len(originals_NHWC), _PICTURED)
+        picture = comparison_picture(originals_NHWC[chosen], decoded_NHWC[chosen])
+        write_bytes(folder / target_picture(reference), picture)
+    return found
+
+
+def _reconstructed(
+    network: Autoencoder, originals_NHWC: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    decoded = []
+    for part_BHWC in torch.split(torch.from_numpy(originals_NHWC), _BATCH):
+        mean_BCHW = network.encode(part_BHWC.permute(0, 3, 1, 2)).mean
+        decoded.append(network.decode(mean_BCHW).permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(decoded)
+
+
+def _mean_distance(
+    distance: PerceptualDistance,
+    decoded_NHWC: npt.NDArray[np.uint8],
+    originals_NHWC: npt.NDArray[np.uint8],
+) -> float:
+    return float(np.mean(_distances(distance, decoded_NHWC, originals_NHWC)))
+
+
 @torch.no_grad()
 def _distances(distance: PerceptualDistance, *pictures_NHWC: npt.NDArray[np.uint8]) -> list[float]:
     device = distance.shift_C11.device
-    decoded_BCHW, clean_BCHW = (
-        signed_pixels(torch.from_numpy(part).permute(0, 3, 1, 2).to(device))
-        for part in pictures_NHWC
-    )
-    found: list[float] = distance(decoded_BCHW, clean_BCHW).tolist()
+    found: list[float] = []
+    parts = [torch.split(torch.from_numpy(pictures), _BATCH) for pictures in pictures_NHWC]
+    for pair in zip(*parts, strict=True):
+        decoded_BCHW, clean_BCHW = (
+            signed_pixels(part.permute(0, 3, 1, 2).to(device)) for part in pair
+        )
+        found += distance(decoded_BCHW, clean_BCHW).tolist()
     return found
 
 

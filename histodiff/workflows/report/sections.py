@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
+from histodiff.evaluation.reconstruction import OWN_PICTURE, target_picture
 from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, list_names
@@ -56,6 +57,8 @@ class Reconstruction:
 
     name: str
     metrics: Mapping[str, float]
+    targets: Mapping[str, Mapping[str, float]]
+    """The same on validation patches of targets, by reference."""
     pictures: Sequence[Picture]
     equivariance: Mapping[str, Any] | None
     """What the autoencoder does to flipped and turned patches; None where it was not measured."""
@@ -121,18 +124,23 @@ def reconstruction(artifact: Artifact) -> Reconstruction:
     contents = artifact.manifest.contents
     names = ("psnr_db", "ssim", "perceptual_distance")
     metrics = {name: float(contents[name]) for name in names if name in contents}
+    targets = contents.get("targets", {})
+    captions = {OWN_PICTURE: "Held-out patches"} | {
+        target_picture(name): f"Held-out patches of the target {name}" for name in targets
+    }
+    present = set(list_names(artifact.path))
     pictures = [
         stored_picture(
             artifact.path / name,
             alt="Original patches above, their reconstructions below.",
-            caption="Held-out patches: original above, reconstruction below.",
+            caption=f"{caption}: original above, reconstruction below.",
         )
-        for name in list_names(artifact.path)
-        if name.endswith(".png")
+        for name, caption in captions.items()
+        if name in present
     ]
     turned = contents.get("equivariance")
     advice = advice_on_symmetries(turned) if turned else ""
-    return Reconstruction(str(artifact.reference), metrics, pictures, turned, advice)
+    return Reconstruction(str(artifact.reference), metrics, targets, pictures, turned, advice)
 
 
 def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | None:
