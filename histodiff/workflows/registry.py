@@ -50,7 +50,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         _command("tile", "Slides or patch sets -> PatchIndex: an index of patches, no pixels."),
-        _command("autoencoder", "Import or train the KL autoencoder."),
+        _command("autoencoder", "Import or train an autoencoder."),
         _command("encode", "Pixels -> latent moments in a sharded LatentStore."),
         _command("pretrain", "Train the unconditional denoiser on latents (DeepSpeed)."),
         _command("ceiling", "What perfect samples through an autoencoder would buy a classifier."),
