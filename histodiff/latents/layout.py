@@ -6,9 +6,9 @@ inside it holds ``rows_per_chunk`` rows. Nothing here touches storage.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from histodiff.config import Config
 from histodiff.runtime.symmetries import ChannelSymmetries
@@ -60,6 +60,12 @@ class StoreAttributes(Config):
     """Sorted labels; empty when unlabelled."""
     symmetries: ChannelSymmetries | None = None
     """What turning the tissue does to the channels of its latent; null leaves them as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stores of autoencoders without symmetries keep their bytes and digests."""
+        fields: dict[str, Any] = dump(self)
+        return {k: v for k, v in fields.items() if k != "symmetries" or v is not None}
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,8 @@ def _head_dim(network: nn.Module) -> int | None:
     if {module.heads for module in attention} == {1}:
         return None
     raise ConfigError(
-        f"unet.num_heads={attention[0].heads} cannot be exported: UNet2DModel fixes the width of a"
-        f" head, and here they are {', '.join(map(str, sorted(widths)))}; train with head_dim"
+        f"network.num_heads={attention[0].heads} cannot be exported: UNet2DModel fixes the width of"
+        f" a head, and here they are {', '.join(map(str, sorted(widths)))}; train with head_dim"
     )
 
 

@@ -97,6 +97,6 @@ def _ours(site: Site):
         noise_B=noise * (1 + 1 / sigmas[0].item() ** 2) ** 0.5,
         step_noise=lambda step: pytest.fail("DDIM draws no noise"),
     )  # fmt: skip
-    raw = Whitening(found.whitening_mean, found.whitening_std).invert(latents)
+    raw = Whitening(found.whitening_mean, found.whitening_scale).invert(latents)
     decoded = autoencoder.network.decode(raw).sample
     return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()

@@ -48,6 +48,7 @@ def store_layout(num_rows: int, **changes: object) -> StoreLayout:
         patch_px=64,
         mpp=changes.pop("mpp", 0.5),
         classes=("benign", "cancer"),
+        symmetries=changes.pop("symmetries", None),
     )
     values = {"moment_shape": (4, 2, 2), "rows_per_shard": 16, "rows_per_chunk": 4, **changes}
     return StoreLayout(num_rows=num_rows, attributes=attributes, **values)

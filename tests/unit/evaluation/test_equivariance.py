@@ -17,6 +17,8 @@ PATCHES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uin
 class Pooling:
     """Averages of 4x4 pixels, drawn as flat squares: commutes with every symmetry."""
 
+    symmetries = None
+
     def encode(self, pixels_BCHW):
         mean = F.avg_pool2d(pixels_BCHW.float(), 4)
         return LatentMoments(mean, torch.zeros_like(mean))

@@ -21,7 +21,7 @@ from histodiff.features.kinds import (
     timm_extractor,
 )
 from histodiff.models.activations import middle_features
-from histodiff.models.autoencoder import Autoencoder, AutoencoderArchitecture, create_network
+from histodiff.models.autoencoder import Autoencoder, KlArchitecture, create_network
 from histodiff.models.classifier import ClassifierConfig, NoWeights, create_classifier
 from histodiff.models.denoiser import Denoiser, DenoiserConfig, LoadedDenoiser, SnapshotInfo
 from histodiff.models.unet import UNetConfig
@@ -55,14 +55,14 @@ def tiny_timm(tmp_path, *, without: str | None = None) -> TimmExtractor:
 
 def tiny_denoiser():
     config = DenoiserConfig(
-        unet=UNetConfig(
-            channels=(8, 16), attention_levels=(False, False), blocks_per_level=1, head_dim=8,
-            norm_groups=4,
+        network=UNetConfig(
+            type="unet", channels=(8, 16), attention_levels=(False, False), blocks_per_level=1,
+            head_dim=8, norm_groups=4,
         ),
         objective=EdmObjective(type="edm"),
     )  # fmt: skip
-    architecture = AutoencoderArchitecture(
-        channels=(8, 8, 8, 8), latent_channels=4, blocks_per_level=1, norm_groups=4,
+    architecture = KlArchitecture(
+        type="kl", channels=(8, 8, 8, 8), latent_channels=4, blocks_per_level=1, norm_groups=4,
         mid_attention=False,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -116,7 +116,7 @@ def test_middle_features_leave_no_hook_behind():
     latents, sigma = torch.randn(2, 4, 4, 4), torch.full((2,), 0.3)
     first, second = (middle_features(loaded.denoiser, latents, sigma) for _ in range(2))
     torch.testing.assert_close(first, second)
-    assert not loaded.denoiser.unet.mid_block._forward_hooks
+    assert not loaded.denoiser.network.mid_block._forward_hooks
 
 
 def test_random_features_tell_seeds_apart_and_repeat():

@@ -10,7 +10,7 @@ from histodiff.config import parse_config
 from histodiff.diffusion import DdpmSchedule, KarrasSchedule, noise_levels, sample
 from histodiff.diffusion.samplers import DdimSampler
 from histodiff.errors import ConfigError
-from histodiff.models.autoencoder import Autoencoder, AutoencoderArchitecture, create_network
+from histodiff.models.autoencoder import Autoencoder, KlArchitecture, create_network
 from histodiff.models.denoiser import Denoiser, DenoiserConfig, LoadedDenoiser, SnapshotInfo
 from histodiff.models.diffusers_pipeline import (
     NUM_LEVELS,
@@ -18,9 +18,9 @@ from histodiff.models.diffusers_pipeline import (
     pipeline_sigmas,
 )
 
-WHITENING = {"whitening_mean": (0.4, -1.3, 2.0), "whitening_std": (0.5, 3.0, 0.07)}
+WHITENING = {"whitening_mean": (0.4, -1.3, 2.0), "whitening_scale": (0.5, 3.0, 0.07)}
 UNET = {
-    "channels": [16, 32], "attention_levels": [False, True], "blocks_per_level": 1,
+    "type": "unet", "channels": [16, 32], "attention_levels": [False, True], "blocks_per_level": 1,
     "head_dim": 8, "norm_groups": 4,
 }  # fmt: skip
 OBJECTIVES = {
@@ -44,8 +44,8 @@ def randomised(module: torch.nn.Module, seed: int) -> None:
 
 
 def autoencoder(**changes: bool) -> Autoencoder:
-    architecture = AutoencoderArchitecture(
-        channels=(8, 8, 8), latent_channels=3, blocks_per_level=1, norm_groups=4
+    architecture = KlArchitecture(
+        type="kl", channels=(8, 8, 8), latent_channels=3, blocks_per_level=1, norm_groups=4
     )
     network = create_network(architecture)
     if changes:
@@ -58,10 +58,10 @@ def autoencoder(**changes: bool) -> Autoencoder:
 
 def loaded(of: Autoencoder, objective: dict[str, object], **unet: object) -> LoadedDenoiser:
     config = parse_config(
-        DenoiserConfig, {"unet": UNET | unet, "objective": objective}, source="test"
+        DenoiserConfig, {"network": UNET | unet, "objective": objective}, source="test"
     )
     denoiser = Denoiser(config, latent_shape=(3, 8, 8)).eval().requires_grad_(requires_grad=False)
-    randomised(denoiser.unet, seed=2)
+    randomised(denoiser.network, seed=2)
     info = SnapshotInfo(
         **WHITENING, encoder_sha256=of.encoder_sha256, patch_px=32, mpp=0.5, images_seen=7
     )
@@ -71,7 +71,7 @@ def loaded(of: Autoencoder, objective: dict[str, object], **unet: object) -> Loa
 def raw(found: LoadedDenoiser, whitened: torch.Tensor) -> torch.Tensor:
     mean, std = (
         torch.tensor(values).reshape(1, -1, 1, 1)
-        for values in (found.whitening_mean, found.whitening_std)
+        for values in (found.whitening_mean, found.whitening_scale)
     )
     return whitened * std + mean
 
@@ -144,7 +144,7 @@ def test_exported_autoencoder_has_the_whitened_posterior_and_decodes_it(changes)
     with torch.no_grad():
         posterior, own = exported.encode(pixels).latent_dist, of.network.encode(pixels).latent_dist
         torch.testing.assert_close(raw(found, posterior.mean * 0.5), own.mean, rtol=1e-4, atol=1e-4)
-        std = torch.tensor(found.whitening_std).reshape(1, -1, 1, 1)
+        std = torch.tensor(found.whitening_scale).reshape(1, -1, 1, 1)
         torch.testing.assert_close(posterior.std * 0.5 * std, own.std, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
             exported.decode(posterior.mean).sample, of.network.decode(own.mean).sample,
@@ -167,7 +167,7 @@ def test_exported_unet_of_any_heads_computes_the_same(heads):
     exported = diffusers_pipeline(found, of).unet
     x = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        own = found.denoiser.unet(x, torch.tensor([400.0, 400.0])).sample
+        own = found.denoiser.network(x, torch.tensor([400.0, 400.0])).sample
         torch.testing.assert_close(exported(x, torch.tensor(400)).sample, own, rtol=0, atol=1e-5)
 
 

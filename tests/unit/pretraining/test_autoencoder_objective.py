@@ -92,7 +92,7 @@ def test_gradient_error_equals_the_naive_one():
 
 def test_loss_is_the_weighted_sum_of_its_terms_and_those_are_what_they_say():
     made = network()
-    clean, noise, _ = crops()
+    clean, noise, *_ = crops()
     weights = {"gradient": 2.0, "gradient_scales": 2, "kl": 0.5}
     total, terms = objective(training(weights), made)(*crops(), images_seen=0)
     posterior = made.encode(clean).latent_dist
@@ -134,7 +134,7 @@ def test_adversarial_gradients_are_those_of_the_two_losses_written_down():
     grown = gradients(both)
     both.zero_grad()
 
-    clean, noise, _ = crops(1)
+    clean, noise, *_ = crops(1)
     judge, last = both.discriminator, made.decoder.conv_out.weight
     decoded = decoded_by(made, clean, noise)
     error = (decoded - clean).abs().mean() + naive_gradient_error(decoded, clean, scales=3)
@@ -172,9 +172,9 @@ def test_adversarial_term_is_as_if_it_were_not_there_before_its_start():
 
 def test_classification_trains_classifier_and_decoder_and_passes_over_crops_without_label():
     tuned = objective(decoder_training({"classification": CLASSIFIER}))
-    clean, noise, label = crops()
+    clean, noise, label, turn = crops()
     unlabelled = torch.where(label == 1, -1, label)
-    total, terms = tuned(clean, noise, unlabelled, images_seen=0)
+    total, terms = tuned(clean, noise, unlabelled, turn, images_seen=0)
     decoded = decoded_by(*tuned._network, clean, noise)
     logits = tuned.classifier(decoded).mean(dim=(2, 3))
     counted = -logits.log_softmax(dim=1)[label == 0, 0].sum() / len(label)
@@ -200,8 +200,7 @@ def test_checkpointed_activations_change_no_loss_of_a_decoder():
     torch.manual_seed(0)
     made = tiny()
     tuned = objective(decoder_training(), made)
-    clean, _, label = crops()
-    batch = clean, torch.zeros(4, 4, 4, 4), label
+    batch = crops()._replace(noise_BCHW=torch.zeros(4, 4, 4, 4))
     before = tuned(*batch, images_seen=0).total
     made.enable_gradient_checkpointing()
     after = tuned(*batch, images_seen=0).total
@@ -213,9 +212,9 @@ def test_adversarial_weight_is_that_of_the_last_convolution_of_every_network(mak
     torch.manual_seed(0)
     made = make()
     both = objective(decoder_training({"adversarial": ADVERSARIAL}), made)
-    clean, _, label = crops(1)
+    clean, _, label, turn = crops(1)
     noise = torch.zeros_like(posterior(made, clean).mean)
-    found = both(clean, noise, label, images_seen=100)
+    found = both(clean, noise, label, turn, images_seen=100)
     last = last_convolution(made).weight
     decoded = made.decode(posterior(made, clean).mean).sample
     error = (decoded - clean).abs().mean() + naive_gradient_error(decoded, clean, scales=3)
