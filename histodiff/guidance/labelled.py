@@ -21,17 +21,40 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class RawSymmetries:
+    """Symmetries that move channels, for latents that are whitened already.
+
+    Channels change places and sign before they are whitened: mean and scale are those of a place.
+    """
+
+    channels: ChannelSymmetries
+    whitening: Whitening
+
+    def turned(self, whitened_CHW: Floats, which: int) -> Floats:
+        """What whitening makes of the raw latent under symmetry ``which``."""
+        raw_1CHW = self.whitening.invert(whitened_CHW[None])
+        moved_CHW = square_symmetry(raw_1CHW[0], which, channels=self.channels)
+        return np.asarray(self.whitening.apply(moved_CHW[None])[0], np.float32)
+
+
+@dataclass(frozen=True)
 class LabelledLatents:
     """Whitened posterior moments ``(N, C, H, W)`` with class numbers ``(N,)``."""
 
     mean_NCHW: Floats
     std_NCHW: Floats
     target_N: npt.NDArray[np.int64]
-    symmetries: ChannelSymmetries | None = None
-    """What turning the tissue does to channels."""
+    symmetries: RawSymmetries | None = None
+    """What turning the tissue does to channels; None leaves them as they are."""
 
     def __len__(self) -> int:
         return len(self.target_N)
+
+    def turned(self, latent_CHW: Floats, which: int) -> Floats:
+        """A whitened latent under symmetry ``which`` of the square."""
+        if self.symmetries is None:
+            return square_symmetry(latent_CHW, which)
+        return self.symmetries.turned(latent_CHW, which)
 
 
 @dataclass(frozen=True)
@@ -61,12 +84,13 @@ def read_labelled(
     moments = store.read_rows(ordered).astype(np.float32)
     channels = store.latent_channels
     std_NCHW = moments[:, channels:] / np.asarray(whitening.scale, np.float32).reshape(1, -1, 1, 1)
+    moved = store.layout.attributes.symmetries
     labels = store.rows["label"].take(ordered).to_pylist()
     return LabelledLatents(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
         std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
         target_N=np.array([classes.index(label) for label in labels], np.int64),
-        symmetries=store.layout.attributes.symmetries,
+        symmetries=None if moved is None else RawSymmetries(moved, whitening),
     )
 
 
@@ -102,7 +126,7 @@ def noisy_batch(
             shape, np.float32
         )
         if symmetries:
-            draw = square_symmetry(draw, int(rng.integers(8)), channels=latents.symmetries)
+            draw = latents.turned(draw, int(rng.integers(8)))
         clean.append(draw)
         noise.append(rng.standard_normal(shape, np.float32))
     sigma_B = sigma_of(torch.tensor(uniform, dtype=torch.float64))

@@ -15,9 +15,15 @@ from histodiff.latents import (
     finish_store,
     plan_shards,
 )
+from histodiff.runtime.symmetries import ChannelSymmetries
 from histodiff.storage import StoragePath, storage_path
 
 ENCODER = "e" * 64
+SWAPPED = ChannelSymmetries(
+    permutation=((0, 1), (1, 0)) * 4,
+    sign=((1, 1), (1, -1), (-1, -1), (-1, 1), (-1, 1), (-1, -1), (1, -1), (1, 1)),
+)
+"""Two channels that quarter turns exchange, as an edge across and one down."""
 
 
 def patch_table(*, slides: int, side: int, split: str | None = None) -> pa.Table:

@@ -18,7 +18,7 @@ from histodiff.latents import Whitening
 from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.storage import storage_path
 from histodiff.training import fit
-from tests.support.latent_stores import open_new_store, patch_table
+from tests.support.latent_stores import SWAPPED, open_new_store, patch_table
 from tests.support.optimization import optimization
 
 PRECONDITIONING = create_preconditioning(EdmObjective(type="edm"))
@@ -141,3 +141,41 @@ def test_read_labelled_of_the_view_mean_has_no_posterior_spread(tmp_path):
     assert np.array_equal(mean.mean_NCHW, drawn.mean_NCHW)
     assert drawn.std_NCHW.any()
     assert not mean.std_NCHW.any()
+
+
+def turned_by_hand(latent_CHW, which):
+    """``which % 4`` quarter turns, then a flip, value by value."""
+    side = latent_CHW.shape[1]
+    for _ in range(which % 4):
+        latent_CHW = np.array(
+            [[[c[x, side - 1 - y] for x in range(side)] for y in range(side)] for c in latent_CHW]
+        )
+    return latent_CHW[:, :, ::-1] if which >= 4 else latent_CHW
+
+
+@pytest.mark.parametrize("symmetries", [None, SWAPPED], ids=["positions", "channels too"])
+def test_noisy_batch_shows_what_whitening_makes_of_the_turned_raw_latent(tmp_path, symmetries):
+    patches = patch_table(slides=2, side=2, split="train")
+    store = open_new_store(tmp_path, patches, symmetries=symmetries)
+    whitening = Whitening(mean=(1.0, -2.0), scale=(2.0, 4.0))
+    latents = read_labelled(
+        store, store.valid_rows, whitening=whitening, classes=store.classes, view="mean"
+    )
+    seen = noisy_batch(
+        latents, [3] * 64, sigma_of=torch.zeros_like, seed=0, purpose="t", indices=range(64),
+        symmetries=True,
+    ).noisy_BCHW.numpy()  # fmt: skip
+    row = int(np.flatnonzero(np.asarray(store.rows["patch"]) == 3)[0])
+    raw = store.read_rows([row]).astype(np.float32)[0, :2]
+    views = []
+    for which in range(8):
+        moved = turned_by_hand(raw, which)
+        if symmetries is not None:
+            order, signs = symmetries.permutation[which], symmetries.sign[which]
+            moved = np.stack(
+                [sign * moved[place] for place, sign in zip(order, signs, strict=True)]
+            )
+        views.append((moved - np.array([[[1.0]], [[-2.0]]])) / np.array([[[2.0]], [[4.0]]]))
+    gaps = np.abs(seen[:, None] - np.stack(views)).max(axis=(2, 3, 4))
+    assert gaps.min(axis=1).max() < 1e-5
+    assert set(gaps.argmin(axis=1)) == set(range(8))

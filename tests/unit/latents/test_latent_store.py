@@ -12,10 +12,10 @@ from histodiff.latents import LatentStore, LatentStoreConfig, ShardWriter, store
 from histodiff.latents.codec import shard_size
 from histodiff.latents.layout import shard_name
 from histodiff.latents.rows import parquet_bytes, read_row_table
-from histodiff.runtime.symmetries import ChannelSymmetries
 from histodiff.storage import storage_path
 from tests.support.latent_stores import (
     ENCODER,
+    SWAPPED,
     moments_of,
     open_new_store,
     patch_table,
@@ -210,13 +210,10 @@ def test_golden_store_is_what_the_writer_writes_today(tmp_path):
 
 
 def test_symmetries_of_channels_are_kept_and_part_of_the_content(tmp_path):
-    swapped = ChannelSymmetries(
-        permutation=[[0, 1], [1, 0]] * 4, sign=[[1, 1], [1, -1], [-1, -1], [-1, 1]] * 2
-    )
     plain = write_store(tmp_path / "plain", PATCHES)
-    turned = write_store(tmp_path / "turned", PATCHES, symmetries=swapped)
+    turned = write_store(tmp_path / "turned", PATCHES, symmetries=SWAPPED)
     opened = [LatentStore.open(storage_path(tmp_path / name)) for name in ("plain", "turned")]
-    assert [store.layout.attributes.symmetries for store in opened] == [None, swapped]
+    assert [store.layout.attributes.symmetries for store in opened] == [None, SWAPPED]
     assert plain.content != turned.content
     written = json.loads((tmp_path / "plain/zarr.json").read_bytes())["attributes"]
     assert "symmetries" not in written
