@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
-from torch.nn import functional
 
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
@@ -24,20 +23,12 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.runtime.symmetries import NAMES, square_symmetry
 from histodiff.storage import storage_path
-
-
-def _textures(count: int, side: int = 32) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """Smooth coloured noise: neighbouring pixels are alike, as in tissue."""
-    noise = torch.randn(count, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(0))
-    smooth = functional.interpolate(noise, size=(side, side), mode="bicubic")
-    colours = torch.tensor([[1.0, 0.2, 0.1], [0.3, 0.8, 0.1], [0.1, 0.2, 0.6]])
-    mixed = torch.einsum("nchw,dc->nhwd", smooth, colours) * 40 + 128
-    return mixed.clamp(0, 255).round().to(torch.uint8).numpy()
+from tests.support.patch_autoencoders import textures
 
 
 @pytest.fixture(scope="module")
 def patches() -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    return _textures(64)
+    return textures(64)
 
 
 @pytest.fixture(scope="module")

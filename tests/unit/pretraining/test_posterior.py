@@ -3,7 +3,10 @@ import pytest
 import torch
 
 from histodiff.latents import Whitening
+from histodiff.models.autoencoder import Autoencoder, turned
 from histodiff.pretraining.posterior import posterior_draws
+from tests.support.latent_stores import SWAPPED
+from tests.support.patch_autoencoders import patch_autoencoder, textures
 
 WHITENING = Whitening(mean=(1.0, -2.0), scale=(0.5, 4.0))
 
@@ -13,10 +16,11 @@ def moments(count: int) -> np.ndarray:
     return np.abs(generator.normal(size=(count, 4, 8, 8))).astype(np.float16)
 
 
-def draw(values: np.ndarray, indices, *, seed=3, purpose="train", view="sample", symmetries="none"):
+def draw(values: np.ndarray, indices, *, seed=3, purpose="train", view="sample", symmetries="none",
+         channels=None):  # fmt: skip
     return posterior_draws(
         values, indices, whitening=WHITENING, seed=seed, purpose=purpose, view=view,
-        symmetries=symmetries,
+        symmetries=symmetries, channels=channels,
     )  # fmt: skip
 
 
@@ -122,3 +126,45 @@ def test_symmetries_do_not_depend_on_how_a_batch_is_cut():
             for rank in range(world_size)
         ]
         assert torch.equal(whole, torch.cat(parts))
+
+
+def test_channels_that_change_sign_change_that_of_the_mean_and_not_the_width_of_the_draw():
+    count = 400
+    values = np.zeros((count, 4, 8, 8), np.float16)
+    values[:, 0], values[:, 1], values[:, 2], values[:, 3] = 3.0, 5.0, 0.25, 1.0
+    found = draw(values, range(count), symmetries="flips_and_turns", channels=SWAPPED)
+    raw = WHITENING.invert(found.clean_BCHW).numpy()
+    views = np.round(raw.mean(axis=(2, 3))).astype(int)
+    vectors = {(a, b) for a in (3, -3) for b in (5, -5)}
+    vectors |= {(b, a) for a, b in vectors}
+    assert {tuple(view) for view in views.tolist()} == vectors
+    for channel in range(2):
+        wide = np.abs(views[:, channel]) == 5  # where the second channel went
+        error = raw[:, channel] - views[:, channel, None, None]
+        assert error[wide].std() == pytest.approx(1.0, rel=0.05)
+        assert error[~wide].std() == pytest.approx(0.25, rel=0.05)
+
+
+def test_turned_latents_of_a_linear_patch_autoencoder_are_those_of_turned_pixels():
+    autoencoder = Autoencoder(patch_autoencoder(encoder_blocks=0, decoder_blocks=0))
+    pixels = torch.from_numpy(textures(4, side=16)).permute(0, 3, 1, 2)
+    generator = np.random.default_rng(0)
+    channels = autoencoder.latent_channels
+    whitening = Whitening(
+        tuple(generator.normal(size=channels)), tuple(generator.uniform(0.5, 2.0, size=channels))
+    )
+    encoded = autoencoder.encode(pixels)
+    moments = torch.cat([encoded.mean, encoded.std], dim=1).half().contiguous().numpy()
+    wanted = torch.stack(
+        [whitening.apply(autoencoder.encode(turned(pixels, which)).mean) for which in range(8)]
+    )
+    seen = set()
+    for epoch in range(24):
+        found = posterior_draws(
+            moments, range(4 * epoch, 4 * epoch + 4), whitening=whitening, seed=0, purpose="train",
+            view="mean", symmetries="flips_and_turns", channels=autoencoder.symmetries,
+        ).clean_BCHW  # fmt: skip
+        gaps = (wanted - found).abs().amax(dim=(2, 3, 4))
+        assert gaps.amin(dim=0).max() < 5e-3  # what fp16 loses
+        seen |= set(gaps.argmin(dim=0).tolist())
+    assert seen == set(range(8))
