@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,15 +6,19 @@ from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
     KlArchitecture,
+    channel_symmetries,
     create_network,
     last_convolution,
+    latent_channels,
     posterior,
 )
 from histodiff.pretraining.autoencoder.config import AutoencoderTraining, DecoderTraining
 from histodiff.pretraining.autoencoder.crops import CropBatch
 from histodiff.pretraining.autoencoder.loss import gradient_error, kl_divergence
 from histodiff.pretraining.autoencoder.objective import Objective, take_weights
+from histodiff.runtime.symmetries import square_symmetry
 from tests.support.autoencoder_training import ARCHITECTURE, train_values
+from tests.support.patch_autoencoders import patch_autoencoder
 from tests.support.published_autoencoders import dc, tiny
 
 SMALL = {"width": 8, "layers": 2}
@@ -40,10 +45,10 @@ def network():
     return create_network(KlArchitecture(**ARCHITECTURE))
 
 
-def crops(count=4):
+def crops(count=4, *, channels=3):
     generator = torch.Generator().manual_seed(1)
     clean = torch.rand((count, 3, 16, 16), generator=generator) * 2 - 1
-    noise = torch.randn((count, 3, 4, 4), generator=generator)
+    noise = torch.randn((count, channels, 4, 4), generator=generator)
     return CropBatch(clean, noise, torch.arange(count) % 2, torch.arange(count) % 8)
 
 
@@ -104,9 +109,63 @@ def test_loss_is_the_weighted_sum_of_its_terms_and_those_are_what_they_say():
     torch.testing.assert_close(total.detach(), expected)
 
 
+TURNED = {"turned_latents": True, "gradient_scales": 2}
+
+
+def trained_patch_autoencoder():
+    """As after some training: its last layers do something."""
+    made = patch_autoencoder()
+    torch.manual_seed(2)
+    for path in (made.encoder, made.decoder):
+        torch.nn.init.normal_(path.conv_out.weight, std=0.5)
+    return made
+
+
+@pytest.mark.parametrize("make", [network, trained_patch_autoencoder], ids=["kl", "patch"])
+def test_turned_latents_are_decoded_against_crops_turned_alike(make):
+    made = make()
+    channels = channel_symmetries(made)
+    clean, noise, label, turn = crops(8, channels=latent_channels(made))
+    total, terms = objective(training(TURNED), made)(clean, noise, label, turn, images_seen=0)
+    found = posterior(made, clean)
+    drawn = (found.mean + found.std * noise).detach().numpy()
+    decoded, wanted = [], []
+    for place, which in enumerate(turn.tolist()):
+        moved = np.ascontiguousarray(square_symmetry(drawn[place], which, channels=channels))
+        decoded.append(made.decode(torch.from_numpy(moved)[None]).sample[0])
+        moved = np.ascontiguousarray(square_symmetry(clean[place].numpy(), which))
+        wanted.append(torch.from_numpy(moved))
+    decoded, wanted = torch.stack(decoded), torch.stack(wanted)
+    torch.testing.assert_close(terms["pixels"], (decoded - wanted).abs().mean())
+    torch.testing.assert_close(terms["gradient"], naive_gradient_error(decoded, wanted))
+    torch.testing.assert_close(terms["kl"], kl_divergence(found.mean, found.log_variance))
+    expected = terms["pixels"] + terms["gradient"] + 1e-3 * terms["kl"]
+    torch.testing.assert_close(total.detach(), expected)
+    [_, plain] = objective(training({"gradient_scales": 2}), made)(
+        clean, noise, label, turn, images_seen=0
+    )
+    assert terms["pixels"] != pytest.approx(float(plain["pixels"]), rel=1e-3)
+
+
+def test_turning_changes_no_loss_of_a_linear_equivariant_network():
+    found = []
+    for loss in (TURNED, {"gradient_scales": 2}):
+        both = objective(training(loss), patch_autoencoder(encoder_blocks=0, decoder_blocks=0))
+        total, terms = both(*crops(8, channels=8), images_seen=0)
+        found.append((total.detach(), terms))
+    torch.testing.assert_close(*found)
+
+
+def test_turned_latents_reach_the_encoder():
+    both = objective(training(TURNED), trained_patch_autoencoder())
+    both(*crops(8, channels=8), images_seen=0).total.backward()
+    assert len(gradients(both)) == len(list(both.parameters()))
+
+
 TERMS = {
     "plain": {},
     "perceptual": {"perceptual": {"weight": 0.5}},
+    "turned latents": {"turned_latents": True},
     "adversarial": {"adversarial": ADVERSARIAL, "perceptual": {"weight": 0.5}},
 }
 
