@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import Location
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.evaluation.metrics import METRICS
 from histodiff.evaluation.sentences import points, words
 from histodiff.storage import StoragePath, write_bytes
@@ -30,8 +31,8 @@ from histodiff.workflows.report.comparisons import (
 )
 from histodiff.workflows.report.pictures import Picture, effects_figure
 from histodiff.workflows.report.quality import sample_quality
+from histodiff.workflows.report.samples import class_samples, unguided_samples
 from histodiff.workflows.report.sections import (
-    class_samples,
     cohort,
     guide_accuracy,
     reconstruction,
@@ -164,9 +165,14 @@ def _page(
         bar.advance()
         trained = pretraining(inputs["denoiser"]) if "denoiser" in inputs else None
         bar.advance()
-        samples = class_samples(root, rows, per_class=config.images_per_class, seed=config.seed)
-        bar.advance()
         named = [item for key, item in inputs.items() if key.startswith("samples.")]
+        samples = [
+            *unguided_samples(
+                named, _index(inputs), per_strip=config.images_per_class, seed=config.seed
+            ),
+            *class_samples(root, rows, per_class=config.images_per_class, seed=config.seed),
+        ]
+        bar.advance()
         quality = sample_quality(root, named, rows)
         bar.advance()
         chosen = selections(root, rows, per_class=config.images_per_class)
@@ -192,6 +198,12 @@ def _page(
         "pretraining": trained,
         "provenance": [_origin(item) for item in inputs.values()],
     }
+
+
+def _index(inputs: Mapping[str, Artifact]) -> PatchIndex | None:
+    """The first PatchIndex of the page."""
+    first = inputs.get("patches.0")
+    return None if first is None else PatchIndex.open(first.path)
 
 
 def _compared(

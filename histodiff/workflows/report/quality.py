@@ -14,7 +14,7 @@ from histodiff.storage import StoragePath, list_names
 from histodiff.workflows.quality.measuring import MEMORISATION, QUALITY, SUSPECTS_FILE
 from histodiff.workflows.report.comparisons import setting_text
 from histodiff.workflows.report.pictures import Picture, stored_picture
-from histodiff.workflows.report.sections import first_of_each_setting
+from histodiff.workflows.report.samples import first_of_each_setting
 from histodiff.workflows.sweep.trial_table import TrialRow
 
 _LOW_IS_GOOD = ("frechet_distance", "kernel_distance")

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
+from histodiff.artifacts import Artifact, Kind, open_artifact
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.reading import PatchReader
 from histodiff.evaluation.reconstruction import OWN_PICTURE, target_picture
-from histodiff.runtime import generator_for
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, list_names
 from histodiff.workflows.report.comparisons import setting_text
@@ -28,15 +25,19 @@ from histodiff.workflows.report.pictures import (
     Curve,
     Picture,
     curves_figure,
-    photograph,
     stored_picture,
-    strip,
+)
+from histodiff.workflows.report.samples import (
+    SampleRow,
+    first_of_each_setting,
+    input_of,
+    sample_row,
+    spread,
 )
 from histodiff.workflows.sweep.trial_table import TrialRow
 
 _MAX_OVERLAYS = 6
 _MAX_SLIDES = 40
-_MAX_SETTINGS = 4
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,6 @@ class Reconstruction:
     """What the autoencoder does to flipped and turned patches; None where it was not measured."""
     advice: str
     """What that means for training."""
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """A strip of images of one class, with what it is of."""
-
-    what: str
-    count: int
-    picture: Picture
-
-
-@dataclass(frozen=True)
-class ClassSamples:
-    """Real patches of one class, and samples of it below."""
-
-    label: str
-    rows: Sequence[SampleRow]
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def cohort(artifact: Artifact) -> Cohort:
                 caption=_overlay_of(name),
                 max_px=640,
             )
-            for name in _spread(names, _MAX_OVERLAYS)
+            for name in spread(names, _MAX_OVERLAYS)
         ],
     )
 
@@ -172,45 +156,12 @@ def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | Non
     )
 
 
-def class_samples(
-    root: StoragePath, rows: Sequence[TrialRow], *, per_class: int, seed: int
-) -> list[ClassSamples]:
-    """For each class: real training patches, and the first samples at each guidance setting."""
-    shown = first_of_each_setting(rows, "synthesize")
-    if not shown:
-        return []
-    stores = [(row, SampleStore.open(open_artifact(root, row.artifact).path)) for row in shown]
-    index = _labelled_index(root, rows)
-    found = []
-    for label in stores[0][1].classes:
-        strips = []
-        if index is not None and label in index.classes:
-            pixels = _real_patches(index, label, per_class, seed)
-            strips.append(_sample_row("real", pixels, f"Real patches of class {label}."))
-        for row, store in stores:
-            numbers = [n for n, own in enumerate(store.labels) if own == label][:per_class]
-            what = setting_text(row.axes) or "samples"
-            alt = f"Generated samples of class {label}, {what}."
-            strips.append(_sample_row(f"samples, {what}", store.read_pixels(numbers), alt))
-        found.append(ClassSamples(label, strips))
-    return found
-
-
 def selections(
     root: StoragePath, rows: Sequence[TrialRow], *, per_class: int
 ) -> list[SelectionShown]:
     """What the centroid rule accepted and rejected, at the first seed of each setting."""
     ruled = [row for row in rows if row.command == "select" and _rule(root, row) == "centroid"]
     return [_selection(root, row, per_class) for row in first_of_each_setting(ruled, "select")]
-
-
-def first_of_each_setting(rows: Sequence[TrialRow], command: str) -> list[TrialRow]:
-    """Trials of ``command`` at the lowest seed, one per setting, few enough to show."""
-    good = [row for row in rows if row.command == command and row.error is None]
-    if not good:
-        return []
-    lowest = min(row.seed or 0 for row in good)
-    return _spread([row for row in good if (row.seed or 0) == lowest], _MAX_SETTINGS)
 
 
 def table_of(path: StoragePath) -> dict[str, list[Any]]:
@@ -227,7 +178,7 @@ def _overlay_of(name: str) -> str:
 
 def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionShown:
     artifact = open_artifact(root, row.artifact)
-    store = SampleStore.open(_input(root, artifact, "samples", Kind.SAMPLES).path)
+    store = SampleStore.open(input_of(root, artifact, "samples", Kind.SAMPLES).path)
     table = Selection.open(artifact.path).rows.to_pylist()
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for entry in table:
@@ -238,7 +189,7 @@ def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionSho
         kept = sorted((e for e in own if e["accepted"]), key=lambda e: int(e["order"]))
         dropped = [entry for entry in own if not entry["accepted"]]
         strips = [
-            _sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
+            sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
             for what, numbers in (
                 ("accepted, nearest to the class first", _numbers(kept, per_class)),
                 ("rejected", _numbers(dropped, per_class)),
@@ -265,45 +216,3 @@ def _rule(root: StoragePath, row: TrialRow) -> str | None:
         return None
     rule: str = open_artifact(root, row.artifact).manifest.config["rule"]["type"]
     return rule
-
-
-def _input(root: StoragePath, artifact: Artifact, key: str, kind: Kind) -> Artifact:
-    """The artifact that another one was made from."""
-    return open_artifact(root, Reference(artifact.manifest.config[key]).as_kind(kind))
-
-
-def _labelled_index(root: StoragePath, rows: Sequence[TrialRow]) -> PatchIndex | None:
-    """The labelled patches that the classifiers of the sweep learned from."""
-    for row in rows:
-        if row.command == "classify" and row.error is None:
-            classifier = open_artifact(root, row.artifact)
-            return PatchIndex.open(_input(root, classifier, "patches", Kind.PATCHES).path)
-    return None
-
-
-def _real_patches(index: PatchIndex, label: str, count: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Training patches of a class, of as many slides as possible, drawn by seed."""
-    wanted = [
-        number
-        for number, (own, split) in enumerate(
-            zip(index.patches["label"].to_pylist(), index.patches["split"].to_pylist(), strict=True)
-        )
-        if own == label and split == "train"
-    ]
-    rng = generator_for(seed, "report-real", label)
-    drawn = rng.choice(wanted, size=min(count, len(wanted)), replace=False)
-    block = PatchReader(index).read(sorted(int(number) for number in drawn))
-    return block.pixels[[place not in block.failures for place in range(len(block.pixels))]]
-
-
-def _sample_row(what: str, pixels: npt.NDArray[np.uint8], alt: str) -> SampleRow:
-    if not len(pixels):  # every patch of the row failed to be read
-        pixels = np.full((1, 8, 8, 3), 255, np.uint8)
-    return SampleRow(what, len(pixels), photograph(strip(pixels), alt=alt, caption=""))
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` items, evenly over the sequence."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
