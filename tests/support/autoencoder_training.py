@@ -24,6 +24,10 @@ ARCHITECTURE = {
     "type": "kl", "channels": [8, 16, 16], "latent_channels": 3, "blocks_per_level": 1,
     "norm_groups": 4, "mid_attention": False,
 }  # fmt: skip
+PATCH_ARCHITECTURE = {
+    "type": "patch", "downsampling": 4, "latent_channels": 8, "width": 8, "encoder_blocks": 1,
+    "decoder_blocks": 1,
+}  # fmt: skip
 BATCH = 8
 
 
@@ -41,11 +45,12 @@ def train_values(*, steps: int = 30, **changes: Any) -> dict[str, Any]:
 
 def train_config(
     name: str = "made", *, loss: dict[str, Any] | None = None, steps: int = 30,
-    train: dict[str, Any] | None = None, **changes: Any,
+    train: dict[str, Any] | None = None, architecture: dict[str, Any] = ARCHITECTURE,
+    **changes: Any,
 ) -> AutoencoderConfig:  # fmt: skip
     """Trains a new autoencoder on ``toy@v1``."""
     mode = {
-        "type": "train", "architecture": ARCHITECTURE, "loss": {"kl": 1.0e-3, **(loss or {})},
+        "type": "train", "architecture": architecture, "loss": {"kl": 1.0e-3, **(loss or {})},
         "crop_px": 16, "max_patches": 100, "train": train_values(steps=steps, **(train or {})),
     }  # fmt: skip
     return _config(name, mode, changes)

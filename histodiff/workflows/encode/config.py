@@ -90,7 +90,7 @@ def store_layout(config: EncodeConfig, index: PatchIndex, autoencoder: Artifact)
             patch_px=index.patch_px,
             mpp=index.mpp,
             classes=index.classes,
-            symmetries=facts.get(SYMMETRIES),
+            symmetries=autoencoder.manifest.contents.get(SYMMETRIES),
         ),
     )
 
