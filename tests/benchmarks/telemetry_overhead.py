@@ -28,7 +28,7 @@ from histodiff.models.unet import unet_preset
 from histodiff.pretraining.monitor import Monitor
 from histodiff.telemetry import Background, discovery
 from histodiff.training.timing import StepTimer
-from histodiff.workflows import pretrain as pretrain_workflow
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.ports import free_ports
 from tests.support.pretraining import finished_store, tiny_config

@@ -16,8 +16,8 @@ from histodiff.latents import LatentStore, mixture_whitening
 from histodiff.models.denoiser import load_denoiser
 from histodiff.models.pretrained import UNetSource, source_sha256
 from histodiff.models.unet import create_unet
-from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, estimate, pretrain
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
 UNET = tiny_config().denoiser.network.model_dump()

@@ -16,7 +16,7 @@ from histodiff.cluster.site import Site
 from histodiff.errors import Preempted, TrainingDiverged
 from histodiff.pretraining import loader
 from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
-from histodiff.workflows import pretrain as pretrain_workflow
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 

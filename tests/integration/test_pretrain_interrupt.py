@@ -14,8 +14,8 @@ from histodiff.cluster.gang import run_gang
 from histodiff.cluster.site import LocalRay, RankRange, Site
 from histodiff.errors import Preempted
 from histodiff.pretraining.spec import TrainingProgress
-from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, pretrain
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from tests.support.pretraining import finished_store, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]

@@ -10,7 +10,7 @@ from histodiff.artifacts import Artifact
 from histodiff.cluster.gang import run_gang
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import LocalRay, NoRay, Site
-from histodiff.workflows import pretrain as pretrain_workflow
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.pretraining import finished_store, killed_once, tiny_config
 

@@ -4,7 +4,7 @@ import pytest
 
 from histodiff.cluster.site import NoRay, Site
 from histodiff.models.denoiser import load_denoiser
-from histodiff.workflows import pretrain as pretrain_workflow
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 

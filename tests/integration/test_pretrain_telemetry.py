@@ -26,8 +26,8 @@ from histodiff.models.autoencoder import (
 from histodiff.models.denoiser import load_denoiser
 from histodiff.runtime import generator_for
 from histodiff.storage import storage_path
-from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.inspect import described, inspect
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from histodiff.workflows.pretrain import pretrain
 from histodiff.workflows.report.training import pretraining
 from tests.support.event_files import points

@@ -27,8 +27,8 @@ from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.runtime import Notice
-from histodiff.workflows import pretrain as pretrain_workflow
 from histodiff.workflows.pretrain import PretrainConfig, pretrain
+from histodiff.workflows.pretrain import command as pretrain_workflow
 from tests.support.ports import free_ports
 
 

@@ -1,0 +1,3 @@
+from .command import estimate as estimate
+from .command import pretrain as pretrain
+from .config import PretrainConfig as PretrainConfig
