@@ -17,6 +17,7 @@ from histodiff.models.diffusers_pipeline import (
     diffusers_pipeline,
     pipeline_sigmas,
 )
+from tests.support.patch_autoencoders import patch_autoencoder
 
 WHITENING = {"whitening_mean": (0.4, -1.3, 2.0), "whitening_scale": (0.5, 3.0, 0.07)}
 UNET = {
@@ -188,6 +189,12 @@ def test_export_with_another_encoder_is_refused():
     of = autoencoder()
     with pytest.raises(ConfigError, match="that it was trained with"):
         diffusers_pipeline(loaded(of, {"type": "edm"}), autoencoder(use_quant_conv=False))
+
+
+def test_export_of_a_patch_autoencoder_is_refused_in_one_line():
+    of = Autoencoder(patch_autoencoder(latent_channels=3))
+    with pytest.raises(ConfigError, match=r"^a denoiser of PatchAutoencoder cannot be exported"):
+        diffusers_pipeline(loaded(of, {"type": "edm"}), of)
 
 
 def test_exported_parts_are_diffusers_own(tmp_path):

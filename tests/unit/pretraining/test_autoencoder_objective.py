@@ -24,7 +24,20 @@ from tests.support.published_autoencoders import dc, tiny
 SMALL = {"width": 8, "layers": 2}
 CLASSIFIER = {"weight": 0.1, "budget": {"type": "all"}, **SMALL}
 ADVERSARIAL = {"weight": 0.5, "start_images": 100, **SMALL}
-PUBLISHED = {"tiny": tiny, "dc": dc, "dc-stem": lambda: dc(stem=True)}
+
+
+def trained_patch_autoencoder():
+    """As after some training: its last layers do something."""
+    made = patch_autoencoder()
+    torch.manual_seed(2)
+    for path in (made.encoder, made.decoder):
+        torch.nn.init.normal_(path.conv_out.weight, std=0.5)
+    return made
+
+
+NETWORKS = {
+    "tiny": tiny, "dc": dc, "dc-stem": lambda: dc(stem=True), "patch": trained_patch_autoencoder,
+}  # fmt: skip
 
 
 def training(loss=None, **changes):
@@ -110,15 +123,6 @@ def test_loss_is_the_weighted_sum_of_its_terms_and_those_are_what_they_say():
 
 
 TURNED = {"turned_latents": True, "gradient_scales": 2}
-
-
-def trained_patch_autoencoder():
-    """As after some training: its last layers do something."""
-    made = patch_autoencoder()
-    torch.manual_seed(2)
-    for path in (made.encoder, made.decoder):
-        torch.nn.init.normal_(path.conv_out.weight, std=0.5)
-    return made
 
 
 @pytest.mark.parametrize("make", [network, trained_patch_autoencoder], ids=["kl", "patch"])
@@ -266,7 +270,7 @@ def test_checkpointed_activations_change_no_loss_of_a_decoder():
     torch.testing.assert_close(after, before)
 
 
-@pytest.mark.parametrize("make", PUBLISHED.values(), ids=PUBLISHED)
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_adversarial_weight_is_that_of_the_last_convolution_of_every_network(make):
     torch.manual_seed(0)
     made = make()
