@@ -22,7 +22,7 @@ ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
 _MEASURED = "use scaling: {type: power, power: 1.0}, which measures the latents"
 SYMMETRIES = "symmetries"
-"""Key, in the contents of autoencoders, of what turning the tissue does to latent channels."""
+"""Key, in the contents of autoencoders and stores, of what turning the tissue does to channels."""
 _log = logging.getLogger(__name__)
 
 

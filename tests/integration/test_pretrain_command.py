@@ -18,6 +18,7 @@ from histodiff.models.pretrained import UNetSource, source_sha256
 from histodiff.models.unet import create_unet
 from histodiff.workflows.pretrain import PretrainConfig, estimate, pretrain
 from histodiff.workflows.pretrain import command as pretrain_workflow
+from tests.support.latent_stores import SWAPPED
 from tests.support.pretraining import finished_store, interrupted_gang, tiny_config
 
 UNET = tiny_config().denoiser.network.model_dump()
@@ -183,6 +184,13 @@ def test_pretrain_stores_of_two_scales_are_refused_before_anything_is_begun(stor
     with pytest.raises(ArtifactError, match=r"tiny@1 has 0\.5.*coarse@1 has 1\.0.*one scale"):
         pretrain(tiny_config(stores=both), stored)
     assert pretrain(tiny_config(), stored).manifest.contents  # the same version, mended
+
+
+def test_pretrain_stores_of_which_one_knows_its_symmetries_are_refused(stored):
+    finished_store(Path(stored.root), "turned", symmetries=SWAPPED)
+    both = [{"latents": "tiny@1"}, {"latents": "turned@1"}]
+    with pytest.raises(ArtifactError, match=r"symmetries \(.*tiny@1 has None, .*; encode those"):
+        pretrain(tiny_config(stores=both), stored)
 
 
 def test_estimate_counts_without_computing(stored):

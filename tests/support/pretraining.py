@@ -13,6 +13,7 @@ from histodiff.latents import LatentStore
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.runtime import Notice
+from histodiff.runtime.symmetries import ChannelSymmetries
 from histodiff.storage import StoragePath, storage_path, write_bytes
 from histodiff.workflows.pretrain import PretrainConfig
 from tests.support.latent_stores import patch_table, write_store
@@ -26,16 +27,15 @@ def finished_store(
     *,
     mpp: float | None = 0.5,
     moment_shape: tuple[int, int, int] = (4, 4, 4),
+    symmetries: ChannelSymmetries | None = None,
 ) -> None:
     """Writes a store of 8 slides as the artifact ``name@1`` below ``root``."""
     patches = patch_table(slides=8, side=4)
     path = storage_path(root) / "latents" / name / "1"
-    digests = write_store(path, patches, moment_shape=moment_shape, mpp=mpp)
+    digests = write_store(path, patches, moment_shape=moment_shape, mpp=mpp, symmetries=symmetries)
     store = LatentStore.open(path)
-    contents = {
-        "rows": store.num_rows, "encoder_sha256": store.encoder_sha256,
-        "patch_px": store.patch_px, "mpp": store.mpp,
-    }  # fmt: skip
+    attributes = store.layout.attributes.model_dump(mode="json")
+    contents = {"rows": store.num_rows, **attributes}
     manifest = Manifest(
         kind="latents", name=name, version="1", format=1, fingerprint=name, config={}, inputs={},
         provenance={}, contents=contents,

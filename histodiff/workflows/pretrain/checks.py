@@ -11,6 +11,7 @@ from histodiff.errors import ArtifactError, ConfigError
 from histodiff.latents import PowerScaling, PublishedScaling, Whitening
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
+    SYMMETRIES,
     published_whitening,
     require_same_encoder,
     require_snapshot,
@@ -21,6 +22,7 @@ _ALIKE = {
     ENCODER_SHA256: "encode with one encoder",
     "patch_px": "a mixture needs one patch size",
     "mpp": "a mixture needs one scale",
+    SYMMETRIES: "encode those that have none under a new version",
 }
 """What all stores of a mixture must have in common, and what to do."""
 
@@ -29,14 +31,15 @@ def require_stores_of_one_kind(stores: Mapping[str, Artifact]) -> None:
     """Checks that stores may be mixed.
 
     Raises:
-        ArtifactError: They have different encoders, sizes of patches or scales.
+        ArtifactError: They have different encoders, sizes of patches, scales or symmetries.
     """
     for key, fix in _ALIKE.items():
         found = {
-            str(artifact.reference): artifact.manifest.contents[key] for artifact in stores.values()
+            str(artifact.reference): str(artifact.manifest.contents.get(key))
+            for artifact in stores.values()
         }
         if len(set(found.values())) > 1:
-            listed = ", ".join(f"{name} has {str(value)[:12]}" for name, value in found.items())
+            listed = ", ".join(f"{name} has {value[:12]}" for name, value in found.items())
             raise ArtifactError(f"stores: of different {key} ({listed}); {fix}")
 
 
