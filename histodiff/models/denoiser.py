@@ -23,6 +23,7 @@ from histodiff.diffusion import (
 )
 from histodiff.errors import ArtifactCorrupt
 from histodiff.kernels.attention import AttentionConfig
+from histodiff.models.gaussian import GaussianDenoiser, GaussianStart
 from histodiff.models.layer_features import LayerFeatures, Projection
 from histodiff.models.network import Network, NetworkConfig, create_network
 from histodiff.models.uncertainty import Uncertainty
@@ -57,6 +58,10 @@ class DenoiserConfig(Config):
     """Objective: `edm`, `v`, `epsilon` or `flow`."""
     self_conditioning: SelfConditioning | None = None
     """Whether the network is shown its last estimate; null shows it the noisy latent alone."""
+
+    gaussian_start: GaussianStart | None = None
+    """The network is added to the best denoiser of a Gaussian with the latents' mean and
+    covariance: it need not learn what is Gaussian. null adds it to ``c_skip x``."""
 
     def input_channels(self, channels: int) -> int:
         """Channels that go into the network for latents of so many."""
@@ -97,6 +102,10 @@ class Denoiser(nn.Module):
             Uncertainty(weighting.channels).to(device)
             if isinstance(weighting, UncertaintyWeighting)
             else None
+        )
+        start = config.gaussian_start
+        self.gaussian = (
+            None if start is None else GaussianDenoiser(latent_shape, rank=start.rank).to(device)
         )
         self.projection: Projection | None = None
         self._features: LayerFeatures | None = None
@@ -142,8 +151,13 @@ class Denoiser(nn.Module):
             scaled_BCHW = torch.cat([scaled_BCHW, shown_BCHW], dim=1)
         network_input = scaled_BCHW.to(module_dtype(self.network))
         output_BCHW: Tensor = self.network(network_input, scales.c_noise(sigma_B.float())).sample
+        start_BCHW = (
+            scales.c_skip(sigma_B111) * x_BCHW
+            if self.gaussian is None
+            else self.gaussian(x_BCHW, sigma_B)
+        )
         # Karras et al. 2022, Eq. 7
-        return scales.c_skip(sigma_B111) * x_BCHW + scales.c_out(sigma_B111) * output_BCHW.float()
+        return start_BCHW + scales.c_out(sigma_B111) * output_BCHW.float()
 
 
 class _ShownItsLast:

@@ -143,6 +143,11 @@ def _plain_unet(loaded: LoadedDenoiser, translation: _Translation) -> UNet2DMode
             "a denoiser with self_conditioning cannot be exported: LDMPipeline shows its network"
             " nothing but the noisy latent"
         )
+    if loaded.denoiser.gaussian is not None:
+        raise ConfigError(
+            "a denoiser with gaussian_start cannot be exported: LDMPipeline adds the network to a"
+            " multiple of the noisy latent, not to a filter of it"
+        )
     height, width = loaded.latent_shape[1:]
     if height != width:
         raise ConfigError(f"latents of {width}x{height} px cannot be exported; they must be square")

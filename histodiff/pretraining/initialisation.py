@@ -9,8 +9,10 @@ from histodiff.kernels.autotune import AttentionReport, AttentionUse, choose_att
 from histodiff.models.cost import network_cost
 from histodiff.models.denoiser import Denoiser
 from histodiff.models.pretrained import source_sha256, start_from
+from histodiff.pretraining.gaussian import load_fit
 from histodiff.pretraining.spec import PretrainSpec
 from histodiff.runtime import derived_seed
+from histodiff.storage import storage_path
 from histodiff.training import mean_over_ranks
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,6 +30,8 @@ def initial_denoiser(spec: PretrainSpec, latent_shape: tuple[int, int, int]) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "denoiser-weights"))
         denoiser = Denoiser(spec.denoiser, latent_shape=latent_shape, device=spec.device).train()
+    if denoiser.gaussian is not None and spec.gaussian is not None:
+        denoiser.gaussian.take(load_fit(storage_path(spec.gaussian)))
     if spec.init is not None:
         found = source_sha256(spec.init)
         if found != spec.init_sha256:

@@ -82,6 +82,8 @@ class PretrainSpec:
     """Local disk for slabs of remote stores."""
     hub: HubAddress | None
     """Where ranks announce their metrics."""
+    gaussian: str | None = None
+    """File or URL of the Gaussian that the denoiser starts from; None where it does not."""
     alignment: AlignmentSpec | None = None
     """What a layer is aligned with; None aligns nothing."""
     peak_flops: float | None = None

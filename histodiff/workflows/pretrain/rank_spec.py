@@ -16,6 +16,7 @@ from histodiff.latents import (
 )
 from histodiff.models.pretrained import absolute_source
 from histodiff.pretraining.alignment import AlignmentSpec
+from histodiff.pretraining.gaussian import fitted_gaussian, save_fit
 from histodiff.pretraining.spec import PretrainSpec, PreviewQuality, StoreShare
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress
@@ -24,6 +25,7 @@ from histodiff.workflows.pretrain.config import PretrainConfig
 from histodiff.workflows.quality.previews import preview_measurement
 
 _WHITENING = "scratch/whitening.json"
+_GAUSSIAN = "scratch/gaussian.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ def pretrain_spec(run: PretrainRun, hub: HubAddress | None) -> PretrainSpec:
     config, site = run.config, run.site
     shares = zip(run.stores.values(), config.stores, strict=True)
     autoencoder = preview_autoencoder(run.stores, site) if config.preview_images else None
+    whitening = _whitening(run)
     return PretrainSpec(
         run=f"{config.name}@{config.version}",
         artifact=str(run.draft.path),
         stores=tuple(StoreShare(str(store.path), part.weight) for store, part in shares),
-        whitening=_whitening(run),
+        whitening=whitening,
         scaling=config.scaling,
         view=config.view,
         symmetries=config.symmetries,
@@ -68,6 +71,7 @@ def pretrain_spec(run: PretrainRun, hub: HubAddress | None) -> PretrainSpec:
         preview_images=config.preview_images or None,
         preview_autoencoder=autoencoder,
         preview_quality=_preview_quality(config, autoencoder, site),
+        gaussian=_gaussian(run, whitening),
         alignment=_alignment(run),
     )
 
@@ -98,6 +102,27 @@ def _whitening(run: PretrainRun) -> Whitening:
     found = run.published or _measured_whitening(run)
     write_bytes(place, found.to_json().encode())
     return found
+
+
+def _gaussian(run: PretrainRun, whitening: Whitening) -> str | None:
+    """Where the Gaussian that is started from lies: measured once and kept, as the whitening is."""
+    config = run.config
+    start = config.denoiser.gaussian_start
+    if start is None:
+        return None
+    place = run.draft.path / _GAUSSIAN
+    if not place.exists():
+        fit = fitted_gaussian(
+            [LatentStore.open(artifact.path) for artifact in run.stores.values()],
+            [part.weight for part in config.stores],
+            start=start,
+            whitening=whitening,
+            view=config.view,
+            symmetries=config.symmetries,
+            seed=config.seed,
+        )
+        save_fit(place, fit)
+    return str(place)
 
 
 def _measured_whitening(run: PretrainRun) -> Whitening:
