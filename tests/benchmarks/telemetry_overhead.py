@@ -69,7 +69,7 @@ def watch(spent: Spent) -> None:
         for name in names:
             timed = spent.timed(name, getattr(owner, name), time.perf_counter)
             setattr(owner, name, timed)
-    reporter = pretrain_workflow._reporter
+    reporter = pretrain_workflow.reporter
 
     def timed_reporter(*arguments: Any, **options: Any) -> Callable[..., Any]:
         return spent.timed("bar", reporter(*arguments, **options), time.perf_counter)
@@ -79,7 +79,7 @@ def watch(spent: Spent) -> None:
     def timed_do(self: Background, job: Callable[[], None]) -> None:
         do(self, spent.timed("files", job, time.thread_time))
 
-    pretrain_workflow._reporter = timed_reporter  # type: ignore[assignment]
+    pretrain_workflow.reporter = timed_reporter  # type: ignore[attr-defined]
     Background.do = timed_do  # type: ignore[method-assign]
     discovery.generate_latest = spent.timed(  # type: ignore[attr-defined]
         "scrapes", discovery.generate_latest, time.thread_time

@@ -27,7 +27,7 @@ from histodiff.pretraining.posterior import CleanAndNoise, posterior_draws
 from histodiff.pretraining.rank import pretrain_rank
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.runtime import Notice
-from histodiff.workflows.pretrain import PretrainConfig, pretrain
+from histodiff.workflows.pretrain import PretrainConfig, pretrain, rank_spec
 from histodiff.workflows.pretrain import command as pretrain_workflow
 from tests.support.ports import free_ports
 
@@ -91,7 +91,7 @@ def _process(gang: Gang, rank: int, port: int) -> None:
         os.dup2(stream.fileno(), sys.stderr.fileno())
         note = gang.notes / f"draws-{os.getpid()}.jsonl"
         loader.posterior_draws = functools.partial(_noted, posterior_draws, note)  # type: ignore[attr-defined]
-        pretrain_workflow.mixture_whitening = functools.partial(  # type: ignore[attr-defined]
+        rank_spec.mixture_whitening = functools.partial(  # type: ignore[attr-defined]
             _noted_whitening, mixture_whitening, gang, rank
         )
         pretrain_workflow.pretrain_rank = functools.partial(_ended, gang)  # type: ignore[attr-defined]
