@@ -37,9 +37,9 @@ def plain_training(spec: PretrainSpec) -> PlainResult:
     losses = []
     for step in range(train.num_steps):
         batch = data.mixture.batch_at(step)
-        clean, noise, uniform = posterior_draws(
+        clean, noise, uniform, _ = posterior_draws(
             batch.moments_BMHW, batch.sample_index_B, view=spec.view, symmetries=spec.symmetries,
-            whitening=spec.whitening, seed=spec.seed, purpose="train",
+            channels=data.symmetries, whitening=spec.whitening, seed=spec.seed, purpose="train",
         )  # fmt: skip
         sigma = denoiser.preconditioning.training_sigma(uniform).float()
         noisy = clean + sigma.reshape(-1, 1, 1, 1) * noise
