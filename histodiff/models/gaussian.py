@@ -99,4 +99,5 @@ class GaussianDenoiser(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Goes to other devices, and stays fp32 there."""
         device = fn(torch.empty(0, device=self.rest.device)).device
-        return super()._apply(lambda tensor: tensor.to(device), recurse)
+        super()._apply(lambda tensor: tensor.to(device), recurse)  # type: ignore[no-untyped-call]
+        return self
