@@ -17,7 +17,7 @@ from histodiff.pretraining.autoencoder.patches import load_patches
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder
 from histodiff.workflows.tile import TileConfig, tile
 
-pytestmark = [pytest.mark.real_data, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(240)]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA, TAEF2 = SHARED / "data", SHARED / "weights" / "taef2"
@@ -66,6 +66,6 @@ def test_taef2_keeps_prostate_and_gives_the_same_latents_twice(
     decoded = network.decode(moments.mean).permute(0, 2, 3, 1).numpy()
     quality = reconstruction_quality(held_out, decoded)
     assert quality.psnr_db >= 23
-    assert quality.ssim >= 0.7
+    assert quality.ssim >= 0.65
     other = load_autoencoder(taef2.path, device="cpu")
     assert torch.equal(other.encode(pixels[:8]).mean, network.encode(pixels[:8]).mean)
