@@ -17,7 +17,7 @@ from histodiff.pretraining.autoencoder.patches import load_patches
 from histodiff.workflows.autoencoder import AutoencoderConfig, autoencoder
 from histodiff.workflows.tile import TileConfig, tile
 
-pytestmark = [pytest.mark.real_data, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(120)]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA, TAEF2 = SHARED / "data", SHARED / "weights" / "taef2"
@@ -40,7 +40,7 @@ def held_out(site: Site) -> npt.NDArray[np.uint8]:
     """Patches of validation slides, NHWC."""
     changes = [f"data={DATA}", "name=prostate"]
     patches = tile(load_config(TileConfig, find_config("tile/real_prostate.yaml"), changes), site)
-    loaded = load_patches([PatchIndex.open(patches.path)], split="val", count=48, seed=0)
+    loaded = load_patches([PatchIndex.open(patches.path)], split="val", count=64, seed=0)
     return loaded.pixels_NHWC
 
 
@@ -66,6 +66,6 @@ def test_taef2_keeps_prostate_and_gives_the_same_latents_twice(
     decoded = network.decode(moments.mean).permute(0, 2, 3, 1).numpy()
     quality = reconstruction_quality(held_out, decoded)
     assert quality.psnr_db >= 23
-    assert quality.ssim >= 0.65
+    assert quality.ssim >= 0.7
     other = load_autoencoder(taef2.path, device="cpu")
     assert torch.equal(other.encode(pixels[:8]).mean, network.encode(pixels[:8]).mean)
