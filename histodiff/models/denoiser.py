@@ -58,7 +58,6 @@ class DenoiserConfig(Config):
     """Objective: `edm`, `v`, `epsilon` or `flow`."""
     self_conditioning: SelfConditioning | None = None
     """Whether the network is shown its last estimate; null shows it the noisy latent alone."""
-
     gaussian_start: GaussianStart | None = None
     """The network is added to the best denoiser of a Gaussian with the latents' mean and
     covariance: it need not learn what is Gaussian. null adds it to ``c_skip x``."""

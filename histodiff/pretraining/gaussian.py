@@ -56,8 +56,8 @@ def fitted_gaussian(
     for number, (store, share) in enumerate(zip(stores, shares, strict=True)):
         rows = store.rows_of_split("train")
         rng = generator_for(seed, "gaussian start", number)
-        count = max(1, round(start.rows * float(share)))
-        drawn = np.sort(rng.permutation(rows)[:count])
+        count = min(len(rows), max(1, round(start.rows * float(share))))
+        drawn = np.sort(rng.choice(rows, size=count, replace=False))
         own_mean_D, own_DD = _moments(store, drawn, whitening=whitening, view=view)
         mean_D += share * own_mean_D
         second_DD += share * own_DD
@@ -65,10 +65,9 @@ def fitted_gaussian(
         _move((channels, height, width), which, store=stores[0]) for which in GROUPS[symmetries]
     ]
     mean_D = np.mean([sign * mean_D[order] for order, sign in moves], axis=0)
-    second_DD = np.mean(
-        [second_DD[np.ix_(order, order)] * np.outer(sign, sign) for order, sign in moves], axis=0
-    )
-    covariance_DD = second_DD - np.outer(mean_D, mean_D)
+    covariance_DD = -np.outer(mean_D, mean_D)
+    for order, sign in moves:  # one at a time: each is as large as the covariance
+        covariance_DD += second_DD[np.ix_(order, order)] * sign * sign[:, None] / len(moves)
     return GaussianFit.of_covariance(
         torch.from_numpy(mean_D), torch.from_numpy(covariance_DD), rank=start.rank
     )
