@@ -59,9 +59,9 @@ def class_samples(
             strips.append(sample_row("real", pixels, f"Real patches of class {label}."))
         for row, store in stores:
             numbers = [n for n, own in enumerate(store.labels) if own == label][:per_class]
-            what = setting_text(row.axes) or "samples"
-            alt = f"Generated samples of class {label}, {what}."
-            strips.append(sample_row(f"samples, {what}", store.read_pixels(numbers), alt))
+            what = ", ".join(filter(None, ("samples", setting_text(row.axes))))
+            alt = f"Generated {what} of class {label}."
+            strips.append(sample_row(what, store.read_pixels(numbers), alt))
         found.append(ClassSamples(label, strips))
     return found
 
