@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,16 @@ from PIL import Image
 from histodiff.data_prep.generated.layout import TissueClass, field_layout
 from histodiff.data_prep.generated.painting import painted_tissue
 from histodiff.data_prep.generated.stain import Stain, drawn_stain, stained_rgb
-from histodiff.data_prep.readers.resampling import resized
 from histodiff.runtime import generator_for
 from histodiff.storage import storage_path, write_bytes
 from histodiff.telemetry import progress
 
 LABELLED_CLASSES = (TissueClass.GLAND, TissueClass.LYMPHOCYTES, TissueClass.STROMA)
 _MARGIN_PX = 64
-_GRID = 4
+_GRID = 8
+MAX_PATCHES_PER_SLIDE = 24
+_MIN_GLAND = 0.4
+"""A patch of a gland shows this much of it, not the stroma between glands."""
 
 
 def write_labelled_patches(
@@ -28,13 +31,13 @@ def write_labelled_patches(
     slides_per_class: int,
     patches_per_slide: int,
     seed: int,
-    patch_px: int = 64,
+    patch_px: int = 32,
     classes: Sequence[TissueClass] = LABELLED_CLASSES,
 ) -> Path:
-    """Writes patches at 1.0 um/px as PNG, and ``patches.csv`` (``path,label,slide_id``).
+    """Writes patches at 0.5 um/px as PNG, and ``patches.csv`` (``path,label,slide_id``).
 
-    Every slide has a stain of its own and shows mostly one class; one patch in eight is of another
-    class. At most 16 patches per slide.
+    Every slide has a stain of its own and shows one class, in at most `MAX_PATCHES_PER_SLIDE`
+    patches.
 
     Returns:
         The path of the CSV.
@@ -44,13 +47,10 @@ def write_labelled_patches(
     total = slides_per_class * len(classes)
     with progress("write labelled patches", total=total, unit="slides") as bar:
         for number in range(total):
-            main = classes[number % len(classes)]
-            slide_id = f"labelled-{number:03d}"
             rows += _write_slide(
                 folder,
-                slide_id,
-                main,
-                classes,
+                f"labelled-{number:03d}",
+                classes[number % len(classes)],
                 seed=seed,
                 count=patches_per_slide,
                 patch_px=patch_px,
@@ -68,39 +68,39 @@ def write_labelled_patches(
 def render_patches(
     rng: np.random.Generator, tissue_class: TissueClass, stain: Stain, *, count: int, patch_px: int
 ) -> list[npt.NDArray[np.uint8]]:
-    """``count`` patches of one class, uint8 ``(patch_px, patch_px, 3)`` at 1.0 um/px."""
-    side = 2 * patch_px * _GRID + 2 * _MARGIN_PX  # at 0.5 um/px
+    """``count`` patches of one class, uint8 ``(patch_px, patch_px, 3)`` at 0.5 um/px.
+
+    They do not overlap. Those of glands are taken where a gland is, as far as there are enough.
+    """
+    side = patch_px * _GRID + 2 * _MARGIN_PX
     layout = field_layout(height=side, width=side, tissue_class=tissue_class)
     canvas = painted_tissue(rng, layout)
     field = stained_rgb(rng, canvas.eosin, canvas.haematoxylin, stain)
-    places = rng.permutation(_GRID * _GRID)[:count]
-    patches = []
-    for place in places:
-        row, column = divmod(int(place), _GRID)
-        top, left = _MARGIN_PX + 2 * patch_px * row, _MARGIN_PX + 2 * patch_px * column
-        region = field[top : top + 2 * patch_px, left : left + 2 * patch_px]
-        patches.append(resized(region, width=patch_px, height=patch_px))
-    return patches
+    corners = [
+        (_MARGIN_PX + patch_px * row, _MARGIN_PX + patch_px * column)
+        for row, column in np.ndindex(_GRID, _GRID)
+    ]
+    corners = [corners[place] for place in rng.permutation(len(corners))]
+    if tissue_class == TissueClass.GLAND:
+        corners.sort(key=lambda corner: _part(canvas.glands, corner, patch_px).mean() < _MIN_GLAND)
+    return [_part(field, corner, patch_px) for corner in corners[:count]]
+
+
+def _part(field: npt.NDArray[Any], corner: tuple[int, int], side: int) -> npt.NDArray[Any]:
+    top, left = corner
+    return field[top : top + side, left : left + side]
 
 
 def _write_slide(
-    folder: Path, slide_id: str, main: TissueClass, classes: Sequence[TissueClass],
-    *, seed: int, count: int, patch_px: int,
-) -> list[tuple[str, str, str]]:  # fmt: skip
+    folder: Path, slide_id: str, label: TissueClass, *, seed: int, count: int, patch_px: int
+) -> list[tuple[str, str, str]]:
     rng = generator_for(seed, "labelled", slide_id)
     stain = drawn_stain(rng)
-    others = [name for name in classes if name != main]
-    num_others = count // 8 if others else 0
-    parts = [(main, count - num_others)]
-    if num_others:
-        parts.append((others[rng.integers(0, len(others))], num_others))
+    (folder / label).mkdir(exist_ok=True)
     rows = []
-    for name, part in parts:
-        (folder / name).mkdir(exist_ok=True)
-        for number, pixels in enumerate(
-            render_patches(rng, name, stain, count=part, patch_px=patch_px)
-        ):
-            path = f"{name}/{slide_id}-{number:02d}.png"
-            Image.fromarray(pixels).save(folder / path)
-            rows.append((path, str(name), slide_id))
+    patches = render_patches(rng, label, stain, count=count, patch_px=patch_px)
+    for number, pixels in enumerate(patches):
+        path = f"{label}/{slide_id}-{number:02d}.png"
+        Image.fromarray(pixels).save(folder / path)
+        rows.append((path, str(label), slide_id))
     return rows

@@ -29,10 +29,11 @@ from histodiff.data_prep.generated.nuclei import (
 
 @dataclass
 class Canvas:
-    """Densities of the stains, float32 ``(H, W)``, painted in place."""
+    """Densities of the stains, float32 ``(H, W)``, painted in place, and where glands are."""
 
     eosin: Field
     haematoxylin: Field
+    glands: npt.NDArray[np.bool_]
 
 
 def painted_tissue(rng: np.random.Generator, layout: Layout) -> Canvas:
@@ -45,7 +46,8 @@ def painted_tissue(rng: np.random.Generator, layout: Layout) -> Canvas:
     _bed(rng, canvas, amount[TissueClass.TUMOUR], eosin=0.27, haematoxylin=0.17)
     inside = layout.tissue > 0.6
     where = {name: inside & (amount[name] > 0.5) for name in CLASSES}
-    free = inside & ~paint_glands(rng, canvas.eosin, canvas.haematoxylin, where[TissueClass.GLAND])
+    canvas.glands |= paint_glands(rng, canvas.eosin, canvas.haematoxylin, where[TissueClass.GLAND])
+    free = inside & ~canvas.glands
     _fibroblasts(
         rng, canvas, free & ~where[TissueClass.LYMPHOCYTES] & ~where[TissueClass.TUMOUR], strands
     )
@@ -88,7 +90,11 @@ def _stroma(rng: np.random.Generator, strands: Fibres) -> Canvas:
     eosin *= 1 - np.float32(0.82) * clefts
     haematoxylin = np.clip(0.045 + 0.02 * patchy, 0, 1)
     haematoxylin *= 1 - clefts
-    return Canvas(eosin.astype(np.float32), haematoxylin.astype(np.float32))
+    return Canvas(
+        eosin.astype(np.float32),
+        haematoxylin.astype(np.float32),
+        glands=np.zeros((height, width), dtype=np.bool_),
+    )
 
 
 def _soft_region(layout: Layout, name: TissueClass) -> Field:

@@ -19,8 +19,8 @@ from histodiff.workflows.run import Pipeline, load_pipeline, run_pipeline
 
 PIPELINE = "pipelines/demo.yaml"
 INPUTS = "inputs"
-SIZE = GeneratedSize(size_px=3072)
-"""Enough tissue for a demo, drawn in half a minute."""
+SIZE = GeneratedSize(slides=8, size_px=1536)
+"""Enough tissue for a demo, drawn in ten seconds."""
 
 
 def demo(

@@ -6,7 +6,11 @@ from typing import Literal
 from pydantic import Field
 
 from histodiff.config import Config
-from histodiff.data_prep.generated import write_generated_slides, write_labelled_patches
+from histodiff.data_prep.generated import (
+    MAX_PATCHES_PER_SLIDE,
+    write_generated_slides,
+    write_labelled_patches,
+)
 from histodiff.errors import ConfigError
 
 Dataset = Literal["generated"]
@@ -22,10 +26,10 @@ class GeneratedSize(Config):
     """Side of a slide in pixels at 0.5 um/px."""
     slides_per_class: int = Field(default=8, ge=1, le=1000)
     """Labelled slides whose main class is the same."""
-    patches_per_slide: int = Field(default=16, ge=1, le=16)
+    patches_per_slide: int = Field(default=24, ge=1, le=MAX_PATCHES_PER_SLIDE)
     """Labelled patches per slide."""
-    patch_px: int = Field(default=64, ge=32, le=512)
-    """Side of a labelled patch in pixels at 1.0 um/px."""
+    patch_px: int = Field(default=32, ge=32, le=256)
+    """Side of a labelled patch in pixels at 0.5 um/px."""
     seed: int = 0
     """Seed of everything."""
 

@@ -3,14 +3,21 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import openslide
+import pytest
 from PIL import Image
 
 from histodiff.data_prep.generated import (
+    TissueClass,
+    labelled,
     render_slide,
     write_generated_slides,
     write_labelled_patches,
 )
+from histodiff.data_prep.generated.layout import Layout
+from histodiff.data_prep.generated.painting import Canvas, painted_tissue
+from histodiff.data_prep.generated.stain import drawn_stain
 
 
 def test_generated_slides_open_as_aperio_pyramids_with_their_scale(slides_folder: Path) -> None:
@@ -52,3 +59,26 @@ def test_labelled_patches_match_their_csv(tmp_path: Path) -> None:
             assert image.size == (32, 32)
             darkness.setdefault(row["label"], []).append(255 - np.asarray(image).mean())
     assert np.mean(darkness["lymphocytes"]) > np.mean(darkness["stroma"])
+
+
+def test_patches_of_glands_show_a_gland_and_not_the_stroma_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    painted: list[Canvas] = []
+
+    def paint(rng: np.random.Generator, layout: Layout) -> Canvas:
+        painted.append(painted_tissue(rng, layout))
+        return painted[-1]
+
+    def show_glands(*_: object) -> npt.NDArray[np.uint8]:
+        return np.repeat(painted[-1].glands[..., None], 3, axis=2).astype(np.uint8) * 255
+
+    monkeypatch.setattr(labelled, "painted_tissue", paint)
+    monkeypatch.setattr(labelled, "stained_rgb", show_glands)
+    rng = np.random.default_rng(0)
+    patches = labelled.render_patches(
+        rng, TissueClass.GLAND, drawn_stain(rng), count=labelled.MAX_PATCHES_PER_SLIDE, patch_px=32
+    )
+    assert len(patches) == labelled.MAX_PATCHES_PER_SLIDE
+    assert min(patch.mean() for patch in patches) > 0.35 * 255
+    assert 0 < painted[0].glands.mean() < 0.8  # there is stroma, too
