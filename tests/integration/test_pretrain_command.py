@@ -100,9 +100,10 @@ def test_pretrain_starts_from_a_saved_unet_and_learns_its_uncertainty(stored, tm
     "denoiser",
     [
         {"network": UNET},
+        {"network": UNET, "gaussian_start": {}},
         {"network": DIT, "self_conditioning": {"probability": 0.5}},
     ],
-    ids=["unet", "self-conditioned transformer"],
+    ids=["unet", "unet on a Gaussian", "self-conditioned transformer"],
 )
 def test_pretrain_interrupted_and_repeated_equals_undisturbed(stored, monkeypatch, denoiser):
     config = partial(tiny_config, denoiser={**denoiser, "objective": {"type": "edm"}})

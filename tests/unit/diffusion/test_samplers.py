@@ -14,9 +14,12 @@ from histodiff.diffusion import (
 )
 from histodiff.diffusion.samplers import (
     DdimSampler,
+    DpmSolverSampler,
+    Estimate,
     EulerSampler,
     HeunSampler,
     HeunStochasticSampler,
+    dpm_solver_step,
 )
 
 SHAPE = (3, 4, 4)
@@ -27,11 +30,16 @@ SAMPLERS = [
     HeunStochasticSampler(type="heun_stochastic", churn=10.0),
     DdimSampler(type="ddim", eta=0.0),
     DdimSampler(type="ddim", eta=1.0),
+    DpmSolverSampler(type="dpm_solver", order=2, eta=0.0),
+    DpmSolverSampler(type="dpm_solver", order=2, eta=1.0),
+    DpmSolverSampler(type="dpm_solver", order=3, eta=0.0),
+    DpmSolverSampler(type="dpm_solver", order=3, eta=1.0),
 ]
 
 
 def name_of(sampler):
-    return f"{sampler.type}-{sampler.eta}" if isinstance(sampler, DdimSampler) else sampler.type
+    parts = [getattr(sampler, field, None) for field in ("type", "order", "eta")]
+    return "-".join(str(part) for part in parts if part is not None)
 
 
 def normal(*, seed, count, dtype=torch.float64):
@@ -86,6 +94,48 @@ def test_heun_converges_at_second_order_and_euler_at_first():
     heun = error(HeunSampler(type="heun"), 40) / error(HeunSampler(type="heun"), 80)
     assert euler == pytest.approx(2, rel=0.15)
     assert heun == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpm_solver_converges_at_its_order(order):
+    mean, std, high, low = 0.5, 0.8, 200.0, 0.5
+    start = normal(seed=1, count=2)
+    sampler = DpmSolverSampler(type="dpm_solver", order=order, eta=0.0)
+
+    def error(steps):
+        schedule = KarrasSchedule(type="karras", steps=steps, sigma_max=high, sigma_min=low)
+        drawn = sample(
+            gaussian_denoiser(mean, std), sigmas=noise_levels(schedule, EPSILON)[:-1],
+            sampler=sampler, noise_B=start, step_noise=step_noise(2),
+        )  # fmt: skip
+        shrunk = math.sqrt((std**2 + low**2) / (std**2 + high**2))
+        return (drawn - (mean + (high * start - mean) * shrunk)).abs().max().item()
+
+    assert error(160) / error(320) == pytest.approx(2**order, rel=0.15)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_dpm_solver_step_integrates_the_polynomial_through_its_estimates(eta, count):
+    levels, following = [2.0, 2.9, 3.7][:count], 1.3
+    clean = [normal(seed=seed, count=1) for seed in range(count)]
+    x, rate = normal(seed=9, count=1), 1 + eta
+    estimates = [Estimate(value, level) for value, level in zip(clean, levels, strict=True)]
+    ours, added = dpm_solver_step(x, estimates, following, eta=eta)
+
+    lambdas, end = [-math.log(level) for level in levels], -math.log(following)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    width = end - lambdas[0]
+    total = math.exp(-rate * width) * x
+    for node, weight in zip(nodes, weights, strict=True):
+        place = lambdas[0] + (node + 1) / 2 * width
+        polynomial = sum(
+            value * math.prod((place - b) / (a - b) for b in lambdas if b != a)
+            for value, a in zip(clean, lambdas, strict=True)
+        )
+        total = total + weight * width / 2 * rate * math.exp(-rate * (end - place)) * polynomial
+    torch.testing.assert_close(ours, total, rtol=1e-10, atol=1e-10)
+    assert added == pytest.approx(following * math.sqrt(1 - math.exp(-2 * eta * width)))
 
 
 def naive_ddim(predict_noise, start, timesteps, alpha_bar, eta, noises):
