@@ -1,6 +1,12 @@
 """Diffusion as one view: a denoiser ``D(x; sigma)``; objectives, schedules, samplers, guidance."""
 
-from histodiff.diffusion.guidance import GuidanceConfig, Guide, guided_denoiser
+from histodiff.diffusion.guidance import (
+    AutoguidanceConfig,
+    GuidanceConfig,
+    Guide,
+    autoguided_denoiser,
+    guided_denoiser,
+)
 from histodiff.diffusion.objectives import (
     EdmObjective,
     EpsilonObjective,
@@ -27,6 +33,7 @@ from histodiff.diffusion.weighting import (
 )
 
 __all__ = [
+    "AutoguidanceConfig",
     "DdpmSchedule",
     "Denoise",
     "EdmObjective",
@@ -45,6 +52,7 @@ __all__ = [
     "UniformWeighting",
     "VObjective",
     "WeightingConfig",
+    "autoguided_denoiser",
     "create_preconditioning",
     "for_one_run",
     "guided_denoiser",

@@ -1,8 +1,10 @@
-"""Classifier guidance of a denoiser, inside an interval of noise levels.
+"""Guidance of a denoiser inside an interval of noise levels: by a classifier, or by a weaker one.
+
+A classifier steers by
 
     D'(x; sigma) = D(x; sigma) + sigma^2 w grad_x log p(y | x; sigma)
 
-This is Dhariwal & Nichol 2021 in variance-exploding coordinates: with ``z = sqrt(abar) x`` it is
+which is Dhariwal & Nichol 2021 in variance-exploding coordinates: with ``z = sqrt(abar) x`` it is
 ``eps' = eps - w sqrt(1 - abar) grad_z log p(y | z)``. Legend: B batch, C channels, H, W.
 """
 
@@ -30,9 +32,21 @@ class GuidanceConfig(Config):
 
     @model_validator(mode="after")
     def _ordered(self) -> "GuidanceConfig":
-        low, high = self.sigma_interval
-        if low < 0 or high <= low:
-            raise ValueError(f"sigma_interval ({low}, {high}) must be ascending and not negative")
+        _require_ascending(self.sigma_interval)
+        return self
+
+
+class AutoguidanceConfig(Config):
+    """How strongly, and at which noise levels, samples are driven away from a weaker denoiser."""
+
+    scale: float = Field(ge=1)
+    """Guidance scale w; 1 is unguided."""
+    sigma_interval: tuple[float, float]
+    """Lowest and highest noise level at which it acts."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AutoguidanceConfig":
+        _require_ascending(self.sigma_interval)
         return self
 
 
@@ -77,6 +91,39 @@ def guided_denoiser(
         return denoised_BCHW + weight_B.reshape(-1, 1, 1, 1) * gradient_BCHW
 
     return guided
+
+
+def autoguided_denoiser(denoise: Denoise, weak: Denoise, config: AutoguidanceConfig) -> Denoise:
+    """``denoise``, driven away from what a weaker denoiser of the same latents makes of the noise.
+
+        D' = D_weak + w (D - D_weak)
+
+    This is autoguidance (Karras et al. 2024, arXiv 2406.02507, Eq. 3): what the weaker one gets
+    wrong, the better one gets wrong in the same direction, and less. It needs no labels; a guide
+    may steer the result.
+
+    Args:
+        denoise: The denoiser.
+        weak: A smaller one, or the same after fewer images.
+        config: Scale, and the closed interval of noise levels.
+    """
+    low, high = config.sigma_interval
+
+    def guided(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        denoised_BCHW = denoise(x_BCHW, sigma_B)
+        inside_B = (sigma_B >= low) & (sigma_B <= high)
+        if config.scale == 1 or not bool(inside_B.any()):
+            return denoised_BCHW
+        away_BCHW = (config.scale - 1) * (denoised_BCHW - weak(x_BCHW, sigma_B))
+        return denoised_BCHW + inside_B.reshape(-1, 1, 1, 1) * away_BCHW
+
+    return guided
+
+
+def _require_ascending(interval: tuple[float, float]) -> None:
+    low, high = interval
+    if low < 0 or high <= low:
+        raise ValueError(f"sigma_interval ({low}, {high}) must be ascending and not negative")
 
 
 def _gradient(log_prob: LogProbability, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:

@@ -11,7 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histodiff.diffusion import Denoise, GuidanceConfig, Guide, SamplerConfig, for_one_run, sample
+from histodiff.diffusion import (
+    AutoguidanceConfig,
+    Denoise,
+    GuidanceConfig,
+    Guide,
+    SamplerConfig,
+    autoguided_denoiser,
+    for_one_run,
+    sample,
+)
 from histodiff.synthesis.plan import class_of, start_noise, step_noise
 
 
@@ -20,9 +29,11 @@ class Networks:
     """The functions that sampling needs, on one device.
 
     ``denoise`` works on whitened latents; ``decode`` takes them to uint8 pixels ``(B, 3, H, W)``.
+    ``weak`` is the weaker denoiser of autoguidance, of the same latents in the same whitening.
     """
 
     denoise: Denoise
+    weak: Denoise | None
     guide: Guide
     decode: Callable[[Tensor], Tensor]
     latent_shape: tuple[int, int, int]
@@ -36,6 +47,7 @@ class Drawing:
     sigmas: Tensor
     sampler: SamplerConfig
     guidance: GuidanceConfig
+    autoguidance: AutoguidanceConfig | None
     seed: int
 
 
@@ -57,7 +69,7 @@ def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
     shape = networks.latent_shape
     latents_BCHW = sample(
         networks.guide.steered(
-            for_one_run(networks.denoise), labels_B, guidance=drawing.guidance
+            _denoise(networks, drawing.autoguidance), labels_B, guidance=drawing.guidance
         ),
         sigmas=drawing.sigmas,
         sampler=drawing.sampler,
@@ -70,3 +82,11 @@ def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
         networks.decode(latents_BCHW).permute(0, 2, 3, 1).cpu().numpy(),
         log_p_BK.gather(1, labels_B[:, None]).squeeze(1).float().cpu().numpy(),
     )
+
+
+def _denoise(networks: Networks, autoguidance: AutoguidanceConfig | None) -> Denoise:
+    """The denoiser for one run of the sampler, before a guide steers it."""
+    denoise = for_one_run(networks.denoise)
+    if networks.weak is None or autoguidance is None:
+        return denoise
+    return autoguided_denoiser(denoise, for_one_run(networks.weak), autoguidance)

@@ -22,7 +22,14 @@ from histodiff.artifacts import (
 )
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.diffusion import GuidanceConfig, Guide, SamplerConfig, ScheduleConfig, noise_levels
+from histodiff.diffusion import (
+    AutoguidanceConfig,
+    GuidanceConfig,
+    Guide,
+    SamplerConfig,
+    ScheduleConfig,
+    noise_levels,
+)
 from histodiff.errors import ConfigError
 from histodiff.guidance.kinds import load_guide
 from histodiff.latents import Whitening
@@ -48,6 +55,16 @@ from histodiff.workflows.quality.config import QualityConfig
 from histodiff.workflows.quality.measuring import Measured, Sources, measure_store, open_sources
 
 _QUALITY = "quality."
+_WEAK = "autoguidance.denoiser"
+
+
+class WeakDenoiserConfig(AutoguidanceConfig):
+    """The weaker denoiser of autoguidance, and how samples are driven away from it."""
+
+    denoiser: Annotated[Reference, Location()] | None = None
+    """Another denoiser of the same latent stores; null takes a snapshot of the denoiser itself."""
+    snapshot: str = LAST
+    """Its EMA snapshot, such as ``images-<count>`` after fewer images."""
 
 
 class SynthesizeConfig(CommandConfig):
@@ -70,6 +87,8 @@ class SynthesizeConfig(CommandConfig):
     """Samples in all, without a guide; null with one."""
     guidance: GuidanceConfig | None = None
     """How strongly, and at which noise levels, the guide steers; null without one."""
+    autoguidance: WeakDenoiserConfig | None = None
+    """Drives samples away from a weaker denoiser (Karras et al. 2024); with a guide or without."""
     sampler: SamplerConfig
     """Sampler."""
     schedule: ScheduleConfig
@@ -98,14 +117,23 @@ class SynthesizeConfig(CommandConfig):
                 "with a guide give `per_class` and `guidance`, and no `num_samples`; guide: null"
                 " draws without one"
             )
+        weak = self.autoguidance
+        if weak is not None and weak.denoiser is None and weak.snapshot == self.snapshot:
+            raise ValueError(
+                "autoguidance needs a weaker denoiser: name an earlier snapshot of this one"
+                " (autoguidance.snapshot: images-<count>), or another denoiser"
+            )
         return self
 
     def inputs(self) -> dict[str, Reference]:
         guide = {} if self.guide is None else {"guide": self.guide.as_kind(Kind.GUIDES)}
         compared = self.quality.inputs() if self.quality else {}
+        other = self.autoguidance.denoiser if self.autoguidance else None
+        weak = {} if other is None else {_WEAK: other.as_kind(Kind.DENOISERS)}
         return {
             **guide,
             "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
+            **weak,
             "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
             **{f"quality.{key}": address for key, address in compared.items()},
         }
@@ -134,6 +162,9 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     if "guide" in inputs:
         _require_guide_of(inputs["guide"], inputs["denoiser"])
     require_snapshot(inputs["denoiser"], config.snapshot)
+    if config.autoguidance is not None:
+        require_snapshot(_weak_input(inputs), config.autoguidance.snapshot)
+        require_same_encoder(inputs["denoiser"], _weak_input(inputs))
     sources = _sources(config, inputs)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
@@ -146,9 +177,10 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
         plan = _store_plan(config, draft, inputs, guide, autoencoder)
         drawing = Drawing(
             noise_levels(config.schedule, denoiser.denoiser.preconditioning),
-            config.sampler, config.steering, config.seed,
+            config.sampler, config.steering, config.autoguidance, config.seed,
         )  # fmt: skip
-        _draw_missing(plan, drawing, _networks(guide, denoiser, autoencoder, site.device))
+        weak = _weak_denoiser(config, inputs, denoiser, site.device)
+        _draw_missing(plan, drawing, _networks(guide, denoiser, weak, autoencoder, site.device))
         header = finish_store(
             draft.path, finished_shards(draft.path).values(), classes=guide.classes,
             image_px=denoiser.latent_shape[1] * autoencoder.downsampling, mpp=denoiser.mpp,
@@ -178,7 +210,8 @@ def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | st
         guide = open_artifact(site.storage_root, addresses["guide"])
         classes = tuple(guide.manifest.contents["classes"])
     samples = config.samples_in_all(classes)
-    calls = config.schedule.steps * (2 if config.sampler.type.startswith("heun") else 1)
+    networks = 1 if config.autoguidance is None else 2
+    calls = networks * config.schedule.steps * (2 if config.sampler.type.startswith("heun") else 1)
     return {
         "samples": samples,
         "shards": num_shards(samples, shard_size=config.shard_size),
@@ -249,6 +282,8 @@ def _store_plan(
         "schedule": config.schedule.model_dump(mode="json"),
         "sigma_interval": list(config.steering.sigma_interval),
     }
+    if config.autoguidance is not None:
+        how["autoguidance"] = config.autoguidance.model_dump(mode="json")
     return StorePlan(
         path=draft.path,
         classes=guide.classes,
@@ -266,12 +301,42 @@ def _store_plan(
     )
 
 
+def _weak_input(inputs: Mapping[str, Artifact]) -> Artifact:
+    return inputs.get(_WEAK, inputs["denoiser"])
+
+
+def _weak_denoiser(
+    config: SynthesizeConfig, inputs: Mapping[str, Artifact], strong: LoadedDenoiser, device: str
+) -> LoadedDenoiser | None:
+    if config.autoguidance is None:
+        return None
+    artifact = _weak_input(inputs)
+    weak = open_denoiser(artifact, device=device, snapshot=config.autoguidance.snapshot)
+    pairs = (
+        (weak.whitening_mean, strong.whitening_mean), (weak.whitening_scale, strong.whitening_scale)
+    )  # fmt: skip
+    if weak.latent_shape != strong.latent_shape or not all(
+        torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in pairs
+    ):
+        raise ConfigError(
+            f"autoguidance: {artifact.reference} whitens latents otherwise than"
+            f" {inputs['denoiser'].reference}; take one that was trained on the same stores with"
+            " the same scaling"
+        )
+    return weak
+
+
 def _networks(
-    guide: Guide, denoiser: LoadedDenoiser, autoencoder: Autoencoder, device: str
+    guide: Guide,
+    denoiser: LoadedDenoiser,
+    weak: LoadedDenoiser | None,
+    autoencoder: Autoencoder,
+    device: str,
 ) -> Networks:
     whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
     return Networks(
         denoise=denoiser.denoiser,
+        weak=None if weak is None else weak.denoiser,
         guide=guide,
         decode=lambda latents: autoencoder.decode(whitening.invert(latents)),
         latent_shape=denoiser.latent_shape,

@@ -5,9 +5,11 @@ import torch
 
 from histodiff.config import parse_config
 from histodiff.diffusion import (
+    AutoguidanceConfig,
     EpsilonObjective,
     GuidanceConfig,
     KarrasSchedule,
+    autoguided_denoiser,
     create_preconditioning,
     guided_denoiser,
     noise_levels,
@@ -109,3 +111,49 @@ def test_guidance_with_crossed_interval_is_refused():
     values = {"scale": 1.0, "sigma_interval": [3.0, 1.0]}
     with pytest.raises(ConfigError, match="ascending"):
         parse_config(GuidanceConfig, values, source="test")
+
+
+def test_autoguidance_extrapolates_from_the_weaker_denoiser_inside_its_interval():
+    x, sigma = noisy()
+    strong, weak = (component_denoiser(x, sigma, mean) for mean in MEANS)
+
+    def guided(scale, interval=(1.0, 5.0)):
+        return autoguided_denoiser(
+            lambda x, sigma: component_denoiser(x, sigma, MEANS[0]),
+            lambda x, sigma: component_denoiser(x, sigma, MEANS[1]),
+            AutoguidanceConfig(scale=scale, sigma_interval=interval),
+        )(x, sigma)
+
+    inside = ((sigma >= 1.0) & (sigma <= 5.0)).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        guided(1.8), torch.where(inside, weak + 1.8 * (strong - weak), strong)
+    )
+    assert torch.equal(guided(1.0), strong)
+    assert torch.equal(guided(3.0, interval=(50.0, 60.0)), strong)
+
+
+def test_autoguidance_of_a_wider_gaussian_narrows_the_samples():
+    # The score of N(0, s^2) is linear, so guiding one by another gives a narrower Gaussian again.
+    def wide(std):
+        return lambda x, sigma: std**2 * x / (std**2 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+    config = AutoguidanceConfig(scale=2.0, sigma_interval=(0.0, 1e6))
+    schedule = KarrasSchedule(type="karras", steps=60, sigma_max=80.0)
+    levels = noise_levels(schedule, create_preconditioning(EpsilonObjective(type="epsilon")))
+    noise = torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    stds = [
+        sample(
+            denoise, sigmas=levels, sampler=HeunSampler(type="heun"), noise_B=noise,
+            step_noise=lambda step: noise,
+        ).std().item()
+        for denoise in (wide(1.0), autoguided_denoiser(wide(1.0), wide(1.5), config))
+    ]  # fmt: skip
+    assert stds[0] == pytest.approx(1.0, rel=0.03)
+    assert stds[1] < 0.85
+
+
+@pytest.mark.parametrize("fields", [{"scale": 0.5}, {"sigma_interval": [3.0, 1.0]}])
+def test_autoguidance_config_refuses_what_is_no_guidance(fields):
+    given = {"scale": 2.0, "sigma_interval": [0.1, 5.0], **fields}
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        parse_config(AutoguidanceConfig, given, source="here")

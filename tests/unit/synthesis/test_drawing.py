@@ -46,7 +46,7 @@ def decode(latents):
     return grey.repeat(1, 3, 2, 2)
 
 
-NETWORKS = Networks(gaussian_denoise, MeanGuide(), decode, SHAPE, "cpu")
+NETWORKS = Networks(gaussian_denoise, None, MeanGuide(), decode, SHAPE, "cpu")
 
 
 def drawing(scale=0.0, sampler=None, seed=0):
@@ -54,6 +54,7 @@ def drawing(scale=0.0, sampler=None, seed=0):
         SIGMAS,
         sampler or HeunSampler(type="heun"),
         GuidanceConfig(scale=scale, sigma_interval=(0.05, 5.0)),
+        None,
         seed,
     )
 

@@ -1,5 +1,8 @@
 """``synthesize``: resumption, provenance, and the checks of its inputs."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -132,3 +135,37 @@ def test_estimate_without_a_guide_counts_samples(sampled):
 def test_config_says_what_belongs_together(changes, message):
     with pytest.raises(ConfigError, match=message):
         synthesize_config(**changes)
+
+
+def test_synthesize_with_a_weaker_snapshot_is_driven_away_from_it(sampled):
+    denoiser = sampled.storage_root / Reference.of(Kind.DENOISERS, "toy", "v1").folder
+    loaded = load_denoiser(snapshot_path(denoiser), device="cpu")
+    state = {name: tensor + 0.02 for name, tensor in loaded.denoiser.state_dict().items()}
+    save_snapshot(snapshot_path(denoiser, "images-32"), loaded.denoiser, loaded.info, state=state)
+    weak = {"snapshot": "images-32", "sigma_interval": [0.0, 100.0]}
+    pictures, made_by = [], []
+    for name, scale in (("off", 1.0), ("on", 3.0)):
+        config = unguided_config(name=name, autoguidance={**weak, "scale": scale})
+        store = SampleStore.open(synthesize(config, sampled).path)
+        pictures.append(store.read_pixels(range(10)))
+        made_by.append(json.loads(store.rows["sampler"][0].as_py())["autoguidance"]["scale"])
+    plain = SampleStore.open(synthesize(unguided_config(), sampled).path).read_pixels(range(10))
+    np.testing.assert_array_equal(pictures[0], plain)
+    assert (pictures[1] != plain).any()
+    assert made_by == [1.0, 3.0]
+    assert estimate(config, sampled)["denoiser_calls_per_sample"] == 6
+
+
+def test_synthesize_autoguided_by_itself_or_by_another_whitening_is_refused(sampled):
+    guidance = {"scale": 2.0, "sigma_interval": [0.0, 100.0]}
+    with pytest.raises(ConfigError, match="autoguidance needs a weaker denoiser"):
+        unguided_config(autoguidance=guidance)
+    with pytest.raises(ConfigError, match=r"snapshot images-1: .* it has last$"):
+        synthesize(unguided_config(autoguidance={**guidance, "snapshot": "images-1"}), sampled)
+    make_denoiser(sampled, name="other")
+    path = snapshot_path(sampled.storage_root / Reference.of(Kind.DENOISERS, "other", "v1").folder)
+    loaded = load_denoiser(path, device="cpu")
+    wider = replace(loaded.info, whitening_scale=[2 * v for v in loaded.info.whitening_scale])
+    save_snapshot(path, loaded.denoiser, wider)
+    with pytest.raises(ConfigError, match="whitens latents otherwise"):
+        synthesize(unguided_config(autoguidance={**guidance, "denoiser": "other@v1"}), sampled)
