@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
-
 from histodiff.pretraining.spec import PretrainResult, PretrainSpec, TrainingProgress
 from histodiff.pretraining.trainer import DenoiserTrainer
 from histodiff.runtime import Notice
+from histodiff.runtime.threads import use_threads
 from histodiff.telemetry import announce
 from histodiff.training import RolledBack
 
@@ -28,7 +27,7 @@ def pretrain_rank(
         Preempted: Notice was given to leave.
         ConfigError: The world size does not divide batch or lanes.
     """
-    torch.set_num_threads(spec.threads)
+    use_threads(spec.threads)
     announce(spec.hub, {"stage": "pretrain", "role": "rank", "rank": str(rank)})
     result = None
     while result is None:

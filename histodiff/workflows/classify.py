@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
@@ -41,6 +40,7 @@ from histodiff.evaluation.metrics import (
 )
 from histodiff.models.classifier import Classifier, ClassifierConfig, save_classifier
 from histodiff.runtime import generator_for
+from histodiff.runtime.threads import use_threads
 from histodiff.samples import SampleStore, Selection
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.training import CHECKPOINTS
@@ -136,7 +136,7 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     if draft.finished is not None:
         return draft.finished
     with draft:
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         training = _training_images(config, index, labels, inputs)
         trained = trained_classifier(
             training.images, backbone=config.backbone, training=config.training,

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
@@ -24,6 +23,7 @@ from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
 from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide, train_guide
 from histodiff.guidance.labelled import LabelledLatents, read_labelled
 from histodiff.latents import LatentStore, Whitening
+from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
 from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labelled_rows
@@ -80,7 +80,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     if draft.finished is not None:
         return draft.finished
     with draft:
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         denoiser = open_denoiser(inputs["denoiser"], device=site.device)
         whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
         read = partial(

@@ -13,7 +13,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
@@ -27,6 +26,7 @@ from histodiff.errors import ConfigError
 from histodiff.features.extractor import image_features
 from histodiff.features.neighbours import nearest_similarity
 from histodiff.models.classifier import Classifier, load_classifier
+from histodiff.runtime.threads import use_threads
 from histodiff.samples import Decision, SampleStore, Selection, write_selection
 from histodiff.selection.centroid import Candidates, centroid_decisions, class_centroids
 from histodiff.selection.config import CentroidRule, RandomRule, RuleConfig
@@ -93,7 +93,7 @@ def select(config: SelectConfig, site: Site) -> Artifact:
     if draft.finished is not None:
         return draft.finished
     with draft:
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         store = SampleStore.open(inputs["samples"].path)
         real: RealImages | None = None
         match config.rule:

@@ -36,6 +36,7 @@ from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder
 from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.runtime import run_in_process
+from histodiff.runtime.threads import use_threads
 from histodiff.samples import SampleStore, finish_store, finished_shards
 from histodiff.synthesis.plan import num_shards, shard_samples
 from histodiff.synthesis.sampling import Drawing, Networks
@@ -170,7 +171,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     if draft.finished is not None:
         return draft.finished
     with draft:
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         guide = load_guide(inputs["guide"].path, site.device) if "guide" in inputs else Unguided()
         denoiser = open_denoiser(inputs["denoiser"], device=site.device, snapshot=config.snapshot)
         autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
-
 from histodiff.pretraining.autoencoder.spec import AutoencoderSpec, TrainedOutcome
 from histodiff.pretraining.autoencoder.trainer import AutoencoderTrainer
 from histodiff.pretraining.spec import TrainingProgress
 from histodiff.runtime import Notice
+from histodiff.runtime.threads import use_threads
 from histodiff.telemetry import announce
 
 
@@ -28,7 +27,7 @@ def train_rank(
         Preempted: Notice was given to leave.
         ConfigError: The world size does not divide the batch, or the patches do not suit.
     """
-    torch.set_num_threads(spec.threads)
+    use_threads(spec.threads)
     announce(spec.hub, {"stage": "autoencoder", "role": "rank", "rank": str(rank)})
     trainer = AutoencoderTrainer(
         spec, rank=rank, world_size=world_size, report=report, notice=notice

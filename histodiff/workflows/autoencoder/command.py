@@ -27,6 +27,7 @@ from histodiff.models.autoencoder import (
 )
 from histodiff.models.perceptual import Lpips, RandomFeatures, perceptual_distance
 from histodiff.models.weights import num_parameters
+from histodiff.runtime.threads import use_threads
 from histodiff.storage import StoragePath, sha256_of, storage_path
 from histodiff.workflows.autoencoder.config import (
     SOURCE,
@@ -129,7 +130,7 @@ def _inventory(mode: Mode, site: Site) -> dict[str, str]:
 def _made(
     config: AutoencoderConfig, site: Site, draft: Draft, inputs: Mapping[str, Artifact]
 ) -> Artifact:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     for path in [artifact.path for artifact in patch_indexes(inputs)]:
         assert_disjoint(PatchIndex.open(path).patches)
     if isinstance(config.mode, ImportMode):

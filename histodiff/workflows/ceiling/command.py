@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from histodiff.artifacts import Artifact, Draft, Kind, UnitIssue, begin, open_artifact
 from histodiff.classification.images import labelled_patches
@@ -19,6 +18,7 @@ from histodiff.classification.stand_ins import StandIns, stand_ins
 from histodiff.cluster.site import Site
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
+from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
 from histodiff.workflows.ceiling.classifiers import Classifiers
 from histodiff.workflows.ceiling.config import CeilingConfig
@@ -48,7 +48,7 @@ def ceiling(config: CeilingConfig, site: Site) -> Artifact:
         _say(draft.finished.manifest.contents["conclusion"])
         return draft.finished
     with draft:
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         scores = Classifiers(config, index, inputs, draft.path, site.device).scores(plans)
         found = outcome(_setting(config, index, inputs, plans), config.seeds, _arms(config, scores))
         return _finished(draft, found, scores)
