@@ -22,6 +22,7 @@ from histodiff.diffusion.schedules import (
     KarrasSchedule,
     ScheduleConfig,
     noise_levels,
+    noise_levels_below,
 )
 from histodiff.diffusion.weighting import (
     MinSnrWeighting,
@@ -58,6 +59,7 @@ __all__ = [
     "guided_denoiser",
     "min_snr_weight",
     "noise_levels",
+    "noise_levels_below",
     "sample",
     "training_loss",
 ]

@@ -102,6 +102,7 @@ def sample(
     sampler: SamplerConfig,
     noise_B: Tensor,
     step_noise: StepNoise,
+    start_BCHW: Tensor | None = None,
 ) -> Tensor:
     """Samples of the data distribution, of the shape of ``noise_B``.
 
@@ -111,11 +112,16 @@ def sample(
         sampler: Which sampler.
         noise_B: Standard normal noise, BCHW; the start is ``sigmas[0] * noise_B``.
         step_noise: Noise of a step; called by stochastic samplers only.
+        start_BCHW: Clean latents that the noise is added to at the start: samples vary them, the
+            less the lower ``sigmas[0]`` is (SDEdit, Meng et al. 2022, arXiv 2108.01073).
     """
     levels = [float(level) for level in sigmas]
     x_BCHW = noise_B * levels[0]
+    if start_BCHW is not None:
+        x_BCHW = x_BCHW + start_BCHW
     estimates: list[Estimate] = []
     for step, (level, following) in enumerate(pairwise(levels)):
+        added = 0.0
         match sampler:
             case EulerSampler():
                 x_BCHW = euler_step(denoise, x_BCHW, level, following)
@@ -124,19 +130,17 @@ def sample(
             case HeunStochasticSampler():
                 raised = _raised_level(sampler, level, num_steps=len(levels) - 1)
                 if raised > level:
-                    added = math.sqrt(raised**2 - level**2) * sampler.noise_scale
-                    x_BCHW = x_BCHW + added * step_noise(step)
+                    churned = math.sqrt(raised**2 - level**2) * sampler.noise_scale
+                    x_BCHW = x_BCHW + churned * step_noise(step)
                 x_BCHW = heun_step(denoise, x_BCHW, raised, following)
             case DdimSampler():
                 x_BCHW, added = ddim_step(denoise, x_BCHW, level, following, eta=sampler.eta)
-                if added > 0:
-                    x_BCHW = x_BCHW + added * step_noise(step)
             case DpmSolverSampler():
                 clean_BCHW = denoise(x_BCHW, _per_sample(x_BCHW, level))
                 estimates = [Estimate(clean_BCHW, level), *estimates][: sampler.order]
                 x_BCHW, added = dpm_solver_step(x_BCHW, estimates, following, eta=sampler.eta)
-                if added > 0:
-                    x_BCHW = x_BCHW + added * step_noise(step)
+        if added > 0:
+            x_BCHW = x_BCHW + added * step_noise(step)
     return x_BCHW
 
 

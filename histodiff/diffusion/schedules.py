@@ -82,3 +82,8 @@ def _ddpm_levels(schedule: DdpmSchedule) -> Tensor:
         schedule.num_timesteps, schedule.beta_start, schedule.beta_end, torch.device("cpu")
     )
     return sigmas[timesteps].flip(0)
+
+
+def noise_levels_below(sigmas: Tensor, highest: float) -> Tensor:
+    """``highest``, then the levels of ``sigmas`` below it, down to zero; where a variation goes."""
+    return torch.cat([sigmas.new_tensor([highest]), sigmas[sigmas < highest]])

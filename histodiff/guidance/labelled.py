@@ -44,6 +44,8 @@ class LabelledLatents:
     mean_NCHW: Floats
     std_NCHW: Floats
     target_N: npt.NDArray[np.int64]
+    patch_N: npt.NDArray[np.int64]
+    """Number of the patch in its PatchIndex."""
     symmetries: RawSymmetries | None = None
     """What turning the tissue does to channels; None leaves them as they are."""
 
@@ -90,6 +92,7 @@ def read_labelled(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
         std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
         target_N=np.array([classes.index(label) for label in labels], np.int64),
+        patch_N=np.asarray(store.rows["patch"], np.int64)[ordered],
         symmetries=None if moved is None else RawSymmetries(moved, whitening),
     )
 

@@ -22,6 +22,12 @@ SAMPLE_COLUMNS = pa.schema(
         pa.field("guide_log_prob", pa.float32(), nullable=False),  # log p(label | finished latent)
     ]
 )
+SOURCE_COLUMNS = pa.schema(
+    [  # of samples that vary a labelled latent, after those above
+        pa.field("source_patch", pa.int64(), nullable=False),  # its number in the PatchIndex
+        pa.field("start_sigma", pa.float64(), nullable=False),  # noise level it was noised to
+    ]
+)
 PNG = pa.field("png", pa.binary(), nullable=False)
 
 SELECTION_COLUMNS = pa.schema(

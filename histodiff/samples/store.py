@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from histodiff.config import Config
 from histodiff.errors import ArtifactCorrupt, ArtifactNotFound
-from histodiff.samples.schema import SAMPLE_COLUMNS
+from histodiff.samples.schema import SAMPLE_COLUMNS, SOURCE_COLUMNS
 from histodiff.storage import StoragePath, list_names
 
 HEADER = "samples.json"
@@ -132,7 +132,9 @@ def _header_at(path: StoragePath) -> StoreHeader:
 
 def _rows_of(path: StoragePath, name: str, count: int) -> pa.Table:
     with (path / "shards" / name).open("rb") as stream:
-        table = pq.read_table(stream, columns=SAMPLE_COLUMNS.names)
+        file = pq.ParquetFile(stream)
+        sources = [name for name in SOURCE_COLUMNS.names if name in file.schema_arrow.names]
+        table = file.read(columns=[*SAMPLE_COLUMNS.names, *sources])
     if table.num_rows != count:
         raise ArtifactCorrupt(f"{path / 'shards' / name}: {table.num_rows} rows, planned {count}")
     return table

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from histodiff.samples.schema import PNG, SAMPLE_COLUMNS, parquet_bytes
+from histodiff.samples.schema import PNG, SAMPLE_COLUMNS, SOURCE_COLUMNS, parquet_bytes
 from histodiff.samples.store import HEADER, StoreHeader
 from histodiff.storage import StoragePath, list_names, write_bytes
 
@@ -44,11 +44,13 @@ def write_shard(
     Args:
         path: Folder of the store.
         number: Place of the shard in the store.
-        columns: One sequence per column of ``SAMPLE_COLUMNS``.
+        columns: One sequence per column of ``SAMPLE_COLUMNS``, and of ``SOURCE_COLUMNS`` if the
+            samples vary latents.
         pixels_NHWC: uint8 RGB images, one per row.
     """
     images = pa.array([png_bytes(image) for image in pixels_NHWC], type=pa.binary())
-    table = pa.table(dict(columns), schema=SAMPLE_COLUMNS).append_column(PNG, images)
+    fields = [*SAMPLE_COLUMNS, *(field for field in SOURCE_COLUMNS if field.name in columns)]
+    table = pa.table(dict(columns), schema=pa.schema(fields)).append_column(PNG, images)
     data = parquet_bytes(table)
     record = ShardRecord(f"{number:06d}.parquet", table.num_rows, hashlib.sha256(data).hexdigest())
     write_bytes(path / SHARDS / record.name, data)

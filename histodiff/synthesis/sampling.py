@@ -19,9 +19,11 @@ from histodiff.diffusion import (
     SamplerConfig,
     autoguided_denoiser,
     for_one_run,
+    noise_levels_below,
     sample,
 )
 from histodiff.synthesis.plan import class_of, start_noise, step_noise
+from histodiff.synthesis.variation import Variation, clean_latents, source_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Drawing:
     sampler: SamplerConfig
     guidance: GuidanceConfig
     autoguidance: AutoguidanceConfig | None
+    variation: Variation | None
+    """What samples start from; None starts from noise."""
     seed: int
 
 
@@ -66,16 +70,10 @@ def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
     labels_B = torch.tensor(
         [class_of(index, num_classes=num_classes) for index in samples], device=device
     )
-    shape = networks.latent_shape
-    latents_BCHW = sample(
-        networks.guide.steered(
-            _denoise(networks, drawing.autoguidance), labels_B, guidance=drawing.guidance
-        ),
-        sigmas=drawing.sigmas,
-        sampler=drawing.sampler,
-        noise_B=start_noise(samples, shape=shape, seed=drawing.seed).to(device),
-        step_noise=step_noise(samples, shape=shape, seed=drawing.seed, device=device),
-    )  # fmt: skip
+    if drawing.variation is None:
+        latents_BCHW = _carried(networks, drawing, samples, labels_B, drawing.sigmas, None)
+    else:
+        latents_BCHW = _varied(networks, drawing, drawing.variation, samples, labels_B)
     lowest_B = torch.full((len(samples),), float(drawing.sigmas[-2]), device=device)
     log_p_BK = networks.guide.log_probabilities(latents_BCHW, lowest_B)
     return Drawn(
@@ -90,3 +88,50 @@ def _denoise(networks: Networks, autoguidance: AutoguidanceConfig | None) -> Den
     if networks.weak is None or autoguidance is None:
         return denoise
     return autoguided_denoiser(denoise, for_one_run(networks.weak), autoguidance)
+
+
+def _varied(
+    networks: Networks,
+    drawing: Drawing,
+    variation: Variation,
+    samples: Sequence[int],
+    labels_B: Tensor,
+) -> Tensor:
+    """Latents of samples that start from sources, those of one noise level together."""
+    num_classes = len(networks.guide.classes)
+    sources = [
+        source_of(variation, number, num_classes=num_classes, seed=drawing.seed)
+        for number in samples
+    ]
+    clean_BCHW = clean_latents(variation, sources, samples, seed=drawing.seed)
+    clean_BCHW = clean_BCHW.to(networks.device)
+    latents_BCHW = torch.empty_like(clean_BCHW)
+    for sigma in sorted({source.sigma for source in sources}):
+        places = [place for place, source in enumerate(sources) if source.sigma == sigma]
+        latents_BCHW[places] = _carried(
+            networks, drawing, [samples[place] for place in places], labels_B[places],
+            noise_levels_below(drawing.sigmas, sigma), clean_BCHW[places],
+        )  # fmt: skip
+    return latents_BCHW
+
+
+def _carried(
+    networks: Networks,
+    drawing: Drawing,
+    samples: Sequence[int],
+    labels_B: Tensor,
+    sigmas: Tensor,
+    start_BCHW: Tensor | None,
+) -> Tensor:
+    """Latents of the samples with these numbers, carried along ``sigmas``."""
+    shape, device = networks.latent_shape, networks.device
+    return sample(
+        networks.guide.steered(
+            _denoise(networks, drawing.autoguidance), labels_B, guidance=drawing.guidance
+        ),
+        sigmas=sigmas,
+        sampler=drawing.sampler,
+        noise_B=start_noise(samples, shape=shape, seed=drawing.seed).to(device),
+        step_noise=step_noise(samples, shape=shape, seed=drawing.seed, device=device),
+        start_BCHW=start_BCHW,
+    )  # fmt: skip

@@ -17,9 +17,14 @@ NO_GUIDANCE = GuidanceConfig(scale=0.0, sigma_interval=(0.0, 1.0))
 
 
 class Unguided:
-    """A ``diffusion.Guide`` that leaves the denoiser as it is."""
+    """A ``diffusion.Guide`` that leaves the denoiser as it is.
 
-    classes = UNCONDITIONAL_CLASSES
+    Args:
+        classes: Classes of the samples, where something else decides them.
+    """
+
+    def __init__(self, classes: tuple[str, ...] = UNCONDITIONAL_CLASSES) -> None:
+        self.classes = classes
 
     def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
         """``denoise`` itself."""
@@ -27,6 +32,6 @@ class Unguided:
         return denoise
 
     def log_probabilities(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        """Zeros (B, 1): every sample is certainly unconditional."""
+        """Zeros (B, K): nothing is said against a class."""
         del sigma_B
-        return torch.zeros(len(x_BCHW), 1, device=x_BCHW.device)
+        return torch.zeros(len(x_BCHW), len(self.classes), device=x_BCHW.device)

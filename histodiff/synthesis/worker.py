@@ -10,6 +10,7 @@ from histodiff.samples import ShardRecord, write_shard
 from histodiff.storage import StoragePath
 from histodiff.synthesis.plan import class_of, shard_samples
 from histodiff.synthesis.sampling import Drawing, Drawn, Networks, draw
+from histodiff.synthesis.variation import source_of
 from histodiff.telemetry.progress import Progress
 
 
@@ -54,4 +55,25 @@ class Synthesizer:
         classes = self._plan.classes
         labels = [classes[class_of(index, num_classes=len(classes))] for index in samples]
         shared = {name: [value] * len(samples) for name, value in self._plan.provenance.items()}
-        return {"sample": list(samples), "label": labels, **shared, "guide_log_prob": log_prob}
+        return {
+            "sample": list(samples),
+            "label": labels,
+            **shared,
+            "guide_log_prob": log_prob,
+            **self._sources(samples),
+        }
+
+    def _sources(self, samples: range) -> dict[str, Any]:
+        """Columns of what was varied; none where samples start from noise."""
+        variation = self._drawing.variation
+        if variation is None:
+            return {}
+        num_classes = len(self._plan.classes)
+        found = [
+            source_of(variation, index, num_classes=num_classes, seed=self._drawing.seed)
+            for index in samples
+        ]
+        return {
+            "source_patch": [source.patch for source in found],
+            "start_sigma": [source.sigma for source in found],
+        }

@@ -16,9 +16,8 @@ from pydantic import Field
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import Location
-from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
+from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
-from histodiff.errors import ConfigError
 from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
 from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide, train_guide
 from histodiff.guidance.labelled import LabelledLatents, read_labelled
@@ -26,7 +25,7 @@ from histodiff.latents import LatentStore, Whitening
 from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
 from histodiff.training import CHECKPOINTS
-from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labelled_rows
+from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labels_of_store
 from histodiff.workflows.networks import (
     open_denoiser,
     require_patch_px,
@@ -75,7 +74,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     require_same_encoder(inputs["latents"], inputs["denoiser"])
     store = LatentStore.open(inputs["latents"].path)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
-    labels = labels_of_store(store, config)
+    labels = labels_of_store(store, budget=config.budget, seed=config.seed)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
@@ -117,28 +116,8 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
 def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:
     """Labelled latents and training steps."""
     latents = open_artifact(site.storage_root, config.inputs()["latents"])
-    labels = labels_of_store(LatentStore.open(latents.path), config)
+    labels = labels_of_store(LatentStore.open(latents.path), budget=config.budget, seed=config.seed)
     return {"labelled_latents": len(labels.rows), "steps": config.kind.training.num_steps}
-
-
-def labels_of_store(store: LatentStore, config: GuideConfig) -> LabelledRows:
-    """The labelled subset of the store, checked.
-
-    Raises:
-        ConfigError: The store has fewer than two classes, or its splits share slides.
-    """
-    if len(store.classes) < 2:
-        raise ConfigError(
-            f"latents {config.latents}: a guide needs two classes, found {list(store.classes)};"
-            " encode a labelled PatchIndex"
-        )
-    assert_disjoint(store.rows)
-    patches = np.asarray(store.rows["patch"], np.int64)
-    labels = labelled_rows(store.rows, budget=config.budget, seed=config.seed, patches=patches)
-    missing = sorted(set(store.classes) - set(labels.counts))
-    if missing:
-        raise ConfigError(f"no labelled training latent of {', '.join(missing)}; add slides")
-    return labels
 
 
 def _is_labelled(store: LatentStore, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

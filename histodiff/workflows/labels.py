@@ -17,6 +17,7 @@ from histodiff.classification.images import labelled_patches
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint, labelled_subset
 from histodiff.errors import ConfigError
+from histodiff.latents import LatentStore
 
 LABELS_SHA256 = "labels_sha256"
 """Key of the digest in the contents of manifests."""
@@ -51,6 +52,27 @@ def labelled_rows(
     digest = content_sha256({str(number): f"{slide}\n{label}" for number, slide, label in named})
     counts = {label: labels.count(label) for label in sorted(set(labels))}
     return LabelledRows(chosen.astype(np.int64), digest, counts)
+
+
+def labels_of_store(store: LatentStore, *, budget: LabelBudget, seed: int) -> LabelledRows:
+    """The labelled subset of a store, checked.
+
+    Raises:
+        ConfigError: The store has fewer than two classes, its splits share slides, or a class has
+            no label.
+    """
+    if len(store.classes) < 2:
+        raise ConfigError(
+            f"latents: two classes are needed, found {list(store.classes)}; encode a labelled"
+            " PatchIndex"
+        )
+    assert_disjoint(store.rows)
+    patches = np.asarray(store.rows["patch"], np.int64)
+    labels = labelled_rows(store.rows, budget=budget, seed=seed, patches=patches)
+    missing = sorted(set(store.classes) - set(labels.counts))
+    if missing:
+        raise ConfigError(f"no labelled training latent of {', '.join(missing)}; add slides")
+    return labels
 
 
 def require_scorable(index: PatchIndex, *, source: str, split: str) -> None:

@@ -21,7 +21,8 @@ from histodiff.artifacts import (
     open_artifact,
 )
 from histodiff.cluster.site import Site
-from histodiff.config import Location
+from histodiff.config import Config, Location
+from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import (
     AutoguidanceConfig,
     GuidanceConfig,
@@ -32,7 +33,8 @@ from histodiff.diffusion import (
 )
 from histodiff.errors import ConfigError
 from histodiff.guidance.kinds import load_guide
-from histodiff.latents import Whitening
+from histodiff.guidance.labelled import read_labelled
+from histodiff.latents import LatentStore, Whitening
 from histodiff.models.autoencoder import Autoencoder
 from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.runtime import run_in_process
@@ -41,9 +43,10 @@ from histodiff.samples import SampleStore, finish_store, finished_shards
 from histodiff.synthesis.plan import num_shards, shard_samples
 from histodiff.synthesis.sampling import Drawing, Networks
 from histodiff.synthesis.unguided import NO_GUIDANCE, NO_GUIDE, UNCONDITIONAL_CLASSES, Unguided
+from histodiff.synthesis.variation import Variation
 from histodiff.synthesis.worker import StorePlan, Synthesizer
 from histodiff.telemetry import progress
-from histodiff.workflows.labels import LABELS_SHA256
+from histodiff.workflows.labels import LABELS_SHA256, labels_of_store, require_same_labels
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
     drawn_px,
@@ -57,6 +60,7 @@ from histodiff.workflows.quality.measuring import Measured, Sources, measure_sto
 
 _QUALITY = "quality."
 _WEAK = "autoguidance.denoiser"
+_VARIED = "variation.latents"
 
 
 class WeakDenoiserConfig(AutoguidanceConfig):
@@ -66,6 +70,17 @@ class WeakDenoiserConfig(AutoguidanceConfig):
     """Another denoiser of the same latent stores; null takes a snapshot of the denoiser itself."""
     snapshot: str = LAST
     """Its EMA snapshot, such as ``images-<count>`` after fewer images."""
+
+
+class VariationConfig(Config):
+    """Labelled latents that samples vary instead of starting from noise."""
+
+    latents: Annotated[Reference, Location()]
+    """LatentStore of the labelled target, of the denoiser's encoder."""
+    budget: LabelBudget
+    """How many labels; with ``seed`` decides which training latents are varied."""
+    sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """Noise levels that latents are noised to, in turns; the higher, the more changes."""
 
 
 class SynthesizeConfig(CommandConfig):
@@ -83,11 +98,13 @@ class SynthesizeConfig(CommandConfig):
     autoencoder: Annotated[Reference, Location()]
     """Autoencoder that decodes; must have the denoiser's encoder."""
     per_class: int | None = Field(default=None, ge=1)
-    """Samples of each class of the guide; null without a guide."""
+    """Samples of each class of the guide, or of the latents that are varied; null without both."""
     num_samples: int | None = Field(default=None, ge=1)
-    """Samples in all, without a guide; null with one."""
+    """Samples in all, where no class is asked for; null otherwise."""
     guidance: GuidanceConfig | None = None
     """How strongly, and at which noise levels, the guide steers; null without one."""
+    variation: VariationConfig | None = None
+    """Labelled latents that samples vary; null starts from noise. Needs no guide."""
     autoguidance: WeakDenoiserConfig | None = None
     """Drives samples away from a weaker denoiser (Karras et al. 2024); with a guide or without."""
     sampler: SamplerConfig
@@ -107,17 +124,13 @@ class SynthesizeConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _guided_or_not(self) -> "SynthesizeConfig":
-        of_guide = (self.per_class, self.guidance)
-        if self.guide is None and (of_guide != (None, None) or self.num_samples is None):
-            raise ValueError(
-                "without a guide (guide: null) give `num_samples`, and neither `per_class` nor"
-                " `guidance`"
-            )
-        if self.guide is not None and (None in of_guide or self.num_samples is not None):
-            raise ValueError(
-                "with a guide give `per_class` and `guidance`, and no `num_samples`; guide: null"
-                " draws without one"
-            )
+        if (self.guide is None) != (self.guidance is None):
+            raise ValueError("`guide` and `guidance` belong together: give both, or neither")
+        labelled = self.guide is not None or self.variation is not None
+        wanted, other = ("per_class", "num_samples") if labelled else ("num_samples", "per_class")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            what = "with a guide or a variation" if labelled else "without a guide (guide: null)"
+            raise ValueError(f"{what} give `{wanted}`, and no `{other}`")
         weak = self.autoguidance
         if weak is not None and weak.denoiser is None and weak.snapshot == self.snapshot:
             raise ValueError(
@@ -130,9 +143,11 @@ class SynthesizeConfig(CommandConfig):
         guide = {} if self.guide is None else {"guide": self.guide.as_kind(Kind.GUIDES)}
         compared = self.quality.inputs() if self.quality else {}
         other = self.autoguidance.denoiser if self.autoguidance else None
+        varied = {_VARIED: self.variation.latents.as_kind(Kind.LATENTS)} if self.variation else {}
         weak = {} if other is None else {_WEAK: other.as_kind(Kind.DENOISERS)}
         return {
             **guide,
+            **varied,
             "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
             **weak,
             "autoencoder": self.autoencoder.as_kind(Kind.AUTOENCODERS),
@@ -166,19 +181,21 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     if config.autoguidance is not None:
         require_snapshot(_weak_input(inputs), config.autoguidance.snapshot)
         require_same_encoder(inputs["denoiser"], _weak_input(inputs))
+    labels = _labels_sha256(config, inputs)
     sources = _sources(config, inputs)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
     with draft:
         use_threads(config.threads)
-        guide = load_guide(inputs["guide"].path, site.device) if "guide" in inputs else Unguided()
+        guide = _guide(inputs, site.device)
         denoiser = open_denoiser(inputs["denoiser"], device=site.device, snapshot=config.snapshot)
         autoencoder = open_autoencoder(inputs["autoencoder"], device=site.device)
         plan = _store_plan(config, draft, inputs, guide, autoencoder)
         drawing = Drawing(
             noise_levels(config.schedule, denoiser.denoiser.preconditioning),
-            config.sampler, config.steering, config.autoguidance, config.seed,
+            config.sampler, config.steering, config.autoguidance,
+            _variation(config, inputs, denoiser), config.seed,
         )  # fmt: skip
         weak = _weak_denoiser(config, inputs, denoiser, site.device)
         _draw_missing(plan, drawing, _networks(guide, denoiser, weak, autoencoder, site.device))
@@ -196,7 +213,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
                 "image_px": header.image_px,
                 ENCODER_SHA256: header.encoder_sha256,
                 "decoder_sha256": header.decoder_sha256,
-                LABELS_SHA256: _labels_sha256(inputs),
+                LABELS_SHA256: labels,
                 **measured.contents,
             },
             failed=measured.failed,
@@ -206,10 +223,13 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
 def estimate(config: SynthesizeConfig, site: Site) -> dict[str, float | int | str]:
     """Samples, shards and calls of the denoiser."""
     addresses = config.inputs()
-    classes = UNCONDITIONAL_CLASSES
+    classes: tuple[str, ...] = UNCONDITIONAL_CLASSES
     if "guide" in addresses:
         guide = open_artifact(site.storage_root, addresses["guide"])
         classes = tuple(guide.manifest.contents["classes"])
+    elif _VARIED in addresses:
+        varied = open_artifact(site.storage_root, addresses[_VARIED])
+        classes = LatentStore.open(varied.path).classes
     samples = config.samples_in_all(classes)
     networks = 1 if config.autoguidance is None else 2
     calls = networks * config.schedule.steps * (2 if config.sampler.type.startswith("heun") else 1)
@@ -253,12 +273,46 @@ def _measured(
     )  # fmt: skip
 
 
-def _labels_sha256(inputs: Mapping[str, Artifact]) -> str | None:
-    """Which labels the samples know; None without a guide: they know none."""
-    found: str | None = (
-        inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
+def _labels_sha256(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> str | None:
+    """Which labels the samples know; None where they know none.
+
+    Raises:
+        ConfigError: What is varied has other labels than the guide, or lacks a class.
+    """
+    if config.variation is None:
+        known = inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
+        return known if known is None else str(known)
+    require_same_encoder(inputs["denoiser"], inputs[_VARIED])
+    store = LatentStore.open(inputs[_VARIED].path)
+    labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
+    if "guide" in inputs:
+        require_same_labels(labels.sha256, inputs["guide"], what="guide")
+    return labels.sha256
+
+
+def _guide(inputs: Mapping[str, Artifact], device: str) -> Guide:
+    if "guide" in inputs:
+        return load_guide(inputs["guide"].path, device)
+    if _VARIED in inputs:
+        return Unguided(LatentStore.open(inputs[_VARIED].path).classes)
+    return Unguided()
+
+
+def _variation(
+    config: SynthesizeConfig, inputs: Mapping[str, Artifact], denoiser: LoadedDenoiser
+) -> Variation | None:
+    if config.variation is None:
+        return None
+    store = LatentStore.open(inputs[_VARIED].path)
+    labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
+    whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
+    latents = read_labelled(
+        store, labels.rows, whitening=whitening, classes=store.classes, view=denoiser.info.view
     )
-    return found
+    return Variation(
+        latents.mean_NCHW, latents.std_NCHW, latents.target_N, latents.patch_N,
+        tuple(config.variation.sigmas),
+    )  # fmt: skip
 
 
 def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
@@ -283,6 +337,8 @@ def _store_plan(
         "schedule": config.schedule.model_dump(mode="json"),
         "sigma_interval": list(config.steering.sigma_interval),
     }
+    if config.variation is not None:
+        how["variation"] = inputs[_VARIED].manifest.content_sha256
     if config.autoguidance is not None:
         how["autoguidance"] = config.autoguidance.model_dump(mode="json")
     return StorePlan(

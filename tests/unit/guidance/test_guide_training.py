@@ -30,7 +30,7 @@ def toy_latents(count, *, shift, seed=0):
     target = np.arange(count) % 2
     mean = rng.normal(size=(count, 2, 4, 4)).astype(np.float32) * 0.3
     mean[:, 0] += np.where(target == 1, shift, -shift)[:, None, None]
-    return LabelledLatents(mean, np.full_like(mean, 0.1), target)
+    return LabelledLatents(mean, np.full_like(mean, 0.1), target, np.arange(len(target)))
 
 
 def training(**changes):
@@ -89,7 +89,9 @@ def test_training_batch_is_a_function_of_seed_and_global_index():
 
 def test_training_batch_balanced_draws_rare_classes_as_often():
     latents = toy_latents(20, shift=1.0)
-    rare = LabelledLatents(latents.mean_NCHW, latents.std_NCHW, np.array([1] + [0] * 19, np.int64))
+    rare = LabelledLatents(
+        latents.mean_NCHW, latents.std_NCHW, np.array([1] + [0] * 19, np.int64), np.arange(20)
+    )
     shares = {
         balanced: float(
             training_batch(
@@ -105,8 +107,9 @@ def test_training_batch_balanced_draws_rare_classes_as_often():
 
 def test_noisy_batch_has_the_noise_level_it_says():
     latents = LabelledLatents(
-        np.zeros((1, 2, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.float32), np.zeros(1, int)
-    )
+        np.zeros((1, 2, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.float32),
+        np.zeros(1, int), np.zeros(1, int),
+    )  # fmt: skip
     batch = noisy_batch(
         latents, [0, 0], sigma_of=lambda u: torch.tensor([0.5, 4.0]), seed=0, purpose="t",
         indices=[0, 1],

@@ -55,6 +55,7 @@ def drawing(scale=0.0, sampler=None, seed=0):
         sampler or HeunSampler(type="heun"),
         GuidanceConfig(scale=scale, sigma_interval=(0.05, 5.0)),
         None,
+        None,
         seed,
     )
 

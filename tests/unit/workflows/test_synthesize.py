@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from histodiff.artifacts import Kind, Reference
+from histodiff.artifacts import Kind, Reference, open_artifact
 from histodiff.errors import ArtifactError, ConfigError
+from histodiff.latents import LatentStore
 from histodiff.models.denoiser import load_denoiser, save_snapshot
 from histodiff.samples import SampleStore
 from histodiff.synthesis import worker
 from histodiff.workflows.networks import snapshot_path
 from histodiff.workflows.synthesize import estimate, synthesize
 from tests.support.labelled_chain import make_autoencoder, make_denoiser
-from tests.support.labelled_configs import synthesize_config
+from tests.support.labelled_configs import BUDGET, synthesize_config
 
 
 def test_synthesize_writes_every_class_with_provenance(sampled):
@@ -98,6 +99,9 @@ def test_estimate_counts_samples_and_shards(sampled):
     assert planned == {"samples": 10, "shards": 3, "denoiser_calls_per_sample": 3}
 
 
+VARIED = {"latents": "toy@v1", "budget": BUDGET, "sigmas": [0.3, 1.0]}
+
+
 def unguided_config(**changes):
     return synthesize_config(
         guide=None, per_class=None, guidance=None, **{"name": "free", "num_samples": 10, **changes}
@@ -125,11 +129,14 @@ def test_estimate_without_a_guide_counts_samples(sampled):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guide": None}, "without a guide"),
+        ({"guide": None}, "`guide` and `guidance` belong together"),
+        ({"guidance": None}, "`guide` and `guidance` belong together"),
         ({"guide": None, "per_class": None, "guidance": None}, "give `num_samples`"),
+        ({"guide": None, "guidance": None}, "give `num_samples`, and no `per_class`"),
         ({"num_samples": 5}, "no `num_samples`"),
         ({"per_class": None}, "give `per_class`"),
-        ({"guidance": None}, "give `per_class` and `guidance`"),
+        ({"guide": None, "guidance": None, "num_samples": 5, "variation": VARIED}, "no `num_s"),
+        ({"variation": {**VARIED, "sigmas": []}}, "sigmas"),
     ],
 )
 def test_config_says_what_belongs_together(changes, message):
@@ -169,3 +176,34 @@ def test_synthesize_autoguided_by_itself_or_by_another_whitening_is_refused(samp
     save_snapshot(path, loaded.denoiser, wider)
     with pytest.raises(ConfigError, match="whitens latents otherwise"):
         synthesize(unguided_config(autoguidance={**guidance, "denoiser": "other@v1"}), sampled)
+
+
+def test_synthesize_varies_labelled_latents_and_says_which(sampled):
+    config = synthesize_config(name="varied", guide=None, guidance=None, variation=VARIED)
+    artifact = synthesize(config, sampled)
+    store = SampleStore.open(artifact.path)
+    assert store.counts() == {"benign": 5, "cancer": 5}
+    assert set(store.rows["start_sigma"].to_pylist()) == {0.3, 1.0}
+    target = LatentStore.open(
+        open_artifact(sampled.storage_root, config.inputs()["variation.latents"]).path
+    )
+    labels = dict(
+        zip(target.rows["patch"].to_pylist(), target.rows["label"].to_pylist(), strict=True)
+    )
+    found = store.rows["source_patch"].to_pylist()
+    assert [labels[patch] for patch in found] == store.labels
+    splits = dict(
+        zip(target.rows["patch"].to_pylist(), target.rows["split"].to_pylist(), strict=True)
+    )
+    assert {splits[patch] for patch in found} == {"train"}
+    guide = open_artifact(sampled.storage_root, Reference.of(Kind.GUIDES, "toy", "v1"))
+    assert artifact.manifest.contents["labels_sha256"] == guide.manifest.contents["labels_sha256"]
+    assert estimate(config, sampled)["samples"] == 10
+
+
+def test_synthesize_varies_and_steers_with_the_same_labels_only(sampled):
+    both = synthesize(synthesize_config(name="both", variation=VARIED), sampled)
+    assert SampleStore.open(both.path).counts() == {"benign": 5, "cancer": 5}
+    other = {**VARIED, "budget": {"type": "slides_per_class", "count": 1}}
+    with pytest.raises(ConfigError, match=r"guide .* was made with other labels"):
+        synthesize(synthesize_config(name="mixed", variation=other), sampled)
