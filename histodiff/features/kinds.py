@@ -12,7 +12,6 @@ from torch import Tensor
 
 from histodiff.artifacts import Kind, Reference
 from histodiff.config import Config, Location
-from histodiff.errors import ConfigError
 from histodiff.features.extractor import Extractor
 from histodiff.latents import Whitening
 from histodiff.models.activations import middle_features
@@ -99,19 +98,15 @@ def timm_extractor(config: TimmExtractor, *, device: str) -> Extractor:
     """The backbone that ``config`` names.
 
     Raises:
-        ConfigError: timm knows no such backbone, or the weights are missing or are not all of its.
+        ConfigError: timm knows no such backbone, or the weights are not those of it.
     """
     network = ClassifierConfig(
         model=config.model, pretrained=config.pretrained, input_px=config.input_px
     )
-    first, second = (_without_head(network, seed, device) for seed in (0, 1))
-    digest = weights_sha256(first.backbone, _ALL_WEIGHTS)
-    if digest != weights_sha256(second.backbone, _ALL_WEIGHTS):  # some are still random
-        raise ConfigError(
-            f"extractor.pretrained: does not have all weights of timm's {config.model}; give the"
-            " weights of this backbone, under timm's names"
-        )
-    return _before_logits(first, name=f"timm {config.model}", digest=digest, device=device)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced
+        classifier = create_classifier(network, 0, device=device)
+    digest = weights_sha256(classifier.backbone, _ALL_WEIGHTS)
+    return _before_logits(classifier, name=f"timm {config.model}", digest=digest, device=device)
 
 
 def classifier_extractor(classifier: Classifier, *, name: str, device: str) -> Extractor:
@@ -159,12 +154,6 @@ def random_extractor(config: RandomExtractor, *, device: str) -> Extractor:
         device,
         lambda pixels_BCHW: network.pooled(pixels_BCHW / 127.5 - 1),
     )
-
-
-def _without_head(network: ClassifierConfig, seed: int, device: str) -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create_classifier(network, 0, device=device)
 
 
 def _before_logits(classifier: Classifier, *, name: str, digest: str, device: str) -> Extractor:

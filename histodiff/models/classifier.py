@@ -6,19 +6,20 @@ normalise differently later. Legend: B batch, C channels, H height, W width, K c
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 from pydantic import Field
+from timm.models import load_model_config_from_hf, load_state_dict_from_hf
 from torch import Tensor, nn
 
 from histodiff.config import Config, Location
 from histodiff.errors import ArtifactCorrupt, ConfigError
+from histodiff.models.backbone_weights import load_backbone, state_in_bytes
 from histodiff.models.weights import fill, module_dtype, read_model, save_model
 from histodiff.storage import StoragePath
 
@@ -54,14 +55,27 @@ class FileWeights(Config):
 
     type: Literal["file"]
     path: Annotated[str, Location()]
-    """A safetensors file with timm's parameter names."""
+    """A safetensors file, or a checkpoint of plain tensors (`.pth`, `.pt`, `.bin`)."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the file: the path alone does not say what is computed."""
+    key: str | None = None
+    """Entry of a training's checkpoint, such as `teacher`; null where there is one network."""
+    prefix: str | None = None
+    """What the backbone's names begin with, such as `teacher.backbone.`; null finds it out."""
 
 
 PretrainedConfig = Annotated[
     NoWeights | HubWeights | RepositoryWeights | FileWeights, Field(discriminator="type")
 ]
+
+
+class Normalisation(Config):
+    """Mean and standard deviation of each colour, for pixels in 0..1."""
+
+    mean: tuple[float, float, float]
+    """Of red, green, blue."""
+    std: tuple[float, float, float]
+    """Of red, green, blue."""
 
 
 class ClassifierConfig(Config):
@@ -77,14 +91,10 @@ class ClassifierConfig(Config):
     """Dropout before the logits."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth."""
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each colour, for pixels in 0..1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    arguments: dict[str, bool | int | float | str] = Field(default={})
+    """Arguments of timm's `create_model`, such as `init_values` (LayerScale) or `reg_tokens`."""
+    normalisation: Normalisation | None = None
+    """Mean and deviation of the pixels the weights were trained on; null is what timm says."""
 
 
 class Classifier(nn.Module):
@@ -145,21 +155,44 @@ def create_classifier(
         case HubWeights(tag=tag):
             name = f"{config.model}.{tag}" if tag else config.model
             backbone = _backbone(config, name, num_classes, {"pretrained": True})
-        case RepositoryWeights(repository=repository, revision=revision):
-            options = {
-                "pretrained": True,
-                "pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"},
-            }
-            backbone = _backbone(config, config.model, num_classes, options)
+        case RepositoryWeights() as weights:
+            backbone = _of_repository(config, weights, num_classes)
         case FileWeights() as weights:
-            overlay = {"state_dict": _state_in_file(weights)}
-            options = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-            backbone = _backbone(config, config.model, num_classes, options)
-            backbone.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
+            backbone = _backbone(config, config.model, num_classes, {})
+            load_backbone(
+                backbone, _state_in_file(weights), prefix=weights.prefix,
+                source=f"classifier.pretrained.path '{weights.path}'",
+            )  # fmt: skip
     settings: Any = backbone.pretrained_cfg
-    normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
+    normalisation = config.normalisation or _normalisation(settings["mean"], settings["std"])
     classifier = Classifier(backbone, config, num_classes=num_classes, normalisation=normalisation)
     return classifier.to(device)
+
+
+def _of_repository(
+    config: ClassifierConfig, weights: RepositoryWeights, num_classes: int
+) -> nn.Module:
+    """A backbone with the weights of a repository, and the mean and deviation it states."""
+    backbone = _backbone(config, config.model, num_classes, {})
+    place = f"{weights.repository}@{weights.revision}"
+    source = f"classifier.pretrained.repository '{place}'"
+    try:
+        stated, _, _ = load_model_config_from_hf(place)
+        state = load_state_dict_from_hf(place, weights_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{source}: cannot be fetched ({reason}); check name, revision and access, or give the"
+            " file (type: file; type: none needs no download)"
+        ) from error
+    load_backbone(backbone, state, prefix=None, source=source)
+    settings: Any = backbone.pretrained_cfg
+    settings.update({name: stated[name] for name in ("mean", "std") if name in stated})
+    return backbone
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> Normalisation:
+    return Normalisation.model_validate({"mean": tuple(mean), "std": tuple(std)})
 
 
 def _state_in_file(weights: FileWeights) -> dict[str, Tensor]:
@@ -175,13 +208,9 @@ def _state_in_file(weights: FileWeights) -> dict[str, Tensor]:
             f"classifier.pretrained.sha256: '{weights.path}' has {found}, not {weights.sha256};"
             " give the file that was meant, or its digest"
         )
-    try:
-        state: dict[str, Tensor] = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ConfigError(
-            f"classifier.pretrained.path '{weights.path}': is no safetensors file ({error})"
-        ) from error
-    return state
+    return state_in_bytes(
+        data, key=weights.key, source=f"classifier.pretrained.path '{weights.path}'"
+    )
 
 
 def _backbone(
@@ -199,13 +228,13 @@ def _backbone(
     try:
         backbone: nn.Module = timm.create_model(
             name, num_classes=num_classes, drop_rate=config.dropout,
-            drop_path_rate=config.drop_path, **sized, **options,
+            drop_path_rate=config.drop_path, **sized, **config.arguments, **options,
         )  # fmt: skip
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"classifier.model '{name}': cannot be created ({reason}); check input_px and"
-            " pretrained (type: none needs no download)"
+            f"classifier.model '{name}': cannot be created ({reason}); check input_px,"
+            " arguments and pretrained (type: none needs no download)"
         ) from error
     return backbone
 
@@ -246,9 +275,7 @@ def load_classifier(path: StoragePath, *, device: str) -> LoadedClassifier:
     try:
         config = ClassifierConfig.model_validate(stored.description["config"])
         classes = tuple(stored.description["classes"])
-        normalisation = Normalisation(
-            tuple(stored.description["mean"]), tuple(stored.description["std"])
-        )
+        normalisation = _normalisation(stored.description["mean"], stored.description["std"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{path}: its description is not a classifier's: {error}") from error
     classifier = Classifier(
