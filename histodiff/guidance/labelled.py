@@ -5,7 +5,7 @@ level, the noise. Legend of suffixes: N rows, B batch, C channels, H height, W w
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,11 +46,24 @@ class LabelledLatents:
     target_N: npt.NDArray[np.int64]
     patch_N: npt.NDArray[np.int64]
     """Number of the patch in its PatchIndex."""
+    group_N: tuple[str, ...]
+    """Patient, or slide where no patient is known."""
     symmetries: RawSymmetries | None = None
     """What turning the tissue does to channels; None leaves them as they are."""
 
     def __len__(self) -> int:
         return len(self.target_N)
+
+    def part(self, rows: npt.NDArray[np.integer]) -> "LabelledLatents":
+        """The latents of these rows."""
+        return replace(
+            self,
+            mean_NCHW=self.mean_NCHW[rows],
+            std_NCHW=self.std_NCHW[rows],
+            target_N=self.target_N[rows],
+            patch_N=self.patch_N[rows],
+            group_N=tuple(self.group_N[row] for row in rows),
+        )
 
     def turned(self, latent_CHW: Floats, which: int) -> Floats:
         """A whitened latent under symmetry ``which`` of the square."""
@@ -93,6 +106,14 @@ def read_labelled(
         std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
         target_N=np.array([classes.index(label) for label in labels], np.int64),
         patch_N=np.asarray(store.rows["patch"], np.int64)[ordered],
+        group_N=tuple(
+            f"patient {patient}" if patient else f"slide {slide}"
+            for patient, slide in zip(
+                store.rows["patient_id"].take(ordered).to_pylist(),
+                store.rows["slide_id"].take(ordered).to_pylist(),
+                strict=True,
+            )
+        ),
         symmetries=None if moved is None else RawSymmetries(moved, whitening),
     )
 

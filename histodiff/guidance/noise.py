@@ -53,15 +53,20 @@ def log_uniform(u_B: Tensor, *, low: float, high: float) -> Tensor:
     return (math.log(low) + u_B.double() * math.log(high / low)).exp().float()
 
 
+def sigma_range(noise: NoiseConfig, preconditioning: Preconditioning) -> tuple[float, float]:
+    """Lowest and highest noise level of ``noise``."""
+    match noise:
+        case ObjectiveNoise():
+            return preconditioning.sigma_min, preconditioning.sigma_max
+        case LogUniformNoise():
+            return noise.sigma_min, noise.sigma_max
+
+
 def sigma_bins(
     noise: NoiseConfig, preconditioning: Preconditioning, *, num_bins: int
 ) -> list[tuple[float, float]]:
     """Bins of equal width in log sigma over the range of ``noise``."""
-    match noise:
-        case ObjectiveNoise():
-            low, high = preconditioning.sigma_min, preconditioning.sigma_max
-        case LogUniformNoise():
-            low, high = noise.sigma_min, noise.sigma_max
+    low, high = sigma_range(noise, preconditioning)
     shares = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
     edges = (math.log(low) + shares * math.log(high / low)).exp().tolist()
     return list(pairwise(edges))

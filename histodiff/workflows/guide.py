@@ -19,19 +19,30 @@ from histodiff.config import Location
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
 from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
-from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide, train_guide
+from histodiff.guidance.kinds import (
+    GuideKind,
+    Lesson,
+    evaluation_bins,
+    save_guide,
+    train_guide,
+)
 from histodiff.guidance.labelled import LabelledLatents, read_labelled
+from histodiff.guidance.noise import sigma_range
 from histodiff.latents import LatentStore, Whitening
+from histodiff.models.denoiser import LAST
 from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
-from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labels_of_store
 from histodiff.workflows.networks import (
     open_denoiser,
     require_patch_px,
     require_same_encoder,
+    require_snapshot,
 )
 from histodiff.workflows.tables import write_losses
+
+SIGMAS = "sigmas"
+"""Key, in the contents of a guide, of the range of noise levels it was trained on."""
 
 
 class GuideConfig(CommandConfig):
@@ -42,7 +53,9 @@ class GuideConfig(CommandConfig):
     latents: Annotated[Reference, Location()]
     """Labelled LatentStore."""
     denoiser: Annotated[Reference, Location()]
-    """Denoiser to be steered; gives whitening and noise levels."""
+    """Denoiser to be steered; gives whitening, noise levels, and features."""
+    snapshot: str = LAST
+    """Its EMA snapshot, whose features a guide of the kind `features` reads."""
     budget: LabelBudget
     """How many labels may be used."""
     kind: GuideKind
@@ -72,6 +85,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     require_same_encoder(inputs["latents"], inputs["denoiser"])
+    require_snapshot(inputs["denoiser"], config.snapshot)
     store = LatentStore.open(inputs["latents"].path)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
@@ -80,7 +94,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
         return draft.finished
     with draft:
         use_threads(config.threads)
-        denoiser = open_denoiser(inputs["denoiser"], device=site.device)
+        denoiser = open_denoiser(inputs["denoiser"], device=site.device, snapshot=config.snapshot)
         whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
         read = partial(
             read_labelled,
@@ -91,14 +105,14 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
         )
         latents = read(labels.rows)
         preconditioning = denoiser.denoiser.preconditioning
-        trained = train_guide(
-            config.kind, latents, classes=store.classes, preconditioning=preconditioning,
-            seed=config.seed, device=site.device, checkpoints=draft.path / CHECKPOINTS,
-        )  # fmt: skip
+        lesson = Lesson(
+            config.kind, tuple(store.classes), denoiser.denoiser, config.seed, site.device
+        )
+        trained = train_guide(lesson, latents, num_bins=config.num_bins, path=draft.path)
         held_out = store.rows_of_split("val")
         held_out = held_out[_is_labelled(store, held_out)]
         scores = _scores(trained.guide, read(held_out), config, preconditioning, site.device)
-        save_guide(draft.path, trained.guide)
+        save_guide(draft.path, trained.guide, snapshot=config.snapshot)
         write_losses(draft.path, trained.rows)
         write_bytes(draft.path / "metrics.json", _metrics(labels, scores))
         return draft.finish(
@@ -107,6 +121,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
                 "labelled_latents": len(latents),
                 "val_latents": len(held_out),
                 "final_loss": trained.rows[-1].loss,
+                SIGMAS: list(sigma_range(config.kind.training.noise, preconditioning)),
                 "encoder_sha256": store.encoder_sha256,
                 LABELS_SHA256: labels.sha256,
             }

@@ -5,6 +5,7 @@ each and skipped when they are there, so that the same command continues an inte
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
@@ -36,7 +37,7 @@ from histodiff.guidance.kinds import load_guide
 from histodiff.guidance.labelled import read_labelled
 from histodiff.latents import LatentStore, Whitening
 from histodiff.models.autoencoder import Autoencoder
-from histodiff.models.denoiser import LAST, LoadedDenoiser
+from histodiff.models.denoiser import LAST, Denoiser, LoadedDenoiser
 from histodiff.runtime import run_in_process
 from histodiff.runtime.threads import use_threads
 from histodiff.samples import SampleStore, finish_store, finished_shards
@@ -46,6 +47,7 @@ from histodiff.synthesis.unguided import NO_GUIDANCE, NO_GUIDE, UNCONDITIONAL_CL
 from histodiff.synthesis.variation import Variation
 from histodiff.synthesis.worker import StorePlan, Synthesizer
 from histodiff.telemetry import progress
+from histodiff.workflows.guide import SIGMAS
 from histodiff.workflows.labels import LABELS_SHA256, labels_of_store, require_same_labels
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
@@ -177,6 +179,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
     if "guide" in inputs:
         _require_guide_of(inputs["guide"], inputs["denoiser"])
+        _require_known_noise(inputs["guide"], config.steering)
     require_snapshot(inputs["denoiser"], config.snapshot)
     if config.autoguidance is not None:
         require_snapshot(_weak_input(inputs), config.autoguidance.snapshot)
@@ -292,7 +295,11 @@ def _labels_sha256(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> 
 
 def _guide(inputs: Mapping[str, Artifact], device: str) -> Guide:
     if "guide" in inputs:
-        return load_guide(inputs["guide"].path, device)
+
+        def denoiser(snapshot: str) -> Denoiser:
+            return open_denoiser(inputs["denoiser"], device=device, snapshot=snapshot).denoiser
+
+        return load_guide(inputs["guide"].path, denoiser, device)
     if _VARIED in inputs:
         return Unguided(LatentStore.open(inputs[_VARIED].path).classes)
     return Unguided()
@@ -321,6 +328,17 @@ def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
         raise ConfigError(
             f"guide {guide.reference} was not trained for {denoiser.reference}, whose whitening and"
             " noise levels it needs; train a guide for that denoiser"
+        )
+
+
+def _require_known_noise(guide: Artifact, guidance: GuidanceConfig) -> None:
+    """Checks that the guide steers only where it was trained."""
+    low, high = guidance.sigma_interval
+    least, most = guide.manifest.contents.get(SIGMAS, (0.0, math.inf))  # guides of before say none
+    if guidance.scale > 0 and (low < least or high > most):
+        raise ConfigError(
+            f"guidance.sigma_interval [{low:g}, {high:g}]: guide {guide.reference} was trained on"
+            f" noise levels from {least:g} to {most:g}; stay inside, or train it on more"
         )
 
 

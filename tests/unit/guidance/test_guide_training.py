@@ -5,15 +5,11 @@ import pytest
 import torch
 
 from histodiff.diffusion import EdmObjective, create_preconditioning
+from histodiff.guidance.classifier_guide import ClassifierGuide
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.labelled import LabelledLatents, noisy_batch, read_labelled
-from histodiff.guidance.latent_classifier import (
-    LatentGuide,
-    LatentTraining,
-    guide_loss,
-    training_batch,
-)
 from histodiff.guidance.noise import LogUniformNoise
+from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
 from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from histodiff.storage import storage_path
@@ -24,13 +20,18 @@ from tests.support.optimization import optimization
 PRECONDITIONING = create_preconditioning(EdmObjective(type="edm"))
 
 
+def groups(count):
+    """Slides of four latents."""
+    return tuple(f"slide {number // 4}" for number in range(count))
+
+
 def toy_latents(count, *, shift, seed=0):
     """Two classes whose first channel has another mean."""
     rng = np.random.default_rng(seed)
     target = np.arange(count) % 2
     mean = rng.normal(size=(count, 2, 4, 4)).astype(np.float32) * 0.3
     mean[:, 0] += np.where(target == 1, shift, -shift)[:, None, None]
-    return LabelledLatents(mean, np.full_like(mean, 0.1), target, np.arange(len(target)))
+    return LabelledLatents(mean, np.full_like(mean, 0.1), target, np.arange(count), groups(count))
 
 
 def training(**changes):
@@ -39,7 +40,7 @@ def training(**changes):
         **optimization(steps=60, batch=16, lr=3e-3),
         **changes,
     }
-    return LatentTraining(**values)
+    return GuideTraining(**values)
 
 
 def classifier():
@@ -62,7 +63,7 @@ def test_guide_separable_latents_right_at_low_noise_and_unsure_at_high(tmp_path)
         network, loss=loss, config=settings, seed=0, checkpoints=storage_path(tmp_path), run="guide"
     )
     low, high = accuracy_by_sigma(
-        LatentGuide(network.eval(), ("no", "yes")), toy_latents(64, shift=1.0, seed=1),
+        ClassifierGuide(network, network.eval(), ("no", "yes")), toy_latents(64, shift=1.0, seed=1),
         bins=[(0.05, 0.2), (15.0, 20.0)], batch=32, seed=0, device="cpu",
     )  # fmt: skip
     assert low.accuracy > 0.95
@@ -90,7 +91,11 @@ def test_training_batch_is_a_function_of_seed_and_global_index():
 def test_training_batch_balanced_draws_rare_classes_as_often():
     latents = toy_latents(20, shift=1.0)
     rare = LabelledLatents(
-        latents.mean_NCHW, latents.std_NCHW, np.array([1] + [0] * 19, np.int64), np.arange(20)
+        latents.mean_NCHW,
+        latents.std_NCHW,
+        np.array([1] + [0] * 19, np.int64),
+        np.arange(20),
+        groups(20),
     )
     shares = {
         balanced: float(
@@ -108,7 +113,7 @@ def test_training_batch_balanced_draws_rare_classes_as_often():
 def test_noisy_batch_has_the_noise_level_it_says():
     latents = LabelledLatents(
         np.zeros((1, 2, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.float32),
-        np.zeros(1, int), np.zeros(1, int),
+        np.zeros(1, int), np.zeros(1, int), groups(1),
     )  # fmt: skip
     batch = noisy_batch(
         latents, [0, 0], sigma_of=lambda u: torch.tensor([0.5, 4.0]), seed=0, purpose="t",

@@ -7,14 +7,21 @@ import pytest
 
 from histodiff.errors import ArtifactDrift, ArtifactError, ConfigError
 from histodiff.guidance.kinds import load_guide
+from histodiff.samples import SampleStore
 from histodiff.workflows.guide import estimate, guide
+from histodiff.workflows.synthesize import synthesize
 from tests.support.labelled_chain import make_autoencoder, make_denoiser, make_latents
-from tests.support.labelled_configs import guide_config
+from tests.support.labelled_configs import guide_config, synthesize_config
+from tests.support.optimization import optimization
+
+
+def no_denoiser(snapshot):
+    raise AssertionError(f"{snapshot}: a latent guide reads no features")
 
 
 def test_guide_writes_classifier_losses_and_accuracy_by_sigma(encoded):
     artifact = guide(guide_config(), encoded)
-    assert load_guide(artifact.path, "cpu").classes == ("benign", "cancer")
+    assert load_guide(artifact.path, no_denoiser, "cpu").classes == ("benign", "cancer")
     metrics = json.loads((artifact.path / "metrics.json").read_bytes())
     assert metrics["labelled"] == {"benign": 8, "cancer": 8}  # two slides of four patches each
     bins = metrics["accuracy_by_sigma"]
@@ -52,3 +59,35 @@ def test_guide_other_seed_under_the_same_name_is_drift(encoded):
 
 def test_estimate_counts_labels(encoded):
     assert estimate(guide_config(), encoded) == {"labelled_latents": 16, "steps": 3}
+
+
+FEATURES = {
+    "type": "features",
+    "network": {"layers": ["mid_block"], "width": 4},
+    "training": {
+        **optimization(steps=3, batch=4, lr=1.0e-3),
+        "noise": {"type": "log_uniform", "sigma_min": 0.05, "sigma_max": 5.0},
+    },
+    "calibration": {"folds": 2, "draws": 1},
+}
+
+
+def test_guide_of_features_is_trained_calibrated_and_steers(encoded):
+    artifact = guide(guide_config(name="features", kind=FEATURES), encoded)
+    assert artifact.manifest.contents["sigmas"] == pytest.approx([0.05, 5.0])
+    temperatures = json.loads((artifact.path / "temperatures.json").read_bytes())
+    assert len(temperatures["values"]) == 2
+    drawn = synthesize(synthesize_config(name="by-features", guide="features@v1"), encoded)
+    assert SampleStore.open(drawn.path).counts() == {"benign": 5, "cancer": 5}
+
+
+def test_guide_of_features_of_an_unknown_snapshot_is_refused(encoded):
+    with pytest.raises(ConfigError, match=r"snapshot images-1: .* it has last"):
+        guide(guide_config(name="features", kind=FEATURES, snapshot="images-1"), encoded)
+
+
+def test_guidance_beyond_the_noise_that_a_guide_knows_is_refused(encoded):
+    guide(guide_config(), encoded)
+    wide = {"scale": 1.0, "sigma_interval": [0.05, 8.0]}
+    with pytest.raises(ConfigError, match=r"sigma_interval \[0\.05, 8\].* from 0\.05 to 5;"):
+        synthesize(synthesize_config(guidance=wide), encoded)
