@@ -55,3 +55,8 @@ def require_capacity(config: RayConfig, wanted: Mapping[str, Actors]) -> None:
                 f" {have:g}; lower them, add nodes, or set ray.autoscaling=true if it grows by"
                 " itself"
             )
+
+
+def largest_node_cpus() -> float:
+    """CPUs of the largest node of the Ray that this process is connected to: all a task can ask."""
+    return float(max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]))

@@ -127,7 +127,7 @@ class Site(Config):
     ranks: Annotated[int, Field(ge=1)] | RankRange = 1
     """Training ranks: a number, or bounds as in `{min: 1, max: 2}`."""
     trials: int = Field(default=1, ge=1)
-    """Sweep trials that run at the same time."""
+    """Sweep trials that run at the same time, as far as there are CPUs for their threads."""
     prices: Prices | None = None
     """What it costs, for `plan`."""
     metrics_port: int | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from histodiff.artifacts import Artifact, CommandConfig, begin, is_finished, open_artifact
 from histodiff.artifacts.manifest import UnitIssue
+from histodiff.cluster.capacity import largest_node_cpus
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import NoRay, Site
 from histodiff.cluster.tune import Outcome, Trial, run_trials, run_trials_in_process
@@ -105,11 +106,17 @@ def _run(trials: Sequence[PlannedTrial], site: Site) -> dict[str, str]:
                     tasks,
                     run_trial,
                     max_concurrent=site.trials,
-                    cpus=1,
+                    cpus=_threads(waiting),
                     gpus=1 if site.device == "cuda" else 0,
                     report=report,
                 )
     return {key: outcome.error for key, outcome in outcomes.items() if outcome.error is not None}
+
+
+def _threads(trials: Sequence[PlannedTrial]) -> float:
+    """CPUs that Ray reserves for each trial: the threads it uses, as far as a node has them."""
+    wanted = max(getattr(trial.config, "threads", 1) for trial in trials)
+    return float(max(1, min(wanted, largest_node_cpus())))
 
 
 def _tasks(waiting: Sequence[PlannedTrial], site: Site) -> list[Trial[TrialTask]]:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from histodiff.artifacts import Reference, open_artifact
@@ -5,7 +7,7 @@ from histodiff.cluster.site import Site
 from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.workflows import registry
-from histodiff.workflows.sweep import SweepConfig, sweep
+from histodiff.workflows.sweep import SweepConfig, command, sweep
 from histodiff.workflows.sweep.grid import expand
 from histodiff.workflows.sweep.trial_table import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
@@ -144,3 +146,12 @@ def test_sweep_whose_trials_all_fail_is_an_error(site):
     steps = {"real": {**STEPS["real"], "config": {"seed": 0, "count": 2, "fails": True}}}
     with pytest.raises(ConfigError, match="all 3 trials failed; the first: RuntimeError: a bug"):
         sweep(config(steps=steps, search={}, arms=[{"label": "real only", "step": "real"}]), site)
+
+
+@pytest.mark.parametrize(
+    ("threads", "node", "reserved"), [(1, 8, 1), (4, 8, 4), (4, 2, 2), (2, 0, 1)]
+)
+def test_trial_reserves_its_threads_as_far_as_a_node_has_them(monkeypatch, threads, node, reserved):
+    monkeypatch.setattr(command, "largest_node_cpus", lambda: node)
+    trials = [SimpleNamespace(config=SimpleNamespace(threads=count)) for count in (1, threads)]
+    assert command._threads([*trials, SimpleNamespace(config=SimpleNamespace())]) == reserved
