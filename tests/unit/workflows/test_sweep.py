@@ -47,8 +47,8 @@ VALUES = {
 
 @pytest.fixture(autouse=True)
 def toy_commands(monkeypatch):
-    for name, command in TOY_COMMANDS.items():
-        monkeypatch.setitem(registry.COMMANDS, name, command)
+    for name, toy in TOY_COMMANDS.items():
+        monkeypatch.setitem(registry.COMMANDS, name, toy)
 
 
 def config(**changed):
