@@ -13,6 +13,7 @@ INPUTS = {
     "pipelines/slides_to_report.yaml": ["inputs.slides=/s", "inputs.labelled=/l/patches.csv"],
     "pipelines/real_small.yaml": ["inputs.data=/d"],
     "pipelines/nuclei_generator.yaml": ["inputs.data=/d"],
+    "pipelines/pool_generator.yaml": ["inputs.data=/d"],
     "papers/histodiffusion.yaml": [],
 }
 

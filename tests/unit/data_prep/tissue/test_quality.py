@@ -58,7 +58,7 @@ def sharp(request: pytest.FixtureRequest) -> Pixels:
     patches: list[Pixels] = []
     for number, tissue_class in enumerate(TissueClass):
         rng = np.random.default_rng(number)
-        side = 64 if request.param == "1 um/px" else 128
+        side = 128 if request.param == "1 um/px" else 256  # drawn at 0.5 um/px
         patches += render_patches(rng, tissue_class, drawn_stain(rng), count=4, patch_px=side)
     return np.stack([resized(pixels, width=64, height=64) for pixels in patches])
 
