@@ -1,5 +1,8 @@
 """Metrics of a classifier, per patch and per slide, with intervals over slides.
 
+``METRICS`` speak of decisions and ranks, the higher the better; ``CALIBRATION`` of the
+probabilities themselves, the lower the better.
+
 Every metric is a function of weights on the test patches: weights of one give the value, and the
 number of times each slide was drawn gives a bootstrap replicate. So value and interval come from
 one formula. Patches of a slide are not independent: slides are drawn, never patches.
@@ -17,6 +20,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "sensitivity", "specificity")
+CALIBRATION = ("ece", "log_loss")
+_ECE_BINS = 15
+_SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Scored:
 
 
 def metric_values(scored: Scored, *, positive: int | None) -> dict[str, float | None]:
-    """Every metric of ``METRICS``; None where it is not defined (a class is missing).
+    """Every metric of ``METRICS`` and ``CALIBRATION``; None where it is not defined.
+
+    AUC and the like are not defined where a class is missing.
 
     Args:
         scored: Predictions and truth.
@@ -101,6 +109,30 @@ def weighted_auc(score_N: Floats, positive_N: npt.NDArray[np.bool_], weights_RN:
     return _ratio((positives_RG * below_RG).sum(axis=1), pairs_R)
 
 
+def expected_calibration_error(
+    scored: Scored, weights_RN: Floats, *, num_bins: int = _ECE_BINS
+) -> Floats:
+    """Mean gap between confidence and accuracy over bins of confidence, ``(R,)``.
+
+    Guo et al. 2017 (arXiv 1706.04599), Eq. 3: bins of equal width of the largest probability, each
+    weighted by what lies in it.
+    """
+    confidence_N = scored.probability_NK.max(axis=1)
+    right_N = scored.probability_NK.argmax(axis=1) == scored.target_N
+    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    gap_NB = np.zeros((len(bin_N), num_bins))
+    gap_NB[np.arange(len(bin_N)), bin_N] = right_N - confidence_N
+    gaps_R: Floats = np.abs(weights_RN @ gap_NB).sum(axis=1)
+    return _ratio(gaps_R, weights_RN.sum(axis=1))
+
+
+def log_loss(scored: Scored, weights_RN: Floats) -> Floats:
+    """Mean of ``-ln p`` of the true class, ``(R,)``; a probability of zero counts as 1e-12."""
+    true_N = scored.probability_NK[np.arange(len(scored.target_N)), scored.target_N]
+    loss_N = -np.log(np.maximum(true_N, _SMALLEST_PROBABILITY))
+    return _ratio(weights_RN @ loss_N, weights_RN.sum(axis=1))
+
+
 def _weighted_metrics(
     scored: Scored, weights_RN: Floats, positive: int | None
 ) -> dict[str, Floats]:
@@ -120,6 +152,8 @@ def _weighted_metrics(
         "auc": _macro_auc(scored, weights_RN),
         "sensitivity": _mean_of_present(recall_RK[:, chosen]),
         "specificity": _mean_of_present(specificity_RK[:, chosen]),
+        "ece": expected_calibration_error(scored, weights_RN),
+        "log_loss": log_loss(scored, weights_RN),
     }
 
 

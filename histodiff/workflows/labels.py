@@ -90,7 +90,10 @@ def require_scorable(index: PatchIndex, *, source: str, split: str) -> None:
     if len(index.classes) < 2:
         raise ConfigError(f"patches {source}: two classes are needed, found {list(index.classes)}")
     if not len(labelled_patches(index, split=split)):
-        raise ConfigError(f"patches {source}: no labelled {split} patch; set split.{split}")
+        raise ConfigError(
+            f"patches {source}: no labelled {split} patch; set split.{split}, or name"
+            " other splits to score"
+        )
     assert_disjoint(index.patches)
 
 

@@ -50,10 +50,28 @@ def test_metric_values_three_classes_equal_scikit_learn():
     assert values["sensitivity"] == pytest.approx(
         oracle.recall_score(target, said, average="macro")
     )
+    assert values["log_loss"] == pytest.approx(oracle.log_loss(target, probability))
     expected = oracle.roc_auc_score(target, probability, multi_class="ovr", average="macro")
     assert values["auc"] == pytest.approx(expected)
     specificities = [oracle.recall_score(target != k, said != k) for k in range(3)]
     assert values["specificity"] == pytest.approx(np.mean(specificities))
+
+
+def test_calibration_error_hand_computed_and_zero_for_the_calibrated():
+    # bins of 15: 0.9 is in one (one of two right), 0.6 in another (both right)
+    values = metric_values(binary([0.9, 0.9, 0.6, 0.6], [1, 0, 1, 1]), positive=1)
+    assert values["ece"] == pytest.approx((abs(1 - 1.8) + abs(2 - 1.2)) / 4)
+    rng = np.random.default_rng(0)
+    p = rng.random(50_000)
+    honest = binary(p, rng.random(50_000) < p)
+    boastful = binary(np.where(p > 0.5, 0.99, 0.01), honest.target_N)
+    assert metric_values(honest, positive=1)["ece"] < 0.01
+    assert metric_values(boastful, positive=1)["ece"] == pytest.approx(0.24, abs=0.01)
+
+
+def test_log_loss_of_a_certain_mistake_is_finite():
+    values = metric_values(binary([0.0], [1]), positive=1)
+    assert values["log_loss"] == pytest.approx(-np.log(1e-12))
 
 
 def test_metric_values_missing_class_has_no_auc():

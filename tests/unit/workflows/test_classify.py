@@ -9,7 +9,7 @@ import pytest
 
 from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
 from histodiff.errors import ConfigError
-from histodiff.evaluation.metrics import METRICS
+from histodiff.evaluation.metrics import CALIBRATION, METRICS, Scored, metric_values
 from histodiff.samples import Selection
 from histodiff.workflows.classify import classify, estimate
 from histodiff.workflows.guide import guide
@@ -43,16 +43,78 @@ def test_classify_separable_classes_are_learned_and_reported(patches):
     training = optimization(steps=40, batch=16, lr=1.0e-2)
     artifact = classify(classify_config(training=training), patches)
     metrics = metrics_of(artifact)
-    assert set(metrics["patch"]) == set(metrics["slide"]) == set(METRICS)
+    assert set(metrics["patch"]) == set(metrics["slide"]) == {*METRICS, *CALIBRATION}
     assert metrics["patch"]["balanced_accuracy"] > 0.9
     low, high = metrics["patch_interval"]["accuracy"]
     assert low <= metrics["patch"]["accuracy"] <= high
     assert (metrics["test_patches"], metrics["test_slides"]) == (16, 4)
     assert metrics["positive"] == "cancer"
-    table = pq.read_table(str(artifact.path / "predictions.parquet")).to_pylist()
+    rows = pq.read_table(str(artifact.path / "predictions.parquet")).to_pylist()
+    table = [row for row in rows if row["split"] == "test"]
     right = np.mean([row["label"] == row["predicted"] for row in table])
     assert right == pytest.approx(metrics["patch"]["accuracy"])
     assert {row["slide_id"] for row in table} == {"slide-04", "slide-05", "slide-10", "slide-11"}
+
+
+def test_classify_scores_every_split_and_the_manifest_says_so(patches):
+    artifact = classify(classify_config(), patches)
+    metrics = metrics_of(artifact)
+    assert metrics["test"]["patch"] == metrics["patch"]
+    assert metrics["test"]["slide_interval"] == metrics["slide_interval"]
+    assert metrics["val"]["patch"] != metrics["test"]["patch"]
+    assert (metrics["val"]["patches"], metrics["val"]["slides"]) == (8, 2)
+    contents = artifact.manifest.contents
+    for name in ("balanced_accuracy", "auc", "log_loss"):
+        assert contents[f"val_{name}"] == metrics["val"]["patch"][name]
+    assert contents["balanced_accuracy"] == metrics["test"]["patch"]["balanced_accuracy"]
+
+
+def test_classify_predictions_are_enough_for_every_metric(patches):
+    artifact = classify(classify_config(), patches)
+    rows = pq.read_table(str(artifact.path / "predictions.parquet")).to_pylist()
+    index = PatchIndex.open(patches.storage_root / "patches" / "toy" / "v1")
+    classes = index.classes
+    for split in ("val", "test"):
+        own = [row for row in rows if row["split"] == split]
+        scored = Scored(
+            np.array([[row[f"probability.{label}"] for label in classes] for row in own]),
+            np.array([classes.index(row["label"]) for row in own]),
+            tuple(row["slide_id"] for row in own),
+        )
+        assert metric_values(scored, positive=1) == metrics_of(artifact)[split]["patch"]
+    for row in rows:
+        patch = index.patches.slice(row["patch"], 1).to_pylist()[0]
+        for key in ("slide_id", "patient_id", "split", "label"):
+            assert row[key] == patch[key]
+
+
+def test_classify_without_test_never_reads_a_test_patch(patches, tmp_path):
+    index = PatchIndex.open(patches.storage_root / "patches" / "toy" / "v1")
+    for row in index.patches.to_pylist():
+        if row["split"] == "test":
+            (tmp_path / "images" / row["path"]).unlink()
+    artifact = classify(classify_config(splits=["val"]), patches)
+    metrics = metrics_of(artifact)
+    assert not artifact.manifest.failed
+    assert metrics["splits"] == ["val"]
+    assert not {"patch", "slide", "test", "test_patches"} & set(metrics)
+    assert not {"balanced_accuracy", "auc", "test_patches"} & set(artifact.manifest.contents)
+    rows = pq.read_table(str(artifact.path / "predictions.parquet"))
+    assert set(rows["split"].to_pylist()) == {"val"}
+
+
+def test_classify_same_weights_whatever_is_scored(patches):
+    first, second = (
+        classify(classify_config(name="-".join(splits), splits=splits), patches)
+        for splits in (["val"], ["test"])
+    )
+    key = "weights.safetensors"
+    assert first.manifest.files[key] == second.manifest.files[key]
+
+
+def test_classify_split_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="name each split once"):
+        classify_config(splits=["val", "val"])
 
 
 def test_classify_and_guide_pick_the_same_labels(chain):
@@ -140,5 +202,5 @@ def test_classify_unreadable_training_patch_is_named_and_left_out(patches, tmp_p
 
 def test_estimate_counts_images(patches):
     assert estimate(classify_config(), patches) == {
-        "real": 16, "synthetic": 0, "test_patches": 16, "steps": 8,
+        "real": 16, "synthetic": 0, "val_patches": 8, "test_patches": 16, "steps": 8,
     }  # fmt: skip
