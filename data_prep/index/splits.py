@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from histodiff.config import Config
+from histodiff.data_prep.index.few_groups import few_groups
 from histodiff.data_prep.index.grouping import connected_groups, links_of_equals
 from histodiff.errors import ConfigError
 from histodiff.runtime import derived_seed, generator_for
@@ -69,6 +70,31 @@ class Patches(Config):
     """Labelled patches in all."""
 
 
+class PatchesPerClass(Config):
+    """A number of labelled patches of each class, from few slides or patients if that is said."""
+
+    type: Literal["patches_per_class"]
+    count: int = Field(ge=1)
+    """Labelled patches of each class."""
+    max_slides: int | None = Field(default=None, ge=1)
+    """Slides that all of them are from, at most; null for any number."""
+    max_patients: int | None = Field(default=None, ge=1)
+    """Patients that all of them are from, at most; null for any number."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "PatchesPerClass":
+        if self.max_slides is not None and self.max_patients is not None:
+            raise ValueError("give max_slides or max_patients, not both")
+        return self
+
+    @property
+    def limit(self) -> tuple[str, int] | None:
+        """The column whose values are few, and how many; None without a limit."""
+        if self.max_slides is not None:
+            return "slide_id", self.max_slides
+        return None if self.max_patients is None else ("patient_id", self.max_patients)
+
+
 class AllLabels(Config):
     """Every label of the training split."""
 
@@ -76,7 +102,7 @@ class AllLabels(Config):
 
 
 LabelBudget = Annotated[
-    SlidesPerClass | Fraction | Patches | AllLabels, Field(discriminator="type")
+    SlidesPerClass | Fraction | Patches | PatchesPerClass | AllLabels, Field(discriminator="type")
 ]
 """How many labels may be used."""
 
@@ -133,7 +159,8 @@ def labelled_subset(rows: Any, *, budget: LabelBudget, seed: int) -> npt.NDArray
     Args:
         rows: Table with slide_id, patient_id, label and split.
         budget: How many labels.
-        seed: Which ones; for one seed, a smaller budget is part of a larger one of its type.
+        seed: Which ones; for one seed, a smaller budget is part of a larger one of its type (of
+            patches from few slides or patients: where the same ones have enough for both).
 
     Raises:
         ConfigError: There are fewer labelled training slides or patches than the budget asks for.
@@ -162,6 +189,12 @@ def labelled_subset(rows: Any, *, budget: LabelBudget, seed: int) -> npt.NDArray
             chosen = [
                 _drawn(name, rows_K, each + (number < extra), seed)
                 for number, (name, rows_K) in enumerate(members.items())
+            ]
+        case PatchesPerClass():
+            allowed = _from_few(rows, members, budget, seed)
+            chosen = [
+                _drawn(name, rows_K, budget.count, seed, among=allowed)
+                for name, rows_K in members.items()
             ]
         case AllLabels():
             chosen = list(members.values())
@@ -240,11 +273,43 @@ def _rows_of_slides(
     return rows_K[np.isin(slides[rows_K], ranked[:count])]
 
 
-def _drawn(label: str, rows_K: npt.NDArray[Any], count: int, seed: int) -> npt.NDArray[Any]:
+def _drawn(
+    label: str,
+    rows_K: npt.NDArray[Any],
+    count: int,
+    seed: int,
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[Any]:
+    """``count`` rows of a class, the first of one order of all; ``among`` says which may be."""
     if len(rows_K) < count:
         raise ConfigError(
             f"budget asks for {count} patches of class '{label}', the training split has"
             f" {len(rows_K)}; lower budget.count"
         )
     order = generator_for(seed, "budget", label).permutation(len(rows_K))
+    if among is not None:
+        order = order[among[rows_K[order]]]
     return rows_K[np.sort(order[:count])]
+
+
+def _from_few(
+    rows: Any, members: Mapping[str, npt.NDArray[Any]], budget: PatchesPerClass, seed: int
+) -> npt.NDArray[np.bool_] | None:
+    """Which rows are of the few slides or patients; None where any may be."""
+    if budget.limit is None:
+        return None
+    column, at_most = budget.limit
+    groups = np.asarray(rows[column].to_pylist(), dtype=object)
+    found = [Counter(groups[rows_K]) for rows_K in members.values()]
+    counts = {group: [each[group] for each in found] for each in found for group in each}
+    chosen = few_groups(counts, at_most=at_most, each=budget.count, seed=seed)
+    if chosen is None:
+        what = "slides" if column == "slide_id" else "patients"
+        raise ConfigError(
+            f"budget asks for {budget.count} patches of each class from at most {at_most} {what},"
+            f" and no {at_most} {what} of the training split have them; lower budget.count, or"
+            f" raise budget.max_{what}"
+        )
+    allowed: npt.NDArray[np.bool_] = np.isin(groups, chosen)
+    return allowed

@@ -50,6 +50,13 @@ class RowFlags:
         """The number of a split; None where no valid row is in it."""
         return self.splits.index(split) + _FIRST_SPLIT if split in self.splits else None
 
+    def with_splits(self, splits: Sequence[str | None]) -> "RowFlags":
+        """The same rows in other splits; those that are quarantined stay so."""
+        names = sorted({name for name in splits if name is not None})
+        number = {None: _NO_SPLIT, **{name: k + _FIRST_SPLIT for k, name in enumerate(names)}}
+        codes = np.array([number[name] for name in splits], np.uint8)
+        return RowFlags(np.where(self.codes == QUARANTINED, np.uint8(0), codes), tuple(names))
+
     def renumbered(self, splits: Sequence[str]) -> npt.NDArray[np.uint8]:
         """Codes for another tuple of splits, which has these."""
         table = [QUARANTINED, _NO_SPLIT]

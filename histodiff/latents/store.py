@@ -6,7 +6,7 @@ than it must: digests of bytes are checked by ``store_problems`` (the command ``
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -133,6 +133,13 @@ class LatentStore:
         """Numbers of the valid rows of one split, ascending."""
         code = self.flags.code(split)
         return np.flatnonzero(self.flags.codes == code) if code else np.empty(0, np.int64)
+
+    def with_splits(self, split: pa.Array) -> "LatentStore":
+        """The same latents with another column ``split`` of the row table."""
+        place = self.rows.schema.get_field_index("split")
+        store = replace(self, flags=self.flags.with_splits(split.to_pylist()))
+        store.__dict__["rows"] = self.rows.set_column(place, "split", split)
+        return store
 
     def require_encoder(self, encoder_sha256: str, *, owner: str) -> None:
         """Checks that ``owner`` (an autoencoder, a denoiser) works on this store's latents.

@@ -16,6 +16,7 @@ from pydantic import Field
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import Location
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
 from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
@@ -32,7 +33,12 @@ from histodiff.latents import LatentStore, Whitening
 from histodiff.models.denoiser import LAST
 from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
-from histodiff.workflows.labels import LABELS_SHA256, LabelledRows, labels_of_store
+from histodiff.workflows.labels import (
+    LABELS_SHA256,
+    LabelledRows,
+    labels_of_store,
+    opened_store,
+)
 from histodiff.workflows.networks import (
     open_denoiser,
     require_patch_px,
@@ -58,6 +64,9 @@ class GuideConfig(CommandConfig):
     """Its EMA snapshot, whose features a guide of the kind `features` reads."""
     budget: LabelBudget
     """How many labels may be used."""
+    dev_split: DevSplit | None = None
+    """Divides the slides outside the test anew into training and validation; null leaves them. The
+    same in every command that takes labels."""
     kind: GuideKind
     """Which guide, by its `type`, and how it is trained."""
     num_bins: int = Field(default=6, ge=1)
@@ -86,7 +95,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     require_same_encoder(inputs["latents"], inputs["denoiser"])
     require_snapshot(inputs["denoiser"], config.snapshot)
-    store = LatentStore.open(inputs["latents"].path)
+    store = opened_store(inputs["latents"], dev_split=config.dev_split, seed=config.seed)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
@@ -131,7 +140,8 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
 def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:
     """Labelled latents and training steps."""
     latents = open_artifact(site.storage_root, config.inputs()["latents"])
-    labels = labels_of_store(LatentStore.open(latents.path), budget=config.budget, seed=config.seed)
+    store = opened_store(latents, dev_split=config.dev_split, seed=config.seed)
+    labels = labels_of_store(store, budget=config.budget, seed=config.seed)
     return {"labelled_latents": len(labels.rows), "steps": config.kind.training.num_steps}
 
 

@@ -6,7 +6,7 @@ same labels. Each records ``labels_sha256`` of what it used, and refuses inputs 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from histodiff.artifacts import Artifact, content_sha256
 from histodiff.classification.images import labelled_patches
+from histodiff.data_prep.index.dev_splits import DevSplit, redrawn_splits, require_undivided
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint, labelled_subset
 from histodiff.errors import ConfigError
@@ -30,6 +31,29 @@ class LabelledRows:
     rows: npt.NDArray[np.int64]
     sha256: str
     counts: Mapping[str, int]
+
+
+def opened_index(artifact: Artifact, *, dev_split: DevSplit | None, seed: int) -> PatchIndex:
+    """The PatchIndex of an artifact, its slides outside the test divided anew if that is asked for.
+
+    Raises:
+        ConfigError: The division could part slides that show the same tissue.
+    """
+    index = PatchIndex.open(artifact.path)
+    if dev_split is None:
+        return index
+    require_undivided(index.slides, dev_split)
+    place = index.patches.schema.get_field_index("split")
+    split = redrawn_splits(index.patches, dev_split, seed=seed)
+    return replace(index, patches=index.patches.set_column(place, "split", split))
+
+
+def opened_store(artifact: Artifact, *, dev_split: DevSplit | None, seed: int) -> LatentStore:
+    """The LatentStore of an artifact, divided as ``opened_index`` divides its patches."""
+    store = LatentStore.open(artifact.path)
+    if dev_split is None:
+        return store
+    return store.with_splits(redrawn_splits(store.rows, dev_split, seed=seed))
 
 
 def labelled_rows(

@@ -20,6 +20,7 @@ from histodiff.classification.images import RealImages, read_real
 from histodiff.classification.training import initial_classifier
 from histodiff.cluster.site import Site
 from histodiff.config import Location
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint
 from histodiff.errors import ConfigError
@@ -32,7 +33,12 @@ from histodiff.selection.centroid import Candidates, centroid_decisions, class_c
 from histodiff.selection.config import CentroidRule, RandomRule, RuleConfig
 from histodiff.selection.random import random_decisions
 from histodiff.storage import write_bytes
-from histodiff.workflows.labels import LABELS_SHA256, labelled_rows, require_same_labels
+from histodiff.workflows.labels import (
+    LABELS_SHA256,
+    labelled_rows,
+    opened_index,
+    require_same_labels,
+)
 
 _READ_AT_ONCE = 1024
 
@@ -48,6 +54,9 @@ class SelectConfig(CommandConfig):
     """Labelled PatchIndex of the target."""
     budget: LabelBudget
     """How many labels may be used; as for the guide."""
+    dev_split: DevSplit | None = None
+    """Divides the slides outside the test anew into training and validation; null leaves them. The
+    same in every command that takes labels."""
     rule: RuleConfig
     """Which samples are accepted."""
     batch: int = Field(default=64, ge=1)
@@ -120,7 +129,7 @@ def estimate(config: SelectConfig, site: Site) -> dict[str, float | int | str]:
 
 
 def _subset(config: SelectConfig, inputs: dict[str, Artifact]) -> Subset:
-    index = PatchIndex.open(inputs["patches"].path)
+    index = opened_index(inputs["patches"], dev_split=config.dev_split, seed=config.seed)
     assert_disjoint(index.patches)
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     return Subset(index, labels.rows, labels.sha256)

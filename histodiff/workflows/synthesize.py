@@ -23,6 +23,7 @@ from histodiff.artifacts import (
 )
 from histodiff.cluster.site import Site
 from histodiff.config import Config, Location
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import (
     AutoguidanceConfig,
@@ -48,7 +49,12 @@ from histodiff.synthesis.variation import Variation
 from histodiff.synthesis.worker import StorePlan, Synthesizer
 from histodiff.telemetry import progress
 from histodiff.workflows.guide import SIGMAS
-from histodiff.workflows.labels import LABELS_SHA256, labels_of_store, require_same_labels
+from histodiff.workflows.labels import (
+    LABELS_SHA256,
+    labels_of_store,
+    opened_store,
+    require_same_labels,
+)
 from histodiff.workflows.networks import (
     ENCODER_SHA256,
     drawn_px,
@@ -81,6 +87,8 @@ class VariationConfig(Config):
     """LatentStore of the labelled target, of the denoiser's encoder."""
     budget: LabelBudget
     """How many labels; with ``seed`` decides which training latents are varied."""
+    dev_split: DevSplit | None = None
+    """Divides the slides outside the test anew into training and validation; as in `classify`."""
     sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Noise levels that latents are noised to, in turns; the higher, the more changes."""
 
@@ -286,7 +294,7 @@ def _labels_sha256(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> 
         known = inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
         return known if known is None else str(known)
     require_same_encoder(inputs["denoiser"], inputs[_VARIED])
-    store = LatentStore.open(inputs[_VARIED].path)
+    store = opened_store(inputs[_VARIED], dev_split=config.variation.dev_split, seed=config.seed)
     labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
     if "guide" in inputs:
         require_same_labels(labels.sha256, inputs["guide"], what="guide")
@@ -310,7 +318,7 @@ def _variation(
 ) -> Variation | None:
     if config.variation is None:
         return None
-    store = LatentStore.open(inputs[_VARIED].path)
+    store = opened_store(inputs[_VARIED], dev_split=config.variation.dev_split, seed=config.seed)
     labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
     whitening = Whitening(denoiser.whitening_mean, denoiser.whitening_scale)
     latents = read_labelled(

@@ -29,6 +29,7 @@ from histodiff.workflows.labels import (
     LABELS_SHA256,
     LabelledRows,
     labelled_rows,
+    opened_index,
     require_same_labels,
     require_scorable,
 )
@@ -43,7 +44,7 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
-    index = PatchIndex.open(inputs["patches"].path)
+    index = opened_index(inputs["patches"], dev_split=config.dev_split, seed=config.seed)
     labels = _checked_labels(config, index, inputs)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
@@ -83,7 +84,8 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
 
 def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]:
     """Real training images, synthetic ones at most, patches that are scored, and steps."""
-    index = PatchIndex.open(open_artifact(site.storage_root, config.inputs()["patches"]).path)
+    patches = open_artifact(site.storage_root, config.inputs()["patches"])
+    index = opened_index(patches, dev_split=config.dev_split, seed=config.seed)
     real = len(labelled_rows(index.patches, budget=config.budget, seed=config.seed).rows)
     return {
         "real": real,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from histodiff.artifacts import CommandConfig, Kind, Reference
 from histodiff.classification.training import ClassifierTraining
 from histodiff.config import Location
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.models.classifier import ClassifierConfig
 
@@ -22,6 +23,9 @@ class ClassifyConfig(CommandConfig):
     """Labelled PatchIndex of the target."""
     budget: LabelBudget
     """How many real labels may be used."""
+    dev_split: DevSplit | None = None
+    """Divides the slides outside the test anew into training and validation; null leaves them. The
+    same in every command that takes labels."""
     splits: tuple[ScoredSplit, ...] = Field(default=("val", "test"), min_length=1)
     """Splits that are scored. What is chosen is chosen on `val`: leave `test` out until then."""
     samples: Annotated[Reference | None, Location()] = None

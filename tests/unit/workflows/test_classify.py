@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from histodiff.artifacts import Reference, open_artifact
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
 from histodiff.errors import ConfigError
 from histodiff.evaluation.metrics import CALIBRATION, METRICS, Scored, metric_values
 from histodiff.samples import Selection
 from histodiff.workflows.classify import classify, estimate
 from histodiff.workflows.guide import guide
+from histodiff.workflows.labels import opened_index, opened_store
 from histodiff.workflows.select import select
 from tests.support.labelled_chain import make_patches
 from tests.support.labelled_configs import (
@@ -204,3 +207,49 @@ def test_estimate_counts_images(patches):
     assert estimate(classify_config(), patches) == {
         "real": 16, "synthetic": 0, "val_patches": 8, "test_patches": 16, "steps": 8,
     }  # fmt: skip
+
+
+def test_dev_split_gives_index_and_store_the_same_new_division(encoded):
+    dev_split = DevSplit(val=0.4)
+    divisions = set()
+    for seed in range(4):
+        opened = [
+            open_artifact(encoded.storage_root, Reference(f"{kind}/toy@v1"))
+            for kind in ("patches", "latents")
+        ]
+        index = opened_index(opened[0], dev_split=dev_split, seed=seed)
+        store = opened_store(opened[1], dev_split=dev_split, seed=seed)
+        splits = index.patches["split"].take(store.rows["patch"]).to_pylist()
+        assert splits == store.rows["split"].to_pylist()
+        assert {splits[row] for row in store.rows_of_split("val")} == {"val"}
+        divisions.add(tuple(splits))
+    assert len(divisions) > 1
+
+
+def test_classify_with_a_dev_split_scores_its_validation_and_the_same_test(patches):
+    tables = []
+    for name, dev_split in (("plain", None), ("redrawn", {"val": 0.4, "seed": 5})):
+        artifact = classify(classify_config(name=name, dev_split=dev_split), patches)
+        rows = pq.read_table(str(artifact.path / "predictions.parquet")).to_pylist()
+        tables.append(
+            {
+                split: {r["slide_id"] for r in rows if r["split"] == split}
+                for split in ("val", "test")
+            }
+        )
+    assert tables[0]["test"] == tables[1]["test"]
+    assert tables[0]["val"] != tables[1]["val"]
+    assert not tables[1]["val"] & tables[1]["test"]
+
+
+def test_guide_of_another_division_than_the_classifiers_is_refused(chain):
+    with pytest.raises(ConfigError, match="other labels"):
+        classify(
+            classify_config(
+                samples="toy@v1",
+                selection="toy@v1",
+                synthetic_ratio=1.0,
+                dev_split={"val": 0.4, "seed": 5},
+            ),
+            chain,
+        )

@@ -9,6 +9,7 @@ from histodiff.data_prep.index.splits import (
     AllLabels,
     Fraction,
     Patches,
+    PatchesPerClass,
     SlidesPerClass,
     SplitConfig,
     assert_disjoint,
@@ -165,6 +166,86 @@ def test_labelled_subset_differs_between_seeds_and_leaves_out_the_unlabelled() -
 def test_labelled_subset_beyond_what_there_is_names_the_class(budget: SlidesPerClass) -> None:
     with pytest.raises(ConfigError, match=r"class 'a'.*lower budget\.count"):
         labelled_subset(patch_rows(), budget=budget, seed=0)
+
+
+def few(count: int, **limit: int) -> PatchesPerClass:
+    return PatchesPerClass(type="patches_per_class", count=count, **limit)
+
+
+def mixed_rows(patients: int = 30, seed: int = 0) -> pa.Table:
+    """Patients with different numbers of nuclei of three classes; the last three are the test."""
+    rng = np.random.default_rng(seed)
+    each = [(n, k) for n in range(patients) for k in range(3) for _ in range(rng.integers(0, 9))]
+    order = rng.permutation(len(each))
+    numbers = [each[place] for place in order]
+    return pa.table(
+        {
+            "slide_id": [f"s{n}-{k}" for n, k in numbers],
+            "patient_id": [f"p{n}" for n, _ in numbers],
+            "label": ["abc"[k] for _, k in numbers],
+            "split": ["test" if n >= patients - 3 else "train" for n, _ in numbers],
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labelled_subset_of_few_patients_has_every_class_and_no_more_patients(seed: int) -> None:
+    rows = mixed_rows()
+    for count in (3, 8, 15):
+        used = rows.take(labelled_subset(rows, budget=few(count, max_patients=5), seed=seed))
+        assert used["label"].value_counts().to_pylist() == [
+            {"values": label, "counts": count} for label in used["label"].unique().to_pylist()
+        ]
+        assert len(used["label"].unique()) == 3
+        assert len(used["patient_id"].unique()) <= 5
+        assert used["split"].unique().to_pylist() == ["train"]
+
+
+def test_labelled_subset_of_few_patients_is_nested_where_the_same_patients_have_enough() -> None:
+    rows = mixed_rows()
+    nested = []
+    for seed in range(20):
+        less = set(labelled_subset(rows, budget=few(3, max_patients=6), seed=seed))
+        more = set(labelled_subset(rows, budget=few(8, max_patients=6), seed=seed))
+        shared = rows.take(sorted(less | more))["patient_id"].unique()
+        assert less < more or len(shared) > 6
+        nested.append(less < more)
+    assert sum(nested) > 10
+
+
+def test_labelled_subset_of_few_patients_draws_the_same_ones_from_shuffled_rows() -> None:
+    rows = mixed_rows()
+    budget = few(4, max_patients=4)
+    used = rows.take(labelled_subset(rows, budget=budget, seed=2))
+    shuffled = rows.take(np.random.default_rng(1).permutation(rows.num_rows))
+    again = shuffled.take(labelled_subset(shuffled, budget=budget, seed=2))
+    assert set(again["patient_id"].to_pylist()) == set(used["patient_id"].to_pylist())
+
+
+def test_labelled_subset_of_few_slides_counts_slides_over_all_classes() -> None:
+    rows = patch_rows()
+    used = rows.take(labelled_subset(rows, budget=few(8, max_slides=2), seed=1))
+    assert len(used) == 16
+    assert len(used["slide_id"].unique()) == 2  # one of each class
+
+
+def test_labelled_subset_of_patches_per_class_without_a_limit_is_of_any_slide() -> None:
+    rows = patch_rows()
+    less = labelled_subset(rows, budget=few(8), seed=1)
+    assert set(less) < set(labelled_subset(rows, budget=few(20), seed=1))
+    assert len(rows.take(less)["slide_id"].unique()) > 4
+
+
+def test_labelled_subset_that_few_patients_do_not_have_names_budget_and_fix() -> None:
+    expected = r"8 patches of each class from at most 1 patients.*raise budget\.max_patients"
+    with pytest.raises(ConfigError, match=expected):
+        labelled_subset(patch_rows(), budget=few(8, max_patients=1), seed=0)
+
+
+def test_budget_with_two_limits_is_a_config_error() -> None:
+    values = {"type": "patches_per_class", "count": 1, "max_slides": 1, "max_patients": 1}
+    with pytest.raises(ConfigError, match="max_slides or max_patients, not both"):
+        parse_config(PatchesPerClass, values, source="here")
 
 
 def test_assert_disjoint_finds_a_shared_patient() -> None:
