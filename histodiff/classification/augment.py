@@ -1,7 +1,8 @@
-"""Augmentation that is right for histology: symmetries of the square and a light colour jitter.
+"""Augmentation that is right for histology: symmetries of the square, colours and stains.
 
-There is no up or down on a slide, and stains differ in brightness and saturation. Every draw is a
-function of ``(seed, global sample index)``. Legend: B batch, C channels, H height, W width.
+There is no up or down on a slide, and stains differ in brightness and saturation. Every arm of a
+comparison gets the same, real and added images alike. Every draw is a function of ``(seed, global
+sample index)``. Legend: B batch, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from histodiff.classification.rand_augment import RandAugmentConfig, rand_augmented
+from histodiff.classification.stain import stain_jittered
 from histodiff.config import Config
 from histodiff.runtime import generator_for
 
@@ -31,6 +34,11 @@ class AugmentConfig(Config):
     """Largest relative change of brightness."""
     stain: float = Field(default=0.05, ge=0, lt=1)
     """Largest relative change of each colour channel by itself."""
+    hed: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of haematoxylin, eosin and DAB, each by itself (Tellez et al. 2018: 0.05 is
+    light, 0.2 strong); 0 is off."""
+    rand_augment: RandAugmentConfig | None = None
+    """A few changes drawn from many (RandAugment, with operations for tissue); null is off."""
 
 
 def augmented(
@@ -48,12 +56,24 @@ def augmented(
         which = int(rng.integers(8))
         images.append(symmetry(image_HWC, which) if config.symmetries else image_HWC)
         changes.append(rng.uniform(-1.0, 1.0, size=NUM_CHANGES).astype(np.float32))
-    pixels_BCHW = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+    if config.rand_augment is not None:
+        pixels = rand_augmented(pixels, config=config.rand_augment, seed=seed, indices=indices)
+    if config.hed:
+        stains_B6 = torch.from_numpy(_stain_changes(seed, indices)).to(device)
+        pixels = stain_jittered(pixels, strength=config.hed, changes_B6=stains_B6)
     return jittered(
-        pixels_BCHW.float(),
-        config=config,
-        changes_B6=torch.from_numpy(np.stack(changes)).to(device),
+        pixels, config=config, changes_B6=torch.from_numpy(np.stack(changes)).to(device)
     )
+
+
+def _stain_changes(seed: int, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Six numbers in [-1, 1] for every image."""
+    drawn = [
+        generator_for(seed, "augment-stain", index).uniform(-1.0, 1.0, size=NUM_CHANGES)
+        for index in indices
+    ]
+    return np.stack(drawn).astype(np.float32)
 
 
 def jittered(pixels_BCHW: Tensor, *, config: AugmentConfig, changes_B6: Tensor) -> Tensor:

@@ -112,11 +112,3 @@ def labelled_patches(index: PatchIndex, *, split: str) -> npt.NDArray[np.int64]:
 def num_added(ratio: float, num_real: int) -> int:
     """Images that join ``num_real`` real ones at a ratio of added to real."""
     return round(ratio * num_real)
-
-
-def joined(first: Images, second: Images) -> Images:
-    """Both sets, the first one first."""
-    return Images(
-        np.concatenate([first.pixels_NHWC, second.pixels_NHWC]),
-        np.concatenate([first.target_N, second.target_N]),
-    )

@@ -2,7 +2,7 @@
 
 All arms of a comparison take the same number of steps of the same batch, so that a gain is not more
 optimisation. The loss of step k is a function of ``(seed, k)`` alone. The last step's model is the
-result: no model is picked by looking at validation or test images.
+result: no model is picked by looking at validation or test images. Legend: B batch, K classes.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from histodiff.classification.augment import AugmentConfig, augmented
-from histodiff.classification.images import Images
+from histodiff.classification.blending import blended, drawn_blends
+from histodiff.classification.learning_set import LearningSet, drawn_images
 from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
-from histodiff.runtime import derived_seed, generator_for
+from histodiff.runtime import derived_seed
 from histodiff.storage import StoragePath
 from histodiff.telemetry import progress
 from histodiff.training import MetricsRow, OptimizationConfig, fit
@@ -33,6 +34,10 @@ class ClassifierTraining(OptimizationConfig):
     """Draw the class first, then an image of it."""
     augment: AugmentConfig = AugmentConfig()
     """What may happen to a training image."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Images are added in pairs, in shares from a Beta distribution of this parameter; 0 is off."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Boxes of one image are pasted into another; takes turns with ``mixup``. 0 is off."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class TrainedClassifier:
 
 
 def trained_classifier(
-    images: Images,
+    images: LearningSet,
     *,
     backbone: ClassifierConfig,
     training: ClassifierTraining,
@@ -88,42 +93,41 @@ def initial_classifier(
 
 def classifier_loss(
     classifier: Classifier,
-    images: Images,
+    images: LearningSet,
     *,
     training: ClassifierTraining,
     seed: int,
     device: str,
 ) -> Callable[[int], Tensor]:
-    """The loss of step ``k``: cross-entropy of augmented images."""
+    """The loss of step ``k``: cross-entropy of augmented images with their targets."""
 
     def loss(step: int) -> Tensor:
         indices = range(step * training.batch, (step + 1) * training.batch)
-        rows = drawn_rows(
-            images.target_N, seed=seed, indices=indices, balanced=training.class_balanced
-        )
+        rows = drawn_images(images, seed=seed, indices=indices, balanced=training.class_balanced)
         pixels_BCHW = augmented(
             images.pixels_NHWC[rows], config=training.augment, seed=seed, indices=indices,
             device=device,
         )  # fmt: skip
-        target_B = torch.from_numpy(images.target_N[rows]).to(device)
-        return functional.cross_entropy(
-            classifier(pixels_BCHW), target_B, label_smoothing=training.label_smoothing
+        target_BK = torch.from_numpy(images.target_NK[rows]).to(device)
+        if training.mixup or training.cutmix:
+            blends = drawn_blends(
+                mixup=training.mixup, cutmix=training.cutmix, side_px=pixels_BCHW.shape[-1],
+                seed=seed, indices=indices,
+            )  # fmt: skip
+            pixels_BCHW, target_BK = blended(pixels_BCHW, target_BK, blends)
+        return soft_cross_entropy(
+            classifier(pixels_BCHW), target_BK, label_smoothing=training.label_smoothing
         )
 
     return loss
 
 
-def drawn_rows(
-    target_N: npt.NDArray[np.int64], *, seed: int, indices: range, balanced: bool
-) -> npt.NDArray[np.int64]:
-    """The image that each global sample index takes."""
-    members = [np.flatnonzero(target_N == target) for target in np.unique(target_N)]
-    rows = []
-    for index in indices:
-        rng = generator_for(seed, "classifier-row", index)
-        chosen = members[rng.integers(len(members))] if balanced else np.arange(len(target_N))
-        rows.append(chosen[rng.integers(len(chosen))])
-    return np.array(rows, np.int64)
+def soft_cross_entropy(logits_BK: Tensor, target_BK: Tensor, *, label_smoothing: float) -> Tensor:
+    """Mean over images of ``-sum_k t_k ln p_k``, where ``t`` sums to the weight of an image."""
+    weight_B1 = target_BK.sum(dim=1, keepdim=True)
+    spread = label_smoothing * weight_B1 / target_BK.shape[1]
+    smoothed_BK = (1 - label_smoothing) * target_BK + spread
+    return -(smoothed_BK * functional.log_softmax(logits_BK, dim=1)).sum(dim=1).mean()
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from histodiff.artifacts import Artifact
-from histodiff.classification.images import Images, RealImages, joined, labelled_patches, read_real
+from histodiff.classification.images import Images, RealImages, labelled_patches, read_real
+from histodiff.classification.learning_set import JoinMixing, added_images, learning_set
 from histodiff.classification.stand_ins import Fold, StandIns, reconstructed
 from histodiff.classification.training import predicted_probability, trained_classifier
 from histodiff.data_prep.index.patch_index import PatchIndex
@@ -81,10 +82,14 @@ class Classifiers:
         checkpoints = self._folder / CHECKPOINTS / trial.key
         added = self._added(trial.treatment, images, trial.seed)
         learned = images.labelled.images
+        num_classes = len(self._index.classes)
+        joining = None if added is None else added_images(added, num_classes=num_classes)
         trained = trained_classifier(
-            learned if added is None else joined(learned, added),
+            learning_set(
+                learned, joining, num_classes=num_classes, mixing=JoinMixing(type="join")
+            ),
             backbone=config.backbone, training=config.training,
-            num_classes=len(self._index.classes), seed=trial.seed, device=self._device,
+            num_classes=num_classes, seed=trial.seed, device=self._device,
             checkpoints=checkpoints, run="ceiling",
         )  # fmt: skip
         probability_NK = predicted_probability(

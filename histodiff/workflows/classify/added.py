@@ -9,11 +9,11 @@ from histodiff.artifacts import Artifact
 from histodiff.classification.images import (
     Images,
     RealImages,
-    joined,
     num_added,
     read_real,
     read_selected,
 )
+from histodiff.classification.learning_set import LearningSet, added_images, learning_set
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.samples import SampleStore, Selection
 from histodiff.workflows.classify.config import ClassifyConfig
@@ -26,13 +26,6 @@ class Training:
 
     real: RealImages
     synthetic: Images | None
-
-    @property
-    def images(self) -> Images:
-        """Real images, then synthetic ones."""
-        return (
-            self.real.images if self.synthetic is None else joined(self.real.images, self.synthetic)
-        )
 
     @property
     def num_synthetic(self) -> int:
@@ -55,6 +48,18 @@ def training_images(
         patch_px=index.patch_px,
     )
     return Training(real, synthetic)
+
+
+def learned_from(config: ClassifyConfig, index: PatchIndex, training: Training) -> LearningSet:
+    """The images with their targets and their shares of the batches."""
+    num_classes = len(index.classes)
+    synthetic = training.synthetic
+    return learning_set(
+        training.real.images,
+        None if synthetic is None else added_images(synthetic, num_classes=num_classes),
+        num_classes=num_classes,
+        mixing=config.mixing,
+    )
 
 
 def counts_of(config: ClassifyConfig, index: PatchIndex, training: Training) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from histodiff.errors import ConfigError
 from histodiff.models.classifier import save_classifier
 from histodiff.runtime.threads import use_threads
 from histodiff.training import CHECKPOINTS
-from histodiff.workflows.classify.added import counts_of, training_images
+from histodiff.workflows.classify.added import counts_of, learned_from, training_images
 from histodiff.workflows.classify.config import ClassifyConfig
 from histodiff.workflows.classify.scoring import (
     contents_of,
@@ -53,7 +53,8 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
         use_threads(config.threads)
         training = training_images(config, index, labels, inputs)
         trained = trained_classifier(
-            training.images, backbone=config.backbone, training=config.training,
+            learned_from(config, index, training), backbone=config.backbone,
+            training=config.training,
             num_classes=len(index.classes), seed=config.seed, device=site.device,
             checkpoints=draft.path / CHECKPOINTS, run="classify",
         )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from histodiff.artifacts import CommandConfig, Kind, Reference
+from histodiff.classification.learning_set import JoinMixing, MixingConfig
 from histodiff.classification.training import ClassifierTraining
 from histodiff.config import Location
 from histodiff.data_prep.index.dev_splits import DevSplit
@@ -34,6 +35,8 @@ class ClassifyConfig(CommandConfig):
     """Selection whose samples join the training; null is the control."""
     synthetic_ratio: float = Field(default=0.0, ge=0)
     """Samples added, as a multiple of the number of real images."""
+    mixing: MixingConfig = JoinMixing(type="join")
+    """How real and added images share the batches."""
     backbone: ClassifierConfig
     """The network."""
     training: ClassifierTraining

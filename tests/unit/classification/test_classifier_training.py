@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from histodiff.classification.images import Images, joined
+from histodiff.classification.learning_set import drawn_rows
 from histodiff.classification.training import (
-    drawn_rows,
     initial_classifier,
     predicted_probability,
+    soft_cross_entropy,
 )
 from histodiff.features.extractor import image_features
 from histodiff.models.classifier import ClassifierConfig
@@ -61,9 +61,22 @@ def test_image_features_give_the_logits_through_the_head():
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_joined_keeps_real_images_first():
-    first = Images(pixels(2), np.array([0, 1]))
-    second = Images(pixels(3) // 2, np.array([1, 1, 0]))
-    both = joined(first, second)
-    assert both.target_N.tolist() == [0, 1, 1, 1, 0]
-    np.testing.assert_array_equal(both.pixels_NHWC[:2], first.pixels_NHWC)
+def test_soft_cross_entropy_equals_torch_and_weighs_images():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, requires_grad=True)
+    classes = torch.tensor([0, 1, 2, 2, 0, 1])
+    hard = torch.eye(3)[classes]
+    ours = soft_cross_entropy(logits, hard, label_smoothing=0.1)
+    theirs = torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.1)
+    torch.testing.assert_close(ours, theirs)
+    ours.backward()
+    own, logits.grad = logits.grad, None
+    theirs.backward()
+    torch.testing.assert_close(own, logits.grad)
+    weight = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.2, 1.0])
+    soft = torch.softmax(torch.randn(6, 3, generator=generator), dim=1)
+    each = torch.nn.functional.cross_entropy(logits, soft, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(
+        soft_cross_entropy(logits, soft * weight[:, None], label_smoothing=0.1),
+        (weight * each).mean(),
+    )
