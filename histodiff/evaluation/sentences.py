@@ -10,7 +10,9 @@ def points(value: float) -> str:
 
 
 def words(name: str) -> str:
-    """``balanced_accuracy`` -> ``balanced accuracy``."""
+    """``val_balanced_accuracy`` -> ``validation balanced accuracy``."""
+    if name.startswith("val_"):
+        return f"validation {words(name.removeprefix('val_'))}"
     return {"auc": "AUC", "macro_f1": "macro-F1"}.get(name, name.replace("_", " "))
 
 

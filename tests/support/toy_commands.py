@@ -41,6 +41,7 @@ class ClassifyConfig(CommandConfig):
     seed: int
     count: int
     ratio: float = 0.0
+    splits: tuple[str, ...] = ("val", "test")
     fails: bool = False
 
     def inputs(self) -> dict[str, Reference]:
@@ -75,10 +76,14 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     if config.fails:
         raise RuntimeError("a bug")
     accuracy = 0.5 + 0.01 * config.count + 0.001 * config.seed + 0.1 * config.ratio
-    write_bytes(
-        draft.path / "metrics.json",
-        json.dumps({"patch": {"accuracy": accuracy, "auc": None}}).encode(),
-    )
+    patch = {"accuracy": accuracy, "auc": None}
+    val = {"accuracy": 1.0 - accuracy, "log_loss": 3.0 - accuracy}
+    metrics: dict[str, dict[str, object]] = {}
+    if "val" in config.splits:
+        metrics["val"] = {"patch": val}
+    if "test" in config.splits:
+        metrics |= {"test": {"patch": patch}, "patch": patch}
+    write_bytes(draft.path / "metrics.json", json.dumps(metrics).encode())
     return draft.finish({})
 
 

@@ -22,6 +22,11 @@ from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Estimate
 from histodiff.workflows.report.ceilings import ceiling_shown
+from histodiff.workflows.report.choices import (
+    choice_sentences,
+    scored_on_test,
+    settings_compared,
+)
 from histodiff.workflows.report.comparisons import (
     Comparison,
     Result,
@@ -39,9 +44,10 @@ from histodiff.workflows.report.sections import (
     selections,
 )
 from histodiff.workflows.report.statements import Evidence, headline, held_out, limits, shown
-from histodiff.workflows.report.tables import HeatTable, heat_tables
+from histodiff.workflows.report.tables import HeatTable
 from histodiff.workflows.report.training import pretraining
 from histodiff.workflows.sweep import SweepConfig
+from histodiff.workflows.sweep.choice import read_choices
 from histodiff.workflows.sweep.trial_table import TrialRow, read_trials
 
 PAGE, DATA = "report.html", "report.json"
@@ -121,6 +127,8 @@ class Compared:
     sentences: Sequence[str]
     figure: Picture | None
     heat: Sequence[HeatTable]
+    choices: Sequence[str]
+    tested: str | None
     errors: Mapping[str, str]
 
 
@@ -236,7 +244,9 @@ def _compared(
         comparisons=found,
         sentences=shown(evidence),
         figure=_effects(table, rows, config.metric),
-        heat=heat_tables(table, control=plan.control, metric=config.metric),
+        heat=settings_compared(plan, rows, table, metric=config.metric, level=config.level),
+        choices=choice_sentences(read_choices(sweep.path)),
+        tested=scored_on_test(plan),
         errors={str(row.artifact): row.error for row in rows if row.error is not None},
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from histodiff.evaluation.sentences import capitalised, interval_words, points, words
 from histodiff.evaluation.statistics import (
     SCORE,
+    Bounds,
     Interval,
     Verdict,
     mean_interval,
@@ -98,10 +99,17 @@ def _result(arm: str, group: Sequence[TrialRow], level: float) -> Result:
         settings=dict(group[0].axes),
         seeds=tuple(row.seed for row in group if row.seed is not None),
         metrics={
-            name: mean_interval([row.metrics[name] for row in group], level=level, bounds=SCORE)
+            name: mean_interval(
+                [row.metrics[name] for row in group], level=level, bounds=_bounds(name)
+            )
             for name in names
         },
     )
+
+
+def _bounds(metric: str) -> Bounds | None:
+    """Between what a metric lies; a log loss has no upper end."""
+    return None if metric.endswith("log_loss") else SCORE
 
 
 def _compared(

@@ -52,7 +52,7 @@ def held_out(
     root: StoragePath, rows: Sequence[TrialRow], *, control: str, metric: str
 ) -> HeldOut | None:
     """What the classifiers of a sweep say of their test set; None without one."""
-    scored = [row for row in rows if row.arm is not None and row.error is None and row.metrics]
+    scored = [row for row in rows if row.arm is not None and metric in row.metrics]
     found = [(row, _metrics(root, row)) for row in scored]
     if not found:
         return None

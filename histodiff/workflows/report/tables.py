@@ -22,6 +22,7 @@ class HeatTable:
     """Means of one arm over two axes; a cell is None where there is no result."""
 
     arm: str
+    metric: str
     at: str
     """The settings that all cells share, in words."""
     row_axis: str
@@ -65,7 +66,7 @@ def _table(
         return Cell(mean, _PALE + share * (_STRONG - _PALE))
 
     return HeatTable(
-        arm, setting_text(rest), row_axis, column_axis, rows, columns,
+        arm, metric, setting_text(rest), row_axis, column_axis, rows, columns,
         [[cell(row, column) for column in columns] for row in rows],
     )  # fmt: skip
 

@@ -1,8 +1,12 @@
 """``sweep``: the labelled chain (guide..classify) over settings and seeds, each artifact once.
 
-Every trial writes an ordinary artifact named ``<sweep>-<step>-<fingerprint>``; Ray Tune runs those
-that are not there yet, so the same command again resumes. The Sweep itself is a table of the trials
-with the metrics of the classifiers. A trial that fails is recorded, and what reads it is not run.
+Every trial writes an ordinary artifact named ``trial-<step>-<fingerprint>``; Ray Tune runs those
+that are not there yet, so the same command again resumes, and sweeps of one root share what they
+have in common. The Sweep itself is a table of the trials with the metrics of the classifiers. A
+trial that fails is recorded, and what reads it is not run.
+
+With ``choose`` there are two rounds: settings are chosen on validation slides, then the arms are
+trained at the chosen ones and scored on the test slides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +21,16 @@ from histodiff.cluster.tune import Outcome, Trial, run_trials, run_trials_in_pro
 from histodiff.errors import ConfigError
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Command, Estimate, find_command, load
+from histodiff.workflows.sweep.choice import chosen_settings, write_choices
 from histodiff.workflows.sweep.config import Axis, SweepConfig
-from histodiff.workflows.sweep.grid import PlannedTrial, expand
-from histodiff.workflows.sweep.trial_table import trial_row, write_trials
+from histodiff.workflows.sweep.grid import (
+    PlannedTrial,
+    candidates_of,
+    expand,
+    expand_chosen,
+    is_candidate,
+)
+from histodiff.workflows.sweep.trial_table import TrialRow, trial_row, write_trials
 
 __all__ = ["Axis", "SweepConfig", "estimate", "sweep"]
 
@@ -51,15 +62,18 @@ def sweep(config: SweepConfig, site: Site) -> Artifact:
         return draft.finished
     with draft:
         failures = _run(trials, site)
-        if failures and len(failures) == len(trials):
-            raise ConfigError(
-                f"sweep {config.name}: all {len(trials)} trials failed; the first:"
-                f" {next(iter(failures.values()))}"
-            )
+        _require_some(config, trials, failures)
         rows = [trial_row(trial, config, root, failures) for trial in trials]
+        choices = chosen_settings(config, rows)
+        if config.choose is not None:
+            write_choices(draft.path, list(choices.values()))
+        final = expand_chosen(config, contents, {key: c.values for key, c in choices.items()})
+        if final:
+            failures |= _run(final, site)
+            rows += [trial_row(trial, config, root, failures) for trial in final]
         write_trials(draft.path, rows, config)
         return draft.finish(
-            {**_counts(trials), "failed": len(failures)},
+            {**_counts(trials), "compared": _num_compared(rows), "failed": len(failures)},
             failed=[
                 UnitIssue(unit=unit, reason="TRIAL_FAILED", detail=text)
                 for unit, text in failures.items()
@@ -77,12 +91,32 @@ def estimate(config: SweepConfig, site: Site) -> Estimate:
     }
     trials = expand(config, contents)
     done = sum(is_finished(root, trial.config.output) for trial in trials)
-    return {**_counts(trials), "done": done, "remaining": len(trials) - done}
+    return {
+        **_counts(trials),
+        **_num_chosen(config, trials),
+        "done": done,
+        "remaining": len(trials) - done,
+    }
 
 
 def run_trial(task: TrialTask) -> None:
     """Runs one trial, in a worker or here."""
     load(task.command).function(task.config, task.site)
+
+
+def _require_some(
+    config: SweepConfig, trials: Sequence[PlannedTrial], failures: Mapping[str, str]
+) -> None:
+    """Checks that not every trial failed."""
+    if failures and len(failures) == len(trials):
+        raise ConfigError(
+            f"sweep {config.name}: all {len(trials)} trials failed; the first:"
+            f" {next(iter(failures.values()))}"
+        )
+
+
+def _num_compared(rows: Sequence[TrialRow]) -> int:
+    return sum(row.arm is not None for row in rows)
 
 
 def _run(trials: Sequence[PlannedTrial], site: Site) -> dict[str, str]:
@@ -138,3 +172,12 @@ def _counts(trials: Sequence[PlannedTrial]) -> Estimate:
     steps = dict.fromkeys(trial.step for trial in trials)
     each = {f"trials_{step}": sum(trial.step == step for trial in trials) for step in steps}
     return {"trials": len(trials), **each}
+
+
+def _num_chosen(config: SweepConfig, trials: Sequence[PlannedTrial]) -> Estimate:
+    """Trials of the second round, which the first decides."""
+    if config.choose is None:
+        return {}
+    candidates = [t for t in trials if is_candidate(config, t.step, t.axes)]
+    keys = {(candidates_of(config, t.step, t.axes).key, t.seed) for t in candidates}
+    return {"trials_at_chosen_settings": len(keys)}

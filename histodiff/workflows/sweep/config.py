@@ -1,7 +1,7 @@
 """Config of ``sweep``: the steps, the axes of their grid, and what is compared."""
 
 import json
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from histodiff.artifacts import CommandConfig, Kind, Reference
 from histodiff.artifacts.command import Word
 from histodiff.config import Config, Location
 from histodiff.workflows.steps import StepSpec
+
+VALIDATION = "val_"
+"""Beginning of the names of metrics on validation patches; those on test patches have none."""
 
 
 class Axis(Config):
@@ -35,6 +38,29 @@ class Arm(Config):
     """A classify step."""
 
 
+class Choice(Config):
+    """Which settings are chosen, and by what, before any test slide is looked at.
+
+    For every arm that the axes reach, and at every setting of the other axes, the mean of the
+    metric over seeds decides, on validation slides.
+    """
+
+    axes: tuple[Word, ...] = Field(min_length=1)
+    """Axes of `search` whose values are chosen."""
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss"]
+    """Metric on validation patches; of the log loss the least is taken, else the most."""
+
+    @property
+    def validation_metric(self) -> str:
+        """Its name among the metrics of a trial."""
+        return f"{VALIDATION}{self.metric}"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.metric == "log_loss" else 1
+
+
 class SweepConfig(CommandConfig):
     """Config of ``sweep``."""
 
@@ -52,6 +78,12 @@ class SweepConfig(CommandConfig):
     """What is compared, in the order of the table."""
     control: str
     """Label of the arm that the others are compared with."""
+    choose: Choice | None = None
+    """Settings that are chosen on validation slides; null compares the arms at every setting."""
+    tested: tuple[str, ...] | None = None
+    """Labels of the arms that the test slides are scored by, once, at the chosen settings; the
+    others are scored on validation slides alone. null: all arms, and without `choose` as their
+    configs say."""
 
     @model_validator(mode="after")
     def _named_well(self) -> Self:
@@ -79,6 +111,24 @@ class SweepConfig(CommandConfig):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} repeat; give each seed once")
         return self
+
+    @model_validator(mode="after")
+    def _chosen_well(self) -> Self:
+        for label in self.tested or ():
+            if label not in self.labels:
+                raise ValueError(f"tested: '{label}' is none of arms: {', '.join(self.labels)}")
+        if self.tested is not None and self.control not in self.tested:
+            raise ValueError(f"tested: the control '{self.control}' must be among them")
+        for axis in self.choose.axes if self.choose else ():
+            if axis not in self.search:
+                known = ", ".join(self.search) or "none"
+                raise ValueError(f"choose.axes: '{axis}' is no axis of search: {known}")
+        return self
+
+    @property
+    def on_validation(self) -> bool:
+        """Whether the sweep itself says which trials see the test slides."""
+        return self.choose is not None or self.tested is not None
 
     @property
     def labels(self) -> tuple[str, ...]:

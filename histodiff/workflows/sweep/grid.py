@@ -2,12 +2,16 @@
 
 Only the axes that reach a step or its ancestors multiply it: the control classifier is trained once
 per budget and seed, whatever the guidance scales. An artifact is named by the fingerprint of all
-that decides it: command, config, and the contents that it reads.
+that decides it: command, config, and the contents that it reads. The sweep's name is no part of it,
+so sweeps of one root share what they have in common.
+
+Where the sweep chooses settings on validation slides, classifiers that the choice is among are
+scored on these alone (``expand``); ``expand_chosen`` has those that are compared.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -15,6 +19,11 @@ from histodiff.artifacts import CommandConfig, Reference
 from histodiff.workflows.resolution import Naming, PlannedStep, ResolvedStep, resolve
 from histodiff.workflows.steps import Step, read_steps
 from histodiff.workflows.sweep.config import SweepConfig
+
+TRIAL = "trial"
+"""First part of the names of trials' artifacts."""
+SPLITS = "splits"
+"""Field of a classifier that says which splits are scored."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,21 @@ class PlannedTrial:
     command: str
     config: CommandConfig
     parents: tuple[Reference, ...]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Axes whose values were chosen on validation slides; they are not among ``axes``."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Settings that one is chosen of: an arm's step, and its axes that are not chosen."""
+
+    step: str
+    axes: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """As text: equal candidates have equal keys."""
+        return json.dumps([self.step, dict(self.axes)], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,7 @@ class _Point:
     axes: Mapping[str, Any]
     seed: int | None
     planned: PlannedStep
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def expand(config: SweepConfig, contents: Mapping[str, str]) -> list[PlannedTrial]:
@@ -56,15 +81,70 @@ def expand(config: SweepConfig, contents: Mapping[str, str]) -> list[PlannedTria
     Raises:
         ConfigError: A step's config is wrong at some point of the grid.
     """
+    steps = _steps(config)
+    return _resolved(config, contents, list(_points(config, steps, _reaches(config, steps))))
+
+
+def expand_chosen(
+    config: SweepConfig, contents: Mapping[str, str], chosen: Mapping[str, Mapping[str, Any]]
+) -> list[PlannedTrial]:
+    """The classifiers of the arms at their chosen settings, scored on the test where that is due.
+
+    Args:
+        config: The sweep.
+        contents: As for ``expand``.
+        chosen: Values of the chosen axes by the key of the candidates; where it has none, there is
+            no trial.
+    """
+    steps = _steps(config)
+    reaches = _reaches(config, steps)
+    points = list(_points(config, steps, reaches))
+    final = [
+        _chosen_point(config, point, chosen)
+        for point in points
+        if is_candidate(config, point.planned.step.name, point.axes)
+    ]
+    trials = _resolved(config, contents, [*points, *filter(None, final)])
+    return [trial for trial in trials if trial.chosen]
+
+
+def is_candidate(config: SweepConfig, step: str, axes: Mapping[str, Any]) -> bool:
+    """Whether a trial is one of several settings of an arm that one is chosen of."""
+    chosen = config.choose.axes if config.choose else ()
+    return any(arm.step == step for arm in config.arms) and any(axis in axes for axis in chosen)
+
+
+def candidates_of(config: SweepConfig, step: str, axes: Mapping[str, Any]) -> Candidates:
+    """What a trial is a candidate of."""
+    chosen = config.choose.axes if config.choose else ()
+    return Candidates(step, {name: axes[name] for name in axes if name not in chosen})
+
+
+def _chosen_point(
+    config: SweepConfig, point: _Point, chosen: Mapping[str, Mapping[str, Any]]
+) -> _Point | None:
+    """The point of the comparison beside one of the choice; None where another was chosen."""
+    step = point.planned.step
+    among = candidates_of(config, step.name, point.axes)
+    values = chosen.get(among.key)
+    if values is None or {**among.axes, **values} != dict(point.axes):
+        return None
+    settings = {**point.planned.settings, SPLITS: _scored_splits(config, step.name)}
+    planned = replace(point.planned, key=f"chosen {point.planned.key}", settings=settings)
+    return _Point(among.axes, point.seed, planned, values)
+
+
+def _steps(config: SweepConfig) -> list[Step]:
     source = f"sweep {config.name}"
-    steps = read_steps(config.steps, source=source, inputs={}, given=tuple(config.artifacts))
-    points = list(_points(config, steps, _reaches(config, steps)))
-    resolved = resolve(
-        [point.planned for point in points],
-        Naming(config.name, config.version, contents),
-        given=config.artifacts,
-    )
-    return _each_once(points, resolved)
+    return read_steps(config.steps, source=source, inputs={}, given=tuple(config.artifacts))
+
+
+def _resolved(
+    config: SweepConfig, contents: Mapping[str, str], points: Sequence[_Point]
+) -> list[PlannedTrial]:
+    naming = Naming(TRIAL, config.version, contents)
+    planned = [point.planned for point in points]
+    return _each_once(points, resolve(planned, naming, given=config.artifacts))
 
 
 def _reaches(config: SweepConfig, steps: Sequence[Step]) -> dict[str, _Reach]:
@@ -113,7 +193,19 @@ def _settings(
     settings = {
         field: value for axis, value in axes.items() for field in _fields(config, axis, step)
     }
-    return {**settings, "seed": seed} if _takes_seed(step) else settings
+    if _takes_seed(step):
+        settings["seed"] = seed
+    if config.on_validation and SPLITS in step.command.config_class.model_fields:
+        candidate = is_candidate(config, step.name, axes)
+        settings[SPLITS] = ["val"] if candidate else _scored_splits(config, step.name)
+    return settings
+
+
+def _scored_splits(config: SweepConfig, step: str) -> list[str]:
+    """Splits that a step's classifiers are scored on in the end: the test if an arm says so."""
+    labels = [arm.label for arm in config.arms if arm.step == step]
+    tested = config.labels if config.tested is None else config.tested
+    return ["val", "test"] if set(labels) & set(tested) else ["val"]
 
 
 def _fields(config: SweepConfig, axis: str, step: Step) -> list[str]:
@@ -128,10 +220,11 @@ def _takes_seed(step: Step) -> bool:
 
 def _each_once(points: Sequence[_Point], resolved: Sequence[ResolvedStep]) -> list[PlannedTrial]:
     """The trials; points at which a step has the same config are one."""
-    trials: dict[Reference, PlannedTrial] = {}
+    trials: dict[tuple[Reference, bool], PlannedTrial] = {}
     for point, step in zip(points, resolved, strict=True):
         trial = PlannedTrial(
-            step.name, point.axes, point.seed, step.command.name, step.config, step.parents
-        )
-        trials.setdefault(step.config.output, trial)
+            step.name, point.axes, point.seed, step.command.name, step.config, step.parents,
+            point.chosen,
+        )  # fmt: skip
+        trials.setdefault((step.config.output, bool(point.chosen)), trial)
     return list(trials.values())

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from histodiff.config import parse_config
 from histodiff.errors import ConfigError
 from histodiff.workflows import registry
 from histodiff.workflows.sweep import SweepConfig, command, sweep
+from histodiff.workflows.sweep.choice import read_choices
 from histodiff.workflows.sweep.grid import expand
 from histodiff.workflows.sweep.trial_table import read_trials
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
@@ -107,6 +109,12 @@ def test_expand_with_a_wrong_field_names_step_and_key():
         ({"control": "none"}, "control: 'none' is none of arms: real only, random"),
         ({"arms": [{"label": "real only", "step": "reel"}]}, "'reel' is no step"),
         ({"seeds": [1, 1]}, "give each seed once"),
+        ({"tested": ["all"]}, "tested: 'all' is none of arms: real only, random"),
+        ({"tested": ["random"]}, "the control 'real only' must be among them"),
+        (
+            {"choose": {"axes": ["rate"], "metric": "auc"}},
+            "'rate' is no axis of search: scale, rat",
+        ),
     ],
 )
 def test_sweep_config_that_cannot_work_says_why(changed, message):
@@ -131,12 +139,84 @@ def test_sweep_in_process_tabulates_metrics_of_every_classifier(site):
     assert open_artifact(site.storage_root, Reference(rows[0].artifact)).manifest.kind == "guides"
 
 
+CHOOSE = {"axes": ["scale", "ratio"], "metric": "accuracy"}
+
+
+def test_sweep_chooses_on_validation_and_tests_the_chosen_setting_alone(site):
+    artifact = sweep(config(choose=CHOOSE), site)
+    rows = read_trials(artifact.path)
+    candidates = [row for row in rows if row.candidate_of is not None]
+    assert len(candidates) == 2 * 2 * 2 * 3
+    assert {row.arm for row in candidates} == {None}
+    assert not any("accuracy" in row.metrics for row in candidates)
+    final = [row for row in rows if row.arm == "random"]
+    # the toy's validation falls with the ratio, its test rises: the choice looks at the first
+    assert [(dict(row.axes), row.seed, dict(row.chosen)) for row in final] == [
+        ({"count": count}, seed, {"scale": 1.0, "ratio": 0.5})
+        for count in (2, 5)
+        for seed in (0, 1, 2)
+    ]
+    assert all({"accuracy", "val_accuracy"} <= set(row.metrics) for row in final)
+    control = [row for row in rows if row.arm == "real only"]
+    assert all(row.metrics.keys() >= {"accuracy", "val_accuracy"} for row in control)
+    assert {row.arm for row in rows if "accuracy" in row.metrics} == {"real only", "random"}
+    assert len(final) + len(control) == artifact.manifest.contents["compared"]
+
+
+def test_sweep_choice_of_least_log_loss_and_its_record(site):
+    artifact = sweep(config(choose={**CHOOSE, "metric": "log_loss"}), site)
+    choices = read_choices(artifact.path)
+    assert [(choice.arm, dict(choice.axes)) for choice in choices] == [
+        ("random", {"count": 2}),
+        ("random", {"count": 5}),
+    ]
+    for choice in choices:
+        assert choice.values == {"scale": 1.0, "ratio": 1.0}
+        best = min(choice.options, key=lambda option: option.mean)
+        assert dict(best.values) == {"scale": 1.0, "ratio": 1.0}
+        assert {option.seeds for option in choice.options} == {3}
+
+
+def test_sweep_scores_the_test_slides_only_by_the_arms_that_are_named(site):
+    artifact = sweep(config(choose=CHOOSE, tested=["real only"]), site)
+    rows = read_trials(artifact.path)
+    assert {row.arm for row in rows if "accuracy" in row.metrics} == {"real only"}
+    final = [row for row in rows if row.arm == "random"]
+    assert len(final) == 6
+    assert all("val_accuracy" in row.metrics for row in final)
+
+
+def test_sweep_choice_without_a_setting_that_failed(site):
+    search = {"scale": {"sets": ["guide.scale"], "values": [-1.0, 1.0]}}
+    choose = {"axes": ["scale"], "metric": "accuracy"}
+    artifact = sweep(config(search=search, choose=choose), site)
+    rows = read_trials(artifact.path)
+    final = [row for row in rows if row.arm == "random"]
+    assert {row.chosen["scale"] for row in final} == {1.0}
+    assert [option.values for option in read_choices(artifact.path)[0].options] == [{"scale": 1.0}]
+
+
+def test_sweeps_of_other_names_share_their_trials(site):
+    first = read_trials(sweep(config(), site).path)
+    before = {path: path.stat().st_mtime_ns for path in written(site)}
+    smaller = {**VALUES["search"], "count": {"sets": ["real.count"], "values": [2]}}
+    second = read_trials(sweep(config(name="other", search=smaller), site).path)
+    assert {row.artifact for row in second} <= {row.artifact for row in first}
+    assert {path: path.stat().st_mtime_ns for path in written(site)} == before
+
+
+def written(site):
+    return sorted(
+        path for kind in ("guides", "classifiers") for path in Path(site.root, kind).rglob("*.json")
+    )
+
+
 def test_sweep_with_a_failing_trial_records_it_and_what_reads_it(site):
     search = {"scale": {"sets": ["guide.scale"], "values": [-1.0, 1.0]}}
     artifact = sweep(config(search=search, seeds=[0]), site)
     errors = {(r.step, r.axes.get("scale")): r.error for r in read_trials(artifact.path)}
     assert errors["guide", -1.0] == "scale is negative"
-    assert "not run, because guides/s-guide-" in errors["random", -1.0]
+    assert "not run, because guides/trial-guide-" in errors["random", -1.0]
     assert errors["random", 1.0] is None
     assert errors["real", None] is None
     assert len(artifact.manifest.failed) == 2
