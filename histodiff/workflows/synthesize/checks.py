@@ -1,0 +1,76 @@
+"""Whether the inputs of ``synthesize`` fit each other; told before anything is planned."""
+
+import math
+from collections.abc import Mapping
+
+from histodiff.artifacts import Artifact, open_artifact
+from histodiff.cluster.site import Site
+from histodiff.diffusion import GuidanceConfig
+from histodiff.errors import ConfigError
+from histodiff.workflows.guide import SIGMAS
+from histodiff.workflows.labels import (
+    LABELS_SHA256,
+    labels_of_store,
+    opened_store,
+    require_same_labels,
+)
+from histodiff.workflows.networks import require_same_encoder, require_snapshot
+from histodiff.workflows.synthesize.config import VARIED, SynthesizeConfig, weak_input
+
+
+def opened_inputs(config: SynthesizeConfig, site: Site) -> dict[str, Artifact]:
+    """The artifacts that ``config`` names, by its keys; they fit each other.
+
+    Raises:
+        ArtifactError: One is missing, or they have different encoders.
+        ConfigError: The guide was trained for another denoiser or other noise levels, or a denoiser
+            has no such snapshot.
+    """
+    root = site.storage_root
+    inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
+    require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
+    if "guide" in inputs:
+        _require_guide_of(inputs["guide"], inputs["denoiser"])
+        _require_known_noise(inputs["guide"], config.steering)
+    require_snapshot(inputs["denoiser"], config.snapshot)
+    if config.autoguidance is not None:
+        require_snapshot(weak_input(inputs), config.autoguidance.snapshot)
+        require_same_encoder(inputs["denoiser"], weak_input(inputs))
+    return inputs
+
+
+def known_labels(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> str | None:
+    """Digest of the labels that the samples know; None where they know none.
+
+    Raises:
+        ConfigError: What is varied has other labels than the guide, or lacks a class.
+    """
+    if config.variation is None:
+        known = inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
+        return known if known is None else str(known)
+    require_same_encoder(inputs["denoiser"], inputs[VARIED])
+    store = opened_store(inputs[VARIED], dev_split=config.variation.dev_split, seed=config.seed)
+    labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
+    if "guide" in inputs:
+        require_same_labels(labels.sha256, inputs["guide"], what="guide")
+    return labels.sha256
+
+
+def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
+    known = guide.manifest.inputs.get(str(denoiser.reference))
+    if known != denoiser.manifest.fingerprint:
+        raise ConfigError(
+            f"guide {guide.reference} was not trained for {denoiser.reference}, whose whitening and"
+            " noise levels it needs; train a guide for that denoiser"
+        )
+
+
+def _require_known_noise(guide: Artifact, guidance: GuidanceConfig) -> None:
+    """Checks that the guide steers only where it was trained."""
+    low, high = guidance.sigma_interval
+    least, most = guide.manifest.contents.get(SIGMAS, (0.0, math.inf))  # guides of before say none
+    if guidance.scale > 0 and (low < least or high > most):
+        raise ConfigError(
+            f"guidance.sigma_interval [{low:g}, {high:g}]: guide {guide.reference} was trained on"
+            f" noise levels from {least:g} to {most:g}; stay inside, or train it on more"
+        )
