@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from histodiff.config import Config
+from histodiff.config import Added, Config
 from histodiff.data_prep.index.few_groups import few_groups
 from histodiff.data_prep.index.grouping import connected_groups, links_of_equals
 from histodiff.errors import ConfigError
@@ -21,6 +21,8 @@ from histodiff.runtime import derived_seed, generator_for
 
 SPLITS = ("train", "val", "test")
 _GROUP_COLUMN = {"slide": "slide_id", "patient": "patient_id", "site": "site"}
+SharedPatients = Literal["refuse", "leave_out", "keep"]
+"""What is done about patients whom published splits have in two parts."""
 
 
 class SplitConfig(Config):
@@ -36,6 +38,10 @@ class SplitConfig(Config):
     """Divide the groups of every class separately (the class of most of a group's patches)."""
     seed: int
     """Seed of the division."""
+    shared: Annotated[SharedPatients, Added()] = "refuse"
+    """What is done about a patient whose images the published splits part: `refuse`; `leave_out`
+    takes only those of the last part (test, then val, then train) and leaves the others out;
+    `keep` takes all as published, as different patients. What was done is recorded."""
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> "SplitConfig":

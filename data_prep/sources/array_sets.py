@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from histodiff.data_prep.readers.containers import member_path, npz_lengths, num_images
 from histodiff.data_prep.sources.csv_files import read_csv
-from histodiff.data_prep.sources.sources import MedmnistSource, PannukeSource, PcamSource
+from histodiff.data_prep.sources.published_sets import MedmnistSource, PannukeSource, PcamSource
 from histodiff.errors import ConfigError, SlideError
 from histodiff.storage import StoragePath, file_sizes, list_names
 

@@ -1,7 +1,8 @@
-"""CSV files that people write: read once, with errors that name file, line and column."""
+"""Lists that people write, as CSV or JSON: read once, errors name file, line and column."""
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,12 @@ from histodiff.storage import StoragePath
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A CSV file: a header and rows of text."""
+    """A list of files as text: columns and rows."""
 
     path: StoragePath
     columns: tuple[str, ...]
     lines: tuple[tuple[int, dict[str, str]], ...]
-    """Number of the line in the file, and its values by column."""
+    """Number of the line in the file, or place in a JSON list, and its values by column."""
 
     def rows(self, *, required: Sequence[str]) -> Iterator[dict[str, str]]:
         """The rows, stripped; a required value must not be empty.
@@ -84,3 +85,36 @@ def read_csv(path: StoragePath, *, place: str) -> CsvTable:
     if not lines:
         raise ConfigError(f"{place}: {path} has no rows; it needs a header and one row per file")
     return CsvTable(path, columns, tuple(lines))
+
+
+def read_json_list(path: StoragePath, *, place: str) -> CsvTable:
+    """The list of objects in the JSON file at ``path``; its columns are the keys of all of them.
+
+    Args:
+        path: The file.
+        place: Config key that named it, for errors.
+
+    Raises:
+        ConfigError: It does not exist, is no JSON, or is no list of objects.
+    """
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(f"{place}: {path} {reason}; give the path of a JSON list") from error
+    if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+        raise ConfigError(
+            f'{place}: {path} is no list of objects, such as [{{"name": "a.png", "label": 0}}]'
+        )
+    columns = tuple(dict.fromkeys(key for row in found for key in row))
+    lines = tuple(
+        (number, {key: _text(row.get(key)) for key in columns})
+        for number, row in enumerate(found, start=1)
+    )
+    return CsvTable(path, columns, lines)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else json.dumps(value)

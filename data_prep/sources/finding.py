@@ -7,8 +7,10 @@ changes nothing that has identity.
 from collections.abc import Iterable, Sequence
 
 from histodiff.data_prep.index.patch_index import file_name_of
-from histodiff.data_prep.sources.inputs import ImageSet, Inputs, SlideInput
-from histodiff.data_prep.sources.patch_sets import image_sets_of
+from histodiff.data_prep.index.splits import SharedPatients
+from histodiff.data_prep.sources.inputs import MET_HERE, FoundTrap, Inputs, SlideInput
+from histodiff.data_prep.sources.patch_sets import FoundImages, found_images, image_sets_of
+from histodiff.data_prep.sources.shared_patients import without_shared_patients
 from histodiff.data_prep.sources.slides import slides_of
 from histodiff.data_prep.sources.sources import (
     PatchSetSource,
@@ -19,29 +21,60 @@ from histodiff.errors import ConfigError
 MAX_NAME_BYTES = 200
 
 
-def find_inputs(data: str, sources: Sequence[SlidesSource | PatchSetSource]) -> Inputs:
-    """The slides and images of ``sources``, whose paths are relative to ``data``.
+def find_inputs(
+    data: str,
+    sources: Sequence[SlidesSource | PatchSetSource],
+    *,
+    shared: SharedPatients = "refuse",
+) -> Inputs:
+    """The slides and images of ``sources``.
+
+    Args:
+        data: What their paths are relative to.
+        sources: What is looked for.
+        shared: What is done about patients whom published splits have in two parts.
 
     Raises:
-        ConfigError: A path is missing or empty, a CSV does not fit, or two things share a slide id.
+        ConfigError: A path is missing or empty, a list does not fit, two things share a slide id,
+            or a published split is refused.
     """
     slides: list[SlideInput] = []
-    sets: list[ImageSet] = []
+    found: list[FoundImages] = []
     owners: dict[str, str] = {}
     for number, source in enumerate(sources):
-        where = f"sources.{number}"
         if isinstance(source, SlidesSource):
-            found = slides_of(source, data, where)
-            _check_names(found)
-            _claim(owners, ((slide.slide_id, slide.url) for slide in found))
-            slides += found
+            own = slides_of(source, data, f"sources.{number}")
+            _check_names(own)
+            _claim(owners, ((slide.slide_id, slide.url) for slide in own))
+            slides += own
         else:
-            parts = image_sets_of(source, data, where, number)
-            ids = sorted({image.slide_id for part in parts for image in part.images})
-            _claim(owners, ((slide_id, parts[0].url) for slide_id in ids))
-            sets += parts
+            found.append(found_images(source, data, number))
+    stated = _stated_traps(sources, found)
+    found, met = without_shared_patients(found, shared)
+    for item in found:
+        ids = sorted({image.slide_id for image in item.images})
+        _claim(owners, ((slide_id, str(item.folder)) for slide_id in ids))
     slides.sort(key=lambda slide: slide.slide_id)
-    return Inputs(tuple(slides), tuple(sets))
+    sets = [part for item in found for part in image_sets_of(item)]
+    return Inputs(tuple(slides), tuple(sets), (*stated, *met))
+
+
+def _stated_traps(
+    sources: Sequence[SlidesSource | PatchSetSource], found: Sequence[FoundImages]
+) -> list[FoundTrap]:
+    """Traps that the config states, and sets that are not as large as they were published."""
+    traps = [
+        FoundTrap(source.path, trap.what, trap.source)
+        for source in sources
+        for trap in source.traps
+    ]
+    for item in found:
+        wanted, here = item.source.num_published, len(item.images)
+        whole = None not in item.source.label_map.values()
+        if wanted is not None and whole and wanted != here:
+            what = f"{wanted:,} images were published, {here:,} are here: it is not the whole set."
+            traps.append(FoundTrap(item.source.path, what, MET_HERE))
+    return traps
 
 
 def _claim(owners: dict[str, str], claims: Iterable[tuple[str, str]]) -> None:

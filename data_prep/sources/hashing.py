@@ -71,7 +71,7 @@ def with_hashes(inputs: Inputs) -> Inputs:
         )
         for part in inputs.image_sets
     )
-    return Inputs(slides, sets)
+    return replace(inputs, slides=slides, image_sets=sets)
 
 
 def inventory(inputs: Inputs) -> dict[str, str]:
@@ -90,9 +90,10 @@ def inventory(inputs: Inputs) -> dict[str, str]:
         )
     for part in inputs.image_sets:
         for image in part.images:
-            known[f"{part.name}/{image.path}"] = canonical_json(
-                [image.content_hash, image.slide_id, image.patient_id, image.site, image.label]
-            )
+            about = [image.content_hash, image.slide_id, image.patient_id, image.site, image.label]
+            if image.given_split is not None and member_of(image.path) is None:
+                about.append(image.given_split)  # from a list; those of array files are in the file
+            known[f"{part.name}/{image.path}"] = canonical_json(about)
     return known
 
 

@@ -7,6 +7,9 @@ from histodiff.data_prep.sources.companions import (
     Companions,
 )
 
+MET_HERE = "met here"
+"""Source of a trap that no publication states."""
+
 
 @dataclass(frozen=True)
 class SlideInput:
@@ -63,11 +66,25 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class FoundTrap:
+    """A trap of one source, as manifest, cohort page and report repeat it."""
+
+    data: str
+    """Where the data lie, relative to the config's."""
+    what: str
+    """The trap in a sentence."""
+    source: str
+    """Who says so; `MET_HERE` for what this run met."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything that is to be tiled."""
 
     slides: tuple[SlideInput, ...]
     image_sets: tuple[ImageSet, ...]
+    traps: tuple[FoundTrap, ...] = ()
+    """Known traps of the data, and those that were met here."""
 
     @property
     def num_bytes(self) -> int:

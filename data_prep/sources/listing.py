@@ -59,6 +59,11 @@ def url_below(root: StoragePath, name: str) -> str:
     return str(root / (quote(name) if is_http(root) else name))
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether programs left it behind: hidden files and folders, and what macOS puts into zips."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
 def files_below(
     root: StoragePath, suffixes: tuple[str, ...], where: str, what: str, *, recursive: bool = True
 ) -> dict[str, int]:
@@ -77,9 +82,7 @@ def files_below(
         raise ConfigError(
             f"{where}.path: {root} cannot be listed ({error}); check its address and permissions"
         ) from error
-    found = {
-        name: size for name, size in sizes.items() if not PurePosixPath(name).name.startswith(".")
-    }
+    found = {name: size for name, size in sizes.items() if not _is_hidden(name)}
     if not found:
         raise ConfigError(
             f"{where}.path: {root} has no {what} ({', '.join(suffixes)}); set `data` or `path`"

@@ -1,10 +1,13 @@
 """The images of a patch set, in units: files in folders, patches in array files, rows of a CSV."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from histodiff.data_prep.readers.image_files import IMAGE_SUFFIXES
 from histodiff.data_prep.sources.array_sets import ArraySource, array_patches
+from histodiff.data_prep.sources.breakhis import breakhis_images
 from histodiff.data_prep.sources.csv_lists import listed_images
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet
 from histodiff.data_prep.sources.listing import (
@@ -14,6 +17,7 @@ from histodiff.data_prep.sources.listing import (
     parsed_name,
     stem_id,
 )
+from histodiff.data_prep.sources.published_sets import BreakhisSource
 from histodiff.data_prep.sources.sources import (
     CsvSource,
     ImageFolderSource,
@@ -25,16 +29,36 @@ from histodiff.storage import StoragePath
 IMAGES_PER_UNIT = 512
 
 
-def image_sets_of(source: PatchSetSource, data: str, where: str, number: int) -> list[ImageSet]:
-    """The images of one source, cut into units; ``number`` is the source's, for their names.
+@dataclass(frozen=True)
+class FoundImages:
+    """The images of one source."""
+
+    number: int
+    """Number of the source."""
+    source: PatchSetSource
+    folder: StoragePath
+    """What the paths of the images are relative to."""
+    images: Sequence[ImageInput]
+
+    @property
+    def where(self) -> str:
+        """Config key of the source."""
+        return f"sources.{self.number}"
+
+
+def found_images(source: PatchSetSource, data: str, number: int) -> FoundImages:
+    """The images of the source with this number.
 
     Raises:
         ConfigError: There are none, or one is listed twice.
     """
+    where = f"sources.{number}"
     if isinstance(source, CsvSource):
         folder, images = listed_images(source, data, where)
     elif isinstance(source, ImageFolderSource):
         folder, images = _folder_images(source, data, where)
+    elif isinstance(source, BreakhisSource):
+        folder, images = breakhis_images(source, data, where)
     else:
         folder, images = _array_images(source, data, where)
     if not images:
@@ -42,11 +66,19 @@ def image_sets_of(source: PatchSetSource, data: str, where: str, number: int) ->
     repeated = [path for path, count in Counter(item.path for item in images).items() if count > 1]
     if repeated:
         raise ConfigError(f"{where}: {repeated[0]} is listed more than once; remove the other rows")
-    images.sort(key=lambda image: (image.slide_id, image.path))
+    if source.published_split is not None:
+        images = [replace(image, given_split=source.published_split) for image in images]
+    return FoundImages(number, source, folder, images)
+
+
+def image_sets_of(found: FoundImages) -> list[ImageSet]:
+    """The images of one source, cut into units."""
+    source = found.source
+    images = sorted(found.images, key=lambda image: (image.slide_id, image.path))
     return [
         ImageSet(
-            name=f"source{number:02d}-{part:06d}",
-            url=str(folder),
+            name=f"source{found.number:02d}-{part:06d}",
+            url=str(found.folder),
             mpp=None if source.mpp == "unknown" else source.mpp,
             fit=source.fit,
             images=tuple(images[start : start + IMAGES_PER_UNIT]),
@@ -94,7 +126,6 @@ def _array_images(
 ) -> tuple[StoragePath, list[ImageInput]]:
     folder, patches = array_patches(source, joined(data, source.path), where=where)
     images = []
-    given: dict[str, str | None] = {}
     for patch in patches:
         label = patch.label
         if label is not None and source.label_map:
@@ -102,11 +133,6 @@ def _array_images(
             if label is None:
                 continue
         slide_id = source.prefix + patch.slide_id
-        if given.setdefault(slide_id, patch.given_split) != patch.given_split:
-            raise ConfigError(
-                f"{where}.splits: slide '{slide_id}' is in the given splits {given[slide_id]} and"
-                f" {patch.given_split}; set splits: own"
-            )
         images.append(
             ImageInput(
                 path=patch.path,

@@ -1,4 +1,4 @@
-"""What can be tiled: slides, folders of images, CSV files that list images, array files.
+"""What can be tiled: slides, folders of images, lists of images, and data sets as published.
 
 A source is config; ``find_inputs`` turns sources into the slides and images that there are, with
 their ids, labels and known scales, without opening one. Every slide id must mean one thing over all
@@ -6,35 +6,22 @@ sources.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from histodiff.config import Config, Location
-from histodiff.data_prep.index.geometry import Fit
+from histodiff.config import Added, Config, Location
+from histodiff.data_prep.sources.any_source import AnySource, Mpp, PatchSet
 from histodiff.data_prep.sources.identifiers import RULES_WITH_LABELS, IdentifierRule
-
-MppT = TypeVar("MppT", float, float | Literal["unknown"])
-
-
-def _plausible_mpp(value: MppT) -> MppT:
-    if not isinstance(value, str) and not 0 < value <= 100:
-        raise ValueError(
-            f"{value:g} is no possible scale; give microns per pixel, such as 0.5 (20x)"
-        )
-    return value
+from histodiff.data_prep.sources.published_sets import (
+    BreakhisSource,
+    MedmnistSource,
+    PannukeSource,
+    PcamSource,
+)
 
 
-Mpp = Annotated[float, AfterValidator(_plausible_mpp)]
-"""Microns per pixel."""
-DeclaredMpp = Annotated[float | Literal["unknown"], AfterValidator(_plausible_mpp)]
-"""Microns per pixel, or `unknown`."""
-
-GivenOrOwn = Literal["given", "own"]
-"""Whose splits are used."""
-
-
-class SlidesSource(Config):
+class SlidesSource(AnySource):
     """Whole-slide images, or images that are treated like slides."""
 
     type: Literal["slides"]
@@ -68,7 +55,7 @@ class SlidesSource(Config):
     taken, instead of a grid."""
 
 
-class ImageFolderSource(Config):
+class ImageFolderSource(PatchSet):
     """A folder of patches as images."""
 
     type: Literal["image_folder"]
@@ -81,15 +68,6 @@ class ImageFolderSource(Config):
     of a sub-folder are of one slide."""
     identifiers: IdentifierRule | None = None
     """How the files are named: gives slide, patient and site, instead of `slides`."""
-    label_map: dict[str, str | None] = Field(default={})
-    """New names of labels; null leaves the patches of a label out. Quote numbers."""
-    prefix: str = ""
-    """Put before every slide id, to tell sources apart."""
-    mpp: DeclaredMpp
-    """Microns per pixel of the images, or `unknown`."""
-    fit: Fit
-    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
-    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
     @model_validator(mode="after")
     def _identifiers_have_what_is_asked(self) -> "ImageFolderSource":
@@ -100,10 +78,10 @@ class ImageFolderSource(Config):
 
 
 class CsvColumns(Config):
-    """Names of the columns of a CSV; null: there is none."""
+    """Names of the columns of a CSV, or of the keys of a JSON list; null: there is none."""
 
     path: str = "path"
-    """Path of the image, relative to the CSV."""
+    """Path of the image, relative to the list."""
     label: str | None = None
     """Label of the image."""
     slide_id: str | None = None
@@ -112,97 +90,36 @@ class CsvColumns(Config):
     """Patient; else each slide is its own."""
     site: str | None = None
     """Hospital or scanner."""
+    split: Annotated[str | None, Added()] = None
+    """Published split: `train`, `val` (`valid`, `validation`) or `test`."""
 
 
-class CsvSource(Config):
-    """Patches as images that a CSV lists."""
+class CsvSource(PatchSet):
+    """Patches as images that a CSV lists, or a JSON list of objects."""
 
-    type: Literal["csv"]
+    type: Literal["csv", "json"]
     path: Annotated[str, Location()] = "."
-    """The CSV, or the folder with `patches.csv`; relative to `data`."""
+    """The list, or the folder with `patches.csv` or `patches.json`; relative to `data`."""
     columns: CsvColumns
     """Names of the columns."""
     labels: Literal["column", "identifiers"] = "column"
     """Where labels are from: `columns.label` (none without it), or the file names."""
     identifiers: IdentifierRule | None = None
     """How the images are named: gives slide, patient and site where no column does."""
-    label_map: dict[str, str | None] = Field(default={})
-    """New names of labels; null leaves the patches of a label out. Quote numbers."""
-    prefix: str = ""
-    """Put before every slide id, to tell sources apart."""
-    mpp: DeclaredMpp
-    """Microns per pixel of the images, or `unknown`."""
-    fit: Fit
-    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
-    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
 
     @model_validator(mode="after")
     def _identifiers_have_what_is_asked(self) -> "CsvSource":
         _check_labels(self.labels, self.identifiers)
         if self.labels == "identifiers" and self.columns.label is not None:
             raise ValueError("columns.label and labels: identifiers both name it; remove one")
+        if self.published_split is not None and self.columns.split is not None:
+            raise ValueError("published_split and columns.split both name it; remove one")
         return self
 
 
-class PcamSource(Config):
-    """PatchCamelyon: `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`, unpacked."""
-
-    type: Literal["pcam"]
-    path: Annotated[str, Location()] = "."
-    """Folder or URL with the files, relative to `data`; the `_meta.csv` beside them give the
-    slides, and without one every patch is a slide of its own."""
-    splits: GivenOrOwn
-    """`given`: the files' own splits are kept; `own`: all patches are divided by `split`."""
-    label_map: dict[str, str | None] = Field(default={})
-    """New names of labels; null leaves the patches of a label out. Quote numbers."""
-    prefix: str = ""
-    """Put before every slide id, to tell sources apart."""
-    mpp: DeclaredMpp
-    """Microns per pixel of the images, or `unknown`."""
-    fit: Fit
-    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
-    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
-
-
-class MedmnistSource(Config):
-    """A MedMNIST `.npz`, such as PathMNIST; every patch is a slide of its own."""
-
-    type: Literal["medmnist"]
-    path: Annotated[str, Location()] = "."
-    """The `.npz`, or a folder with one; relative to `data`."""
-    splits: GivenOrOwn
-    """`given`: the file's own splits are kept; `own`: all patches are divided by `split`."""
-    label_map: dict[str, str | None] = Field(default={})
-    """New names of labels; null leaves the patches of a label out. Quote numbers."""
-    prefix: str = ""
-    """Put before every slide id, to tell sources apart."""
-    mpp: DeclaredMpp
-    """Microns per pixel of the images, or `unknown`."""
-    fit: Fit
-    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
-    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
-
-
-class PannukeSource(Config):
-    """PanNuke: folders with `images.npy` and `types.npy`; every patch is a slide of its own."""
-
-    type: Literal["pannuke"]
-    path: Annotated[str, Location()] = "."
-    """Folder or URL with the folds, relative to `data`; masks are not used."""
-    tissue: Literal["label", "site", "none"]
-    """What the name of the tissue in `types.npy` is taken for."""
-    label_map: dict[str, str | None] = Field(default={})
-    """New names of labels; null leaves the patches of a label out. Quote numbers."""
-    prefix: str = ""
-    """Put before every slide id, to tell sources apart."""
-    mpp: DeclaredMpp
-    """Microns per pixel of the images, or `unknown`."""
-    fit: Fit
-    """`crop` images into patches at the wanted scale, or `resize` the central square; of images
-    smaller than a patch `enlarge` the central square, or `pad` them by reflection."""
-
-
-PatchSetSource = ImageFolderSource | CsvSource | PcamSource | MedmnistSource | PannukeSource
+PatchSetSource = (
+    ImageFolderSource | CsvSource | BreakhisSource | PcamSource | MedmnistSource | PannukeSource
+)
 Source = Annotated[SlidesSource | PatchSetSource, Field(discriminator="type")]
 
 

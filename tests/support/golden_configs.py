@@ -29,8 +29,9 @@ def resolved(name: str) -> dict[str, Any]:
     folder = name.split("/")[0]
     if folder == "site":
         return _dumped(load_config(Site, path))
-    if folder in COMMANDS:
-        return _dumped(load_config(load(COMMANDS[folder]).config_class, path))
+    command = COMMANDS.get("tile" if folder == "datasets" else folder)
+    if command is not None:
+        return _dumped(load_config(load(command).config_class, path))
     return _resolved_pipeline(path)
 
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from histodiff.data_prep.index.cohort import CohortFacts, DuplicateGroup
 from histodiff.data_prep.index.patch_index import file_name_of
+from histodiff.data_prep.sources.inputs import FoundTrap
 from histodiff.workflows.tile.cohort_advice import (
     MPP_PLACEHOLDER,
     OK,
@@ -67,13 +68,16 @@ class ShownChart:
     """Values that are told in words and not drawn."""
 
 
-def cohort_page(facts: CohortFacts, thumbnails: Mapping[str, bytes]) -> str:
+def cohort_page(
+    facts: CohortFacts, thumbnails: Mapping[str, bytes], traps: Sequence[FoundTrap] = ()
+) -> str:
     """The page as HTML, to be written beside the folder ``overlays``.
 
     Args:
         facts: What is known of the slides.
         thumbnails: WebP pictures by slide id, see ``overlay_thumbnail``. Other keys are contact
             sheets of patch sets. Each is linked to ``overlays/<key>.png``.
+        traps: What is known to mislead about the data.
     """
     slides = facts.slides.to_pylist()
     by_id = {slide["slide_id"]: slide for slide in slides}
@@ -84,6 +88,7 @@ def cohort_page(facts: CohortFacts, thumbnails: Mapping[str, bytes]) -> str:
     page = {
         "facts": facts,
         "summary": _summary(slides),
+        "traps": traps,
         "filters": found,
         "advice": advice(slides, mpp=facts.mpp, patch_px=facts.patch_px),
         "charts": _charts(facts),

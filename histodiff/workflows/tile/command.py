@@ -7,9 +7,11 @@ then written piece by piece, so that memory does not grow with the number of pat
 """
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -28,7 +30,7 @@ from histodiff.data_prep.index.patch_index import (
 )
 from histodiff.data_prep.sources.finding import find_inputs
 from histodiff.data_prep.sources.hashing import inventory, with_hashes
-from histodiff.data_prep.sources.inputs import Inputs
+from histodiff.data_prep.sources.inputs import FoundTrap, Inputs
 from histodiff.data_prep.stages.duplicate_search import (
     DuplicateFindings,
     find_duplicates,
@@ -65,12 +67,13 @@ RunUnits = Callable[
 
 
 _LEDGER_READS = 16
+_log = logging.getLogger(__name__)
 
 
 def estimate(config: TileConfig, site: Site) -> dict[str, float | int | str]:
     """Units, files and bytes of the inputs; nothing is opened."""
     del site
-    found = find_inputs(config.data, config.sources)
+    found = find_inputs(config.data, config.sources, shared=config.split.shared)
     return {
         "units": len(found.slides) + len(found.image_sets),
         "slides": len(found.slides),
@@ -91,7 +94,7 @@ def tile(config: TileConfig, site: Site, *, run_units: RunUnits | None = None) -
         ConfigError: A path is missing or empty, two things share a slide id, or the root cannot be
             written.
     """
-    found = with_hashes(find_inputs(config.data, config.sources))
+    found = with_hashes(find_inputs(config.data, config.sources, shared=config.split.shared))
     draft = begin(site.storage_root, config, inventory=inventory(found), format=FORMAT)
     if draft.finished:
         return draft.finished
@@ -160,17 +163,26 @@ def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:
         draft.path, facts, slides=slides, patches=pieces(None), rejected=pieces("rejected")
     )
     _write_duplicates(draft.path, duplicates)
-    page = _cohort_page(draft, config, slides, names)
+    page = _cohort_page(draft, config, slides, names, found.traps)
     write_bytes(draft.path / "cohort.html", page.encode())
     issues = [issue for record in records.values() for issue in record.issues]
     failed = [issue for issue in issues if SkipReason(issue.reason).is_failure]
     skipped = [issue for issue in issues if not SkipReason(issue.reason).is_failure]
     contents = index_contents(facts, slides, written, split_of, labels)
     contents |= {"skipped": len(skipped), "failed": len(failed)}
+    contents["traps"] = [asdict(trap) for trap in found.traps]
+    for trap in found.traps:
+        _log.warning("%s: %s (%s)", trap.data, trap.what, trap.source)
     return draft.finish(contents, content=written.sha256, failed=failed, skipped=skipped)
 
 
-def _cohort_page(draft: Draft, config: TileConfig, slides: Any, units: Sequence[str]) -> str:
+def _cohort_page(
+    draft: Draft,
+    config: TileConfig,
+    slides: Any,
+    units: Sequence[str],
+    traps: Sequence[FoundTrap],
+) -> str:
     """The page that shows every slide, with its picture if it has one."""
     ledger = draft.path / "ledger"
     there = set(list_names(ledger))
@@ -183,7 +195,7 @@ def _cohort_page(draft: Draft, config: TileConfig, slides: Any, units: Sequence[
         name=str(config.output), mpp=config.wanted_mpp, patch_px=config.patch_px,
         duplicates=_duplicate_groups(slides),
     )  # fmt: skip
-    return cohort_page(facts, thumbnails)
+    return cohort_page(facts, thumbnails, traps)
 
 
 def _duplicate_groups(slides: Any) -> list[DuplicateGroup]:

@@ -11,7 +11,14 @@ from histodiff.data_prep.index.splits import (
     SplitConfig,
 )
 from histodiff.data_prep.readers.reader import Resample
-from histodiff.data_prep.sources.sources import DeclaredMpp, SlidesSource, Source, unknown_scales
+from histodiff.data_prep.sources.any_source import DeclaredMpp
+from histodiff.data_prep.sources.published_sets import BreakhisSource
+from histodiff.data_prep.sources.sources import (
+    PatchSetSource,
+    SlidesSource,
+    Source,
+    unknown_scales,
+)
 from histodiff.data_prep.stages.duplicate_search import (
     DuplicateSearch,
 )
@@ -73,6 +80,20 @@ class TileConfig(CommandConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_published_test_is_the_only_one(self) -> "TileConfig":
+        published = [
+            number
+            for number, source in enumerate(self.sources)
+            if not isinstance(source, SlidesSource) and _has_published_test(source)
+        ]
+        if published and self.split.test:
+            raise ValueError(
+                f"split.test is {self.split.test:g}, but sources.{published[0]} has a published"
+                " test; set split.test: 0"
+            )
+        return self
+
     @property
     def wanted_mpp(self) -> float | None:
         """The wanted scale, None for any."""
@@ -93,3 +114,10 @@ class TileConfig(CommandConfig):
             describe_slides=self.duplicates.slides is not None,
             allow_unknown_mpp=self.allow_unknown_mpp,
         )
+
+
+def _has_published_test(source: PatchSetSource) -> bool:
+    """Whether a published test is taken, beside which nothing else may be one."""
+    if isinstance(source, BreakhisSource):
+        return source.fold is not None or source.published_split == "test"
+    return source.published_split == "test"

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from histodiff.config import Config, Location, find_config, identity, load_config, parse_config
+from histodiff.config import (
+    Added,
+    Config,
+    Location,
+    find_config,
+    identity,
+    load_config,
+    parse_config,
+)
 from histodiff.config.loader import apply_overrides, changed, read_yaml, shipped_configs
 from histodiff.errors import ConfigError
 
@@ -189,6 +197,22 @@ def test_identity_leaves_locations_out_at_every_depth() -> None:
         "many": [{"size": 3}, {"size": 3}],
         "by_name": {"k": {"size": 3}},
     }
+
+
+def test_identity_has_added_fields_only_where_they_are_set() -> None:
+    class Inner(Config):
+        size: int
+        shape: Annotated[str | None, Added()] = None
+        names: Annotated[tuple[str, ...], Added()] = ()
+
+    class Outer(Config):
+        inner: Inner
+
+    old = {"inner": {"size": 3}}
+    assert identity(Outer.model_validate(old)) == old
+    assert identity(Outer.model_validate({"inner": {"size": 3, "shape": None}})) == old
+    new = {"inner": {"size": 3, "shape": "round", "names": ["a"]}}
+    assert identity(Outer.model_validate(new)) == new
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.integers(), max_size=6))
