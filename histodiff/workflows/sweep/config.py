@@ -9,6 +9,7 @@ from histodiff.artifacts import CommandConfig, Kind, Reference
 from histodiff.artifacts.command import Word
 from histodiff.config import Config, Location
 from histodiff.workflows.steps import StepSpec
+from histodiff.workflows.sweep.study import StudyConfig
 
 VALIDATION = "val_"
 """Beginning of the names of metrics on validation patches; those on test patches have none."""
@@ -78,6 +79,8 @@ class SweepConfig(CommandConfig):
     """What is compared, in the order of the table."""
     control: str
     """Label of the arm that the others are compared with."""
+    study: StudyConfig | None = None
+    """What is asked, and what is fixed before the test is scored; the report answers to it."""
     choose: Choice | None = None
     """Settings that are chosen on validation slides; null compares the arms at every setting."""
     tested: tuple[str, ...] | None = None
@@ -110,6 +113,8 @@ class SweepConfig(CommandConfig):
             raise ValueError(f"control: '{self.control}' is none of arms: {', '.join(self.labels)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} repeat; give each seed once")
+        if self.study is not None:
+            self.study.require_known(arms=self.labels, axes=tuple(self.search))
         return self
 
     @model_validator(mode="after")
