@@ -34,6 +34,7 @@ from histodiff.workflows.report.comparisons import (
     results,
     setting_text,
 )
+from histodiff.workflows.report.dataset_warnings import dataset_warnings
 from histodiff.workflows.report.pictures import Picture, effects_figure
 from histodiff.workflows.report.quality import sample_quality
 from histodiff.workflows.report.samples import class_samples, unguided_samples
@@ -202,6 +203,7 @@ def _page(
         ],
         "guide": guide_accuracy(root, rows),
         "cohorts": cohorts,
+        "dataset_warnings": dataset_warnings(root, inputs.values()),
         "reconstruction": rebuilt,
         "pretraining": trained,
         "provenance": [_origin(item) for item in inputs.values()],
