@@ -99,11 +99,11 @@ def weighted_auc(score_N: Floats, positive_N: npt.NDArray[np.bool_], weights_RN:
 
     NaN where there is no positive or no negative.
     """
-    _, group_N = np.unique(score_N, return_inverse=True)
-    groups = np.zeros((len(score_N), int(group_N.max()) + 1))
-    groups[np.arange(len(score_N)), group_N] = 1.0
-    positives_RG = (weights_RN * positive_N) @ groups
-    negatives_RG = (weights_RN * ~positive_N) @ groups
+    order = np.argsort(score_N, kind="stable")
+    starts = np.flatnonzero(np.diff(score_N[order], prepend=-np.inf))  # of groups of equal scores
+    weights_RN, positive_N = weights_RN[:, order], positive_N[order]
+    positives_RG = np.add.reduceat(weights_RN * positive_N, starts, axis=1)
+    negatives_RG = np.add.reduceat(weights_RN * ~positive_N, starts, axis=1)
     below_RG = np.cumsum(negatives_RG, axis=1) - 0.5 * negatives_RG
     pairs_R = positives_RG.sum(axis=1) * negatives_RG.sum(axis=1)
     return _ratio((positives_RG * below_RG).sum(axis=1), pairs_R)
@@ -117,26 +117,37 @@ def expected_calibration_error(
     Guo et al. 2017 (arXiv 1706.04599), Eq. 3: bins of equal width of the largest probability, each
     weighted by what lies in it.
     """
+    gaps_R: Floats = np.abs(weights_RN @ calibration_gaps(scored, num_bins=num_bins)).sum(axis=1)
+    return _ratio(gaps_R, weights_RN.sum(axis=1))
+
+
+def calibration_gaps(scored: Scored, *, num_bins: int = _ECE_BINS) -> Floats:
+    """Right (1 or 0) minus confidence, in the column of its bin, ``(N, bins)``."""
     confidence_N = scored.probability_NK.max(axis=1)
     right_N = scored.probability_NK.argmax(axis=1) == scored.target_N
     bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gap_NB = np.zeros((len(bin_N), num_bins))
     gap_NB[np.arange(len(bin_N)), bin_N] = right_N - confidence_N
-    gaps_R: Floats = np.abs(weights_RN @ gap_NB).sum(axis=1)
-    return _ratio(gaps_R, weights_RN.sum(axis=1))
+    return gap_NB
 
 
 def log_loss(scored: Scored, weights_RN: Floats) -> Floats:
     """Mean of ``-ln p`` of the true class, ``(R,)``; a probability of zero counts as 1e-12."""
+    return _ratio(weights_RN @ losses(scored), weights_RN.sum(axis=1))
+
+
+def losses(scored: Scored) -> Floats:
+    """``-ln p`` of the true class, ``(N,)``; a probability of zero counts as 1e-12."""
     true_N = scored.probability_NK[np.arange(len(scored.target_N)), scored.target_N]
-    loss_N = -np.log(np.maximum(true_N, _SMALLEST_PROBABILITY))
-    return _ratio(weights_RN @ loss_N, weights_RN.sum(axis=1))
+    loss_N: Floats = -np.log(np.maximum(true_N, _SMALLEST_PROBABILITY))
+    return loss_N
 
 
-def _weighted_metrics(
-    scored: Scored, weights_RN: Floats, positive: int | None
-) -> dict[str, Floats]:
-    counts_RKK = confusion(scored, weights_RN)
+def metrics_of_counts(counts_RKK: Floats, *, positive: int | None) -> dict[str, Floats]:
+    """Every metric of decisions from counts, truth by prediction; each ``(R,)``.
+
+    NaN where it is not defined. A class without truth is left out of a mean over classes.
+    """
     truth_RK, said_RK = counts_RKK.sum(axis=2), counts_RKK.sum(axis=1)
     right_RK = np.diagonal(counts_RKK, axis1=1, axis2=2)
     total_R = counts_RKK.sum(axis=(1, 2))
@@ -149,24 +160,37 @@ def _weighted_metrics(
         "accuracy": _ratio(right_RK.sum(axis=1), total_R),
         "balanced_accuracy": _mean_of_present(recall_RK),
         "macro_f1": _mean_of_present(f1_RK),
-        "auc": _macro_auc(scored, weights_RN),
         "sensitivity": _mean_of_present(recall_RK[:, chosen]),
         "specificity": _mean_of_present(specificity_RK[:, chosen]),
+    }
+
+
+def _weighted_metrics(
+    scored: Scored, weights_RN: Floats, positive: int | None
+) -> dict[str, Floats]:
+    decided = metrics_of_counts(confusion(scored, weights_RN), positive=positive)
+    found = {
+        **decided,
+        "auc": _macro_auc(scored, weights_RN),
         "ece": expected_calibration_error(scored, weights_RN),
         "log_loss": log_loss(scored, weights_RN),
     }
+    return {name: found[name] for name in (*METRICS, *CALIBRATION)}
 
 
 def _macro_auc(scored: Scored, weights_RN: Floats) -> Floats:
     """AUC of two classes, or the mean of one-vs-rest; NaN if a class is missing."""
-    num_classes = scored.probability_NK.shape[1]
-    compared = (1,) if num_classes == 2 else tuple(range(num_classes))
     each = [
         weighted_auc(scored.probability_NK[:, k], scored.target_N == k, weights_RN)
-        for k in compared
+        for k in ranked_classes(scored.probability_NK.shape[1])
     ]
     mean_R: Floats = np.stack(each).mean(axis=0)
     return mean_R
+
+
+def ranked_classes(num_classes: int) -> tuple[int, ...]:
+    """Classes whose one-vs-rest AUC are averaged: of two classes, both have the same."""
+    return (1,) if num_classes == 2 else tuple(range(num_classes))
 
 
 def _slide_weights(scored: Scored, replicates: int, rng: np.random.Generator) -> Floats:
