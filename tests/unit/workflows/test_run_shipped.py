@@ -3,10 +3,13 @@
 import pytest
 
 from histodiff.config.loader import shipped_configs
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.workflows.run import load_pipeline, resolve_pipeline
 from histodiff.workflows.sweep import SweepConfig
 from histodiff.workflows.sweep.grid import expand
+from histodiff.workflows.tile import tile
+from tests.support.published_sets import write_nct_crc, write_whole_pannuke
 
 INPUTS = {
     "pipelines/demo.yaml": [],
@@ -59,3 +62,79 @@ def test_a_mistake_in_a_sweep_shows_before_anything_runs():
     wrong = "steps.sweep.overrides.steps.guide.overrides.kind.training.batches=3"
     with pytest.raises(ConfigError, match=r"'guide' .*training\.batches: unknown key.*'batch'"):
         resolved("pipelines/demo.yaml", wrong)
+
+
+def paper():
+    """Steps of the paper's pipeline, and the trials of its sweep."""
+    steps = {step.name: step.config for step in resolved("papers/histodiffusion.yaml")}
+    return steps, expand(steps["sweep"], {})
+
+
+def test_paper_is_an_ablation_of_samples_and_decoder_at_four_ratios():
+    steps, trials = paper()
+    arms = {arm.step for arm in steps["sweep"].arms}
+    found = [(t.step, t.axes.get("synthetic_ratio"), t.seed) for t in trials if t.step in arms]
+    generative = arms - {"real"}
+    assert {name.partition("_")[::2] for name in generative} == {
+        (samples, decoder) for samples in ("random", "selected") for decoder in ("tuned", "untuned")
+    }
+    wanted = [("real", None, seed) for seed in range(5)]
+    wanted += [(s, r, n) for s in generative for r in (0.5, 1.0, 2.0, 3.0) for n in range(5)]
+    assert sorted(found, key=str) == sorted(wanted, key=str)
+    by_ratio = {t.axes["synthetic_ratio"]: t.config for t in trials if t.step in generative}
+    assert {ratio: config.synthetic_ratio for ratio, config in by_ratio.items()} == {
+        ratio: ratio for ratio in by_ratio
+    }
+
+
+def test_paper_decoder_of_a_trial_sees_the_labels_of_its_own_seed():
+    _, trials = paper()
+    by_name = {trial.config.output: trial for trial in trials}
+    decoders = [trial for trial in trials if trial.step == "decoder"]
+    assert [trial.config.seed for trial in decoders] == list(range(5))
+    for trial in trials:
+        parents = [by_name[name] for name in trial.parents if name in by_name]
+        assert {parent.seed for parent in parents} <= {trial.seed}
+    drawn = {
+        trial.step: {by_name[name].step for name in trial.parents if name in by_name}
+        for trial in trials
+    }
+    assert "decoder" in drawn["synthesize_tuned"]
+    assert "decoder" not in drawn["synthesize_untuned"]
+    budgets = {t.config.budget for t in trials if t.step in ("guide", "real", "selected_tuned")}
+    assert budgets == {decoders[0].config.mode.loss.classification.budget}
+    assert budgets.pop().fraction == 0.05
+
+
+def test_paper_draws_three_times_what_its_largest_arm_takes():
+    steps, trials = paper()
+    labels = 0.05 * (1 - steps["nct_crc"].split.val) * steps["nct_crc"].sources[0].num_published
+    (per_class,) = {t.config.per_class for t in trials if t.step.startswith("synthesize")}
+    (cap,) = {t.config.rule.max_per_class for t in trials if t.step == "select_tuned"}
+    assert 9 * cap >= 3.0 * labels
+    assert per_class >= 3 * cap
+
+
+def test_paper_tests_on_the_official_set_at_256_px():
+    steps, _ = paper()
+    train, test = steps["nct_crc"].sources
+    assert (train.published_split, test.published_split) == (None, "test")
+    assert steps["nct_crc"].patch_px == 256
+    scale = steps["nct_crc"].mpp
+    assert [source.mpp * 224 / 256 for source in (train, test)] == [scale, scale]
+    assert {source.tissue for source in steps["pannuke"].sources} == {"none"}
+    assert {source.published_split for source in steps["pannuke"].sources} == {None}
+
+
+def test_paper_tiles_its_public_sets_as_published(tmp_path, site):
+    write_nct_crc(tmp_path / "nct")
+    write_whole_pannuke(tmp_path / "pannuke")
+    folders = [f"inputs.nct_crc={tmp_path / 'nct'}", f"inputs.pannuke={tmp_path / 'pannuke'}"]
+    steps = {step.name: step.config for step in resolved("papers/histodiffusion.yaml", *folders)}
+    target = PatchIndex.open(tile(steps["nct_crc"], site).path).patches.to_pylist()
+    assert len(target) == 81
+    assert {row["effective_mpp_x"] for row in target} == {0.4375}
+    assert sum(row["split"] == "test" for row in target) == 27
+    pool = PatchIndex.open(tile(steps["pannuke"], site).path).patches.to_pylist()
+    assert [row["label"] for row in pool] == [None] * 9
+    assert {row["split"] for row in pool} == {"train", "val"}
