@@ -41,6 +41,15 @@ class RealImages:
     failed: tuple[UnitIssue, ...]
 
 
+@dataclass(frozen=True)
+class ReadPatches:
+    """Pixels of patches, whatever they show; those that could not be read are left out."""
+
+    pixels_NHWC: Pixels
+    patches_N: npt.NDArray[np.int64]
+    failed: tuple[UnitIssue, ...]
+
+
 def read_real(
     index: PatchIndex, patches: npt.NDArray[np.int64], *, classes: Sequence[str]
 ) -> RealImages:
@@ -49,9 +58,20 @@ def read_real(
     Raises:
         ConfigError: None of them could be read.
     """
+    read = read_patches(index, patches)
+    labels = index.patches["label"].take(read.patches_N).to_pylist()
+    target_N = np.array([classes.index(label) for label in labels], np.int64)
+    return RealImages(Images(read.pixels_NHWC, target_N), read.patches_N, read.failed)
+
+
+def read_patches(index: PatchIndex, patches: npt.NDArray[np.int64]) -> ReadPatches:
+    """The patches with the given numbers.
+
+    Raises:
+        ConfigError: None of them could be read.
+    """
     reader = PatchReader(index)
     rows = index.patches.take(patches)
-    target = np.array([classes.index(label) for label in rows["label"].to_pylist()], np.int64)
     slides, paths = rows["slide_id"].to_pylist(), rows["path"].to_pylist()
     pixels = np.empty((len(patches), index.patch_px, index.patch_px, 3), np.uint8)
     failed: dict[int, UnitIssue] = {}
@@ -71,7 +91,7 @@ def read_real(
             " give the images back to where they were tiled from, or tile them again"
         )
     kept = np.array([place for place in range(len(patches)) if place not in failed], np.int64)
-    return RealImages(Images(pixels[kept], target[kept]), patches[kept], tuple(failed.values()))
+    return ReadPatches(pixels[kept], patches[kept], tuple(failed.values()))
 
 
 def read_selected(

@@ -135,6 +135,25 @@ def drawn_images(
     return rows
 
 
+def image_weights(images: LearningSet, *, balanced: bool) -> Floats:
+    """How often ``drawn_images`` takes each image, relative to the mean over all, (N,).
+
+    For classifiers that see all images at once.
+    """
+    class_N = images.class_N
+    real_N = np.arange(len(class_N)) < images.num_real
+    weight_N = np.zeros(len(class_N))
+    present = np.unique(class_N[real_N])
+    for number in present:
+        real, added = (np.flatnonzero((class_N == number) & own) for own in (real_N, ~real_N))
+        class_share = 1 / len(present) if balanced else len(real) / images.num_real
+        added_share = images.added_share if len(added) else 0.0
+        weight_N[real] = class_share * (1 - added_share) / len(real)
+        if len(added):
+            weight_N[added] = class_share * added_share / len(added)
+    return (weight_N * len(weight_N)).astype(np.float32)
+
+
 def drawn_rows(target_N: Numbers, *, seed: int, indices: Sequence[int], balanced: bool) -> Numbers:
     """The image that each global sample index takes; ``balanced`` draws the class first."""
     members = [np.flatnonzero(target_N == target) for target in np.unique(target_N)]

@@ -100,7 +100,10 @@ def stand_ins(
                 f"stand_in: {kind}: not every class has true labels there, beyond the budget; lower"
                 f" the budget, or set stand_in to {StandIn.CROSS_FITTED}"
             )
-    parts = _cross_fitted(table, labelled_N, labels, num_folds=num_folds, seed=seed)
+    parts = cross_fitted_parts(
+        table, labelled_N, num_folds=num_folds, seed=seed,
+        why="no true labels lie beyond it, and",
+    )  # fmt: skip
     folds = []
     for part in parts:
         rest = labelled_N[~np.isin(labelled_N, part)]
@@ -177,19 +180,22 @@ def _in_training_order(
     return np.array([patch for _, _, patch in sorted(ranked)], np.int64)
 
 
-def _cross_fitted(
-    table: Any,
-    labelled_N: Numbers,
-    labels: npt.NDArray[np.object_],
-    *,
-    num_folds: int,
-    seed: int,
+def cross_fitted_parts(
+    table: Any, labelled_N: Numbers, *, num_folds: int, seed: int, why: str
 ) -> list[Numbers]:
     """The labelled patches in parts that share no patient (no slide, where none is known).
+
+    Args:
+        table: Patches of an index: slide_id, patient_id and label.
+        labelled_N: Numbers of the labelled ones.
+        num_folds: How many parts.
+        seed: Deals them out.
+        why: Begins the error, before "cross-fitting it".
 
     Raises:
         ConfigError: A part, or what it leaves, lacks a class.
     """
+    labels = np.asarray(table["label"].to_pylist(), dtype=object)
     slides, patients = (table[key].to_pylist() for key in ("slide_id", "patient_id"))
     patches_of: defaultdict[str, list[int]] = defaultdict(list)
     for patch in labelled_N.tolist():
@@ -210,7 +216,7 @@ def _cross_fitted(
         lacking = sorted((classes - set(labels[part])) | (classes - set(labels[rest])))
         if lacking:
             raise ConfigError(
-                f"budget: no true labels lie beyond it, and cross-fitting it in {num_folds} parts"
+                f"budget: {why} cross-fitting it in {num_folds} parts"
                 f" leaves one without class '{lacking[0]}': label {num_folds} slides of each class"
                 " or more, or raise the budget"
             )

@@ -7,17 +7,19 @@ result: no model is picked by looking at validation or test images. Legend: B ba
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from histodiff.classification.augment import AugmentConfig, augmented
 from histodiff.classification.blending import blended, drawn_blends
 from histodiff.classification.learning_set import LearningSet, drawn_images
+from histodiff.errors import ConfigError
 from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
 from histodiff.runtime import derived_seed
 from histodiff.storage import StoragePath
@@ -40,6 +42,15 @@ class ClassifierTraining(OptimizationConfig):
     """Boxes of one image are pasted into another; takes turns with ``mixup``. 0 is off."""
 
 
+class Tuned(StrEnum):
+    """Which weights of a classifier are trained."""
+
+    ALL = "all"
+    """All of them."""
+    HEAD = "head"
+    """The linear head; the backbone stays frozen, and in evaluation mode."""
+
+
 @dataclass(frozen=True)
 class TrainedClassifier:
     """A classifier after its last step, and the rows of metrics of its training."""
@@ -58,6 +69,7 @@ def trained_classifier(
     device: str,
     checkpoints: StoragePath,
     run: str,
+    tuned: Tuned = Tuned.ALL,
 ) -> TrainedClassifier:
     """Trains a classifier from its first weights; goes on from ``checkpoints``, if there are any.
 
@@ -70,16 +82,37 @@ def trained_classifier(
         device: Where it runs.
         checkpoints: Folder of the checkpoints.
         run: Name on the progress bar and in metrics.
+        tuned: Which weights are trained.
 
     Raises:
+        ConfigError: Only the head is to be trained, and the backbone has none that is linear.
         TrainingDiverged: The loss or the gradient of a step is not finite.
     """
     classifier = initial_classifier(backbone, num_classes=num_classes, seed=seed, device=device)
-    loss = classifier_loss(classifier.train(), images, training=training, seed=seed, device=device)
+    classifier.train()
+    if tuned is Tuned.HEAD:
+        freeze_backbone(classifier)
+    loss = classifier_loss(classifier, images, training=training, seed=seed, device=device)
     records = fit(
         classifier, loss=loss, config=training, seed=seed, checkpoints=checkpoints, run=run
     )
     return TrainedClassifier(classifier, records)
+
+
+def freeze_backbone(classifier: Classifier) -> None:
+    """Leaves the linear head alone to be trained; norms keep their statistics.
+
+    Raises:
+        ConfigError: The backbone has no linear head.
+    """
+    head: nn.Module = classifier.backbone.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(
+            f"backbone.model '{classifier.config.model}' has no linear head to be trained alone;"
+            " choose another, or method.tuning: {type: full}"
+        )
+    classifier.eval().requires_grad_(requires_grad=False)
+    head.requires_grad_(requires_grad=True)
 
 
 def initial_classifier(

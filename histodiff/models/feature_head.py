@@ -44,11 +44,11 @@ class DenoiserFeatures:
         ConfigError: The network has no such layer.
     """
 
-    def __init__(self, denoiser: Denoiser, layers: tuple[str, ...]) -> None:
+    def __init__(
+        self, denoiser: Denoiser, layers: tuple[str, ...], *, field: str = "kind.network.layers"
+    ) -> None:
         self._denoiser = denoiser
-        self._layers = [
-            LayerFeatures(denoiser.network, layer, field="kind.network.layers") for layer in layers
-        ]
+        self._layers = [LayerFeatures(denoiser.network, layer, field=field) for layer in layers]
         # each look runs the network once, and every layer must be taken
         shape = denoiser.latent_shape
         with torch.no_grad():

@@ -1,22 +1,40 @@
-"""``classify``: a timm backbone on the real labelled subset, with or without selected samples.
+"""``classify``: what few labels give, with or without images that join them.
 
-The control is the same command without a selection. Every arm takes the same number of steps. The
+The control is the same command with nothing added. Every arm takes the same number of steps. The
 last step's model is scored on slides that no training image comes from.
 """
 
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 
-from histodiff.artifacts import Artifact, begin, open_artifact
-from histodiff.classification.images import labelled_patches, num_added
-from histodiff.classification.training import predicted_probability, trained_classifier
+from histodiff.artifacts import Artifact, Draft, begin, open_artifact
+from histodiff.classification.images import Pixels, labelled_patches, num_added
+from histodiff.classification.learning_set import LearningSet
+from histodiff.classification.pseudo_labels import tempered
 from histodiff.cluster.site import Site
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
-from histodiff.models.classifier import save_classifier
 from histodiff.runtime.threads import use_threads
 from histodiff.training import CHECKPOINTS
-from histodiff.workflows.classify.added import counts_of, learned_from, training_images
+from histodiff.workflows.classify.added import (
+    Training,
+    check_added,
+    counts_of,
+    learned_from,
+    training_images,
+    write_added,
+)
+from histodiff.workflows.classify.additions import AddedSamples
+from histodiff.workflows.classify.calibration import cross_fitted_temperature
 from histodiff.workflows.classify.config import ClassifyConfig
+from histodiff.workflows.classify.method_kinds import AUTOENCODER, DENOISER, DenoiserFeaturesMethod
+from histodiff.workflows.classify.methods import (
+    Fitted,
+    Predictor,
+    Probabilities,
+    fitted,
+    save_temperature,
+)
 from histodiff.workflows.classify.scoring import (
     contents_of,
     failures,
@@ -30,10 +48,16 @@ from histodiff.workflows.labels import (
     LabelledRows,
     labelled_rows,
     opened_index,
-    require_same_labels,
     require_scorable,
 )
+from histodiff.workflows.networks import (
+    require_patch_px,
+    require_same_encoder,
+    require_snapshot,
+)
 from histodiff.workflows.tables import write_losses
+
+_FOLDS = "scratch"
 
 
 def classify(config: ClassifyConfig, site: Site) -> Artifact:
@@ -41,6 +65,7 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
 
     Raises:
         ConfigError: Splits share slides or patients, or inputs used other labels.
+        ArtifactError: Denoiser and autoencoder have different encoders.
     """
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
@@ -51,40 +76,33 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
         return draft.finished
     with draft:
         use_threads(config.threads)
-        training = training_images(config, index, labels, inputs)
-        trained = trained_classifier(
-            learned_from(config, index, training), backbone=config.backbone,
-            training=config.training,
-            num_classes=len(index.classes), seed=config.seed, device=site.device,
-            checkpoints=draft.path / CHECKPOINTS, run="classify",
+        training = training_images(
+            config, index, labels, inputs, root=root, device=site.device
         )  # fmt: skip
-        splits = scored_splits(
-            config, index,
-            partial(
-                predicted_probability, trained.classifier, batch=config.eval_batch,
-                device=site.device,
-            ),
-        )  # fmt: skip
-        metrics = {
-            **metrics_of(config, index, splits), **counts_of(config, index, training)
-        }  # fmt: skip
-        save_classifier(draft.path, trained.classifier, classes=index.classes)
-        write_losses(draft.path, trained.records)
+        found = _fitted(config, index, inputs, training, draft, site.device)
+        splits = scored_splits(config, index, found.predict)
+        metrics = {**metrics_of(config, index, splits), **counts_of(index, training)}
+        found.save(draft.path)
+        write_losses(draft.path, found.records)
+        write_added(draft.path, index, training)
         write_predictions(draft.path, index, splits)
         write_metrics(draft.path, metrics)
+        synthetic = isinstance(config.addition, AddedSamples)
         return draft.finish(
             {
+                "method": config.method.type,
                 "real": len(training.real.images),
-                "synthetic": training.num_synthetic,
+                "synthetic": training.num_added if synthetic else 0,
+                "added": training.num_added,
                 **contents_of(metrics),
                 LABELS_SHA256: labels.sha256,
             },
-            failed=(*training.real.failed, *failures(splits)),
+            failed=(*training.failed, *failures(splits)),
         )
 
 
 def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]:
-    """Real training images, synthetic ones at most, patches that are scored, and steps."""
+    """Real training images, added ones at most, patches that are scored, and steps."""
     patches = open_artifact(site.storage_root, config.inputs()["patches"])
     index = opened_index(patches, dev_split=config.dev_split, seed=config.seed)
     real = len(labelled_rows(index.patches, budget=config.budget, seed=config.seed).rows)
@@ -94,12 +112,50 @@ def estimate(config: ClassifyConfig, site: Site) -> dict[str, float | int | str]
         **{
             f"{split}_patches": len(labelled_patches(index, split=split)) for split in config.splits
         },
-        "steps": config.training.num_steps,
+        **({} if config.training is None else {"steps": config.training.num_steps}),
     }
 
 
+def _fitted(
+    config: ClassifyConfig,
+    index: PatchIndex,
+    inputs: Mapping[str, Artifact],
+    training: Training,
+    draft: Draft,
+    device: str,
+) -> Fitted:
+    """The classifier, with a temperature where one is asked for."""
+
+    def fit(images: LearningSet, checkpoints: str, run: str) -> Fitted:
+        return fitted(
+            config, images, inputs, classes=index.classes, checkpoints=draft.path / checkpoints,
+            run=run, device=device,
+        )  # fmt: skip
+
+    found = fit(learned_from(config, index, training), CHECKPOINTS, "classify")
+    if config.calibration is None:
+        return found
+
+    def without_part(images: LearningSet, number: int) -> Predictor:
+        run = f"classify without part {number + 1}"
+        return fit(images, f"{_FOLDS}/fold-{number}", run).predict
+
+    temperature = cross_fitted_temperature(
+        without_part, index, training.real, num_folds=config.calibration.folds, seed=config.seed
+    )
+    save_temperature(draft.path, temperature)
+    return replace(found, predict=_cooled(found.predict, temperature))
+
+
+def _cooled(predict: Predictor, temperature: float) -> Predictor:
+    def cooled(pixels_NHWC: Pixels) -> Probabilities:
+        return tempered(predict(pixels_NHWC), temperature)
+
+    return cooled
+
+
 def _checked_labels(
-    config: ClassifyConfig, index: PatchIndex, inputs: dict[str, Artifact]
+    config: ClassifyConfig, index: PatchIndex, inputs: Mapping[str, Artifact]
 ) -> LabelledRows:
     """The labelled subset, after every check that needs no pixels."""
     for split in config.splits:
@@ -109,13 +165,10 @@ def _checked_labels(
             f"positive '{config.positive}': is none of {', '.join(index.classes)}, the classes of"
             f" {config.patches}"
         )
+    if isinstance(config.method, DenoiserFeaturesMethod):
+        require_same_encoder(inputs[DENOISER], inputs[AUTOENCODER])
+        require_snapshot(inputs[DENOISER], config.method.snapshot)
+        require_patch_px(index.patch_px, inputs[DENOISER], owner=str(config.patches))
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
-    if "selection" in inputs:
-        selection, samples = inputs["selection"], inputs["samples"]
-        require_same_labels(labels.sha256, selection, what="selection")
-        if selection.manifest.inputs.get(str(samples.reference)) != samples.manifest.fingerprint:
-            raise ConfigError(
-                f"selection {selection.reference} is not of samples {samples.reference}; name the"
-                " samples it was made from"
-            )
+    check_added(config, index, labels, inputs)
     return labels

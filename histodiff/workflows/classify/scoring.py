@@ -6,16 +6,15 @@ statistics never need the classifier again. Legend of suffixes: N patches, K cla
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from histodiff.artifacts import UnitIssue
-from histodiff.classification.images import Pixels, RealImages, labelled_patches, read_real
+from histodiff.classification.images import RealImages, labelled_patches, read_real
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.evaluation.metrics import (
     Scored,
@@ -27,11 +26,10 @@ from histodiff.evaluation.metrics import (
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.workflows.classify.config import ClassifyConfig
+from histodiff.workflows.classify.methods import Predictor
 from histodiff.workflows.tables import write_table
 
 METRICS_FILE, PREDICTIONS = "metrics.json", "predictions.parquet"
-Predictor = Callable[[Pixels], npt.NDArray[np.float64]]
-"""Probabilities (N, K) of images."""
 
 _IN_CONTENTS = {
     "val": {f"val_{name}": name for name in ("balanced_accuracy", "auc", "log_loss")},

@@ -10,6 +10,7 @@ from histodiff.classification.learning_set import (
     ReplaceMixing,
     added_images,
     drawn_images,
+    image_weights,
     learning_set,
 )
 from histodiff.errors import ConfigError
@@ -53,6 +54,17 @@ def test_drawn_images_real_ones_are_those_of_the_control():
     real = rows < mixed.num_real
     np.testing.assert_array_equal(rows[real], alone[real])
     np.testing.assert_array_equal(mixed.class_N[rows], control.class_N[alone])
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_image_weights_are_how_often_images_are_drawn(balanced):
+    mixed = unequal(ReplaceMixing(type="replace", probability=0.3))
+    weights = image_weights(mixed, balanced=balanced)
+    rows = drawn_images(mixed, seed=0, indices=range(6000), balanced=balanced)
+    drawn = np.bincount(rows, minlength=200) / 6000 * 200
+    for part in (slice(0, 90), slice(90, 100), slice(100, 120), slice(120, 200)):
+        assert drawn[part].mean() == pytest.approx(weights[part].mean(), rel=0.12)
+    assert weights.mean() == pytest.approx(1.0)
 
 
 def test_drawn_images_do_not_depend_on_the_batch():

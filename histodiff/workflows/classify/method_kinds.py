@@ -1,0 +1,89 @@
+"""What is trained, by ``type``: a network, or a linear classifier of features that are given."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from histodiff.artifacts import Kind, Reference
+from histodiff.config import Config, Location
+from histodiff.models.denoiser import LAST
+
+DENOISER, AUTOENCODER = "method.denoiser", "method.autoencoder"
+"""Keys of inputs."""
+
+
+class ScratchTuning(Config):
+    """All weights, from random ones."""
+
+    type: Literal["scratch"]
+
+
+class FullTuning(Config):
+    """All weights, from those that `backbone.pretrained` names."""
+
+    type: Literal["full"]
+
+
+class LinearTuning(Config):
+    """A linear head on the frozen backbone, with the weights that `backbone.pretrained` names."""
+
+    type: Literal["linear"]
+
+
+TuningConfig = Annotated[ScratchTuning | FullTuning | LinearTuning, Field(discriminator="type")]
+
+
+class NetworkMethod(Config):
+    """A timm backbone, by the blocks `backbone` and `training`."""
+
+    type: Literal["network"]
+    tuning: TuningConfig | None = None
+    """Which weights are trained, from which: `scratch`, `full` or `linear`; null is `full` where
+    weights are named, else `scratch`."""
+
+
+class LinearMethod(Config):
+    """Logistic regression on features of the images as they are."""
+
+    inverse_penalty: float = Field(default=1.0, gt=0)
+    """One over the weight of the squared norm: `C` of scikit-learn, on standardised features."""
+    class_balanced: bool = True
+    """Every class counts the same, however many labels it has."""
+
+
+class ColourHistogramMethod(LinearMethod):
+    """The baseline that knows nothing of tissue: how often each colour occurs."""
+
+    type: Literal["colour_histogram"]
+    bins: int = Field(default=16, ge=2, le=256)
+    """Bins of red, of green and of blue."""
+
+
+class DenoiserFeaturesMethod(LinearMethod):
+    """What pre-training buys without sampling: features of a frozen denoiser."""
+
+    type: Literal["denoiser_features"]
+    denoiser: Annotated[Reference, Location()]
+    """Denoiser."""
+    snapshot: str = LAST
+    """Its EMA snapshot."""
+    autoencoder: Annotated[Reference, Location()]
+    """Autoencoder whose encoder it belongs to."""
+    layers: tuple[str, ...] = Field(min_length=1)
+    """Layers of its network whose means and deviations over positions are taken."""
+    sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    """Noise levels, in units of whitened latents; the same noise for every image."""
+
+
+FeatureMethod = ColourHistogramMethod | DenoiserFeaturesMethod
+MethodConfig = Annotated[NetworkMethod | FeatureMethod, Field(discriminator="type")]
+
+
+def method_inputs(method: MethodConfig) -> dict[str, Reference]:
+    """Full addresses of what is read for it, by key."""
+    if not isinstance(method, DenoiserFeaturesMethod):
+        return {}
+    return {
+        DENOISER: method.denoiser.as_kind(Kind.DENOISERS),
+        AUTOENCODER: method.autoencoder.as_kind(Kind.AUTOENCODERS),
+    }
