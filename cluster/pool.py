@@ -63,6 +63,7 @@ def run_pool(
     units: Sequence[UnitT],
     *,
     num_workers: int,
+    units_each: int = 1,
     resources: ActorResources | None = None,
     retries: Retries | None = None,
 ) -> Iterator[Finished[UnitT, RecordT]]:
@@ -72,18 +73,22 @@ def run_pool(
         make_worker: Makes the worker, in the actor's process.
         units: The work; a unit is asked for when it is given out.
         num_workers: Actors, at most one per unit.
+        units_each: Units that an actor has at once, as long as there are enough for all; above one,
+            threads of the actor call its worker, which has to bear that.
         resources: What each actor reserves.
         retries: What is done about lost actors and transient errors.
 
     Raises:
         TransientError: A unit lost its actor, or failed transiently, too often.
     """
-    options = _options(resources)
+    options = {**_options(resources), "max_concurrency": units_each}
 
     def start_actor() -> Any:
         return ray.remote(_WorkerHost).options(**options).remote(make_worker)
 
-    pool: _Pool[UnitT, RecordT] = _Pool(start_actor, units, num_workers, retries or Retries())
+    pool: _Pool[UnitT, RecordT] = _Pool(
+        start_actor, units, num_workers, retries or Retries(), units_each=units_each
+    )
     with pool:
         yield from pool.finished()
 

@@ -124,6 +124,8 @@ class Site(Config):
     """Encoder actors."""
     reader_workers: int = Field(default=1, ge=1)
     """Reader actors (tile and encode)."""
+    sample_workers: int = Field(default=1, ge=1)
+    """Actors that draw samples. On a local Ray a single one is this process itself."""
     ranks: Annotated[int, Field(ge=1)] | RankRange = 1
     """Training ranks: a number, or bounds as in `{min: 1, max: 2}`."""
     trials: int = Field(default=1, ge=1)

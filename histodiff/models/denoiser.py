@@ -27,7 +27,14 @@ from histodiff.models.gaussian import GaussianDenoiser, GaussianStart
 from histodiff.models.layer_features import LayerFeatures, Projection
 from histodiff.models.network import Network, NetworkConfig, create_network
 from histodiff.models.uncertainty import Uncertainty
-from histodiff.models.weights import StoredModel, fill, module_dtype, read_model, save_model
+from histodiff.models.weights import (
+    StoredModel,
+    fill,
+    module_dtype,
+    read_description,
+    read_model,
+    save_model,
+)
 from histodiff.storage import StoragePath
 
 SNAPSHOTS = "snapshots"
@@ -232,6 +239,25 @@ class LoadedDenoiser:
         return self.info.mpp
 
 
+@dataclass(frozen=True)
+class DescribedDenoiser:
+    """What a snapshot says of its denoiser, which is not loaded."""
+
+    latent_shape: tuple[int, int, int]
+    """Shape (C, h, w) of a latent."""
+    info: SnapshotInfo
+
+
+def describe_denoiser(path: StoragePath) -> DescribedDenoiser:
+    """The description of a snapshot, without its weights.
+
+    Raises:
+        ArtifactNotFound: ``path`` holds no snapshot.
+        ArtifactCorrupt: The description is damaged.
+    """
+    return _described(read_description(path, model=_MODEL), path)
+
+
 def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of a denoiser's state is its own, and not the projection's, which training alone has."""
     return {name: each for name, each in state.items() if not name.startswith(_PROJECTION)}
@@ -273,17 +299,14 @@ def load_denoiser(path: StoragePath, *, device: str) -> LoadedDenoiser:
         ArtifactCorrupt: The snapshot is damaged.
     """
     stored = _of_today(read_model(path, model=_MODEL))
+    said = _described(stored.description, path)
     try:
         config = DenoiserConfig.model_validate(stored.description["config"])
-        channels, height, width = stored.description["latent_shape"]
-        info = _snapshot_info(stored.description["info"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactCorrupt(f"{path}: its description is not a denoiser's: {error}") from error
-    denoiser = Denoiser(
-        with_attention_here(config), latent_shape=(channels, height, width), device=device
-    )
+    except (KeyError, ValueError) as error:
+        raise _not_a_denoiser(path, error) from error
+    denoiser = Denoiser(with_attention_here(config), latent_shape=said.latent_shape, device=device)
     fill(denoiser, stored, path=path)
-    return LoadedDenoiser(denoiser.eval().requires_grad_(requires_grad=False), info)
+    return LoadedDenoiser(denoiser.eval().requires_grad_(requires_grad=False), said.info)
 
 
 def with_attention_here(config: DenoiserConfig) -> DenoiserConfig:
@@ -304,6 +327,18 @@ def _of_today(stored: StoredModel) -> StoredModel:
         for name, tensor in stored.state.items()
     }
     return StoredModel(state, {**stored.description, "config": config})
+
+
+def _described(description: Mapping[str, Any], path: StoragePath) -> DescribedDenoiser:
+    try:
+        channels, height, width = description["latent_shape"]
+        return DescribedDenoiser((channels, height, width), _snapshot_info(description["info"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_a_denoiser(path, error) from error
+
+
+def _not_a_denoiser(path: StoragePath, error: Exception) -> ArtifactCorrupt:
+    return ArtifactCorrupt(f"{path}: its description is not a denoiser's: {error}")
 
 
 def _snapshot_info(fields: Mapping[str, Any]) -> SnapshotInfo:

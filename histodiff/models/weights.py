@@ -46,9 +46,27 @@ def read_model(path: StoragePath, *, model: str) -> StoredModel:
         ArtifactNotFound: There is none.
         ArtifactCorrupt: It is another kind of network, a newer format, or damaged.
     """
+    record = read_description(path, model=model)
     try:
-        record = json.loads((path / DESCRIPTION).read_bytes())
         data = (path / WEIGHTS).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactNotFound(f"{path}: holds no saved {model}") from error
+    try:
+        state = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ArtifactCorrupt(f"{path / WEIGHTS}: is damaged ({error}); write it anew") from error
+    return StoredModel(state, record)
+
+
+def read_description(path: StoragePath, *, model: str) -> dict[str, Any]:
+    """What a network saved in ``path`` is described by; its weights are not read.
+
+    Raises:
+        ArtifactNotFound: There is none.
+        ArtifactCorrupt: It is another kind of network, a newer format, or damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((path / DESCRIPTION).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactNotFound(f"{path}: holds no saved {model}") from error
     except json.JSONDecodeError as error:
@@ -58,11 +76,7 @@ def read_model(path: StoragePath, *, model: str) -> StoredModel:
             f"{path}: holds a {record.get('model')} of format {record.get('format')},"
             f" expected a {model} of format {_FORMAT}"
         )
-    try:
-        state = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ArtifactCorrupt(f"{path / WEIGHTS}: is damaged ({error}); write it anew") from error
-    return StoredModel(state, record)
+    return record
 
 
 def fill(module: nn.Module, stored: StoredModel, *, path: StoragePath) -> None:

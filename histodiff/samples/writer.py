@@ -7,7 +7,7 @@ ledger entries, so that an interrupted command goes on with the shards that are 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,9 +48,17 @@ def write_shard(
             samples vary latents.
         pixels_NHWC: uint8 RGB images, one per row.
     """
-    images = pa.array([png_bytes(image) for image in pixels_NHWC], type=pa.binary())
+    images = [png_bytes(image) for image in pixels_NHWC]
+    return write_packed_shard(path, number, columns=columns, images=images)
+
+
+def write_packed_shard(
+    path: StoragePath, number: int, *, columns: Mapping[str, Any], images: Sequence[bytes]
+) -> ShardRecord:
+    """As ``write_shard``, of images that are PNGs already, by ``png_bytes``."""
     fields = [*SAMPLE_COLUMNS, *(field for field in SOURCE_COLUMNS if field.name in columns)]
-    table = pa.table(dict(columns), schema=pa.schema(fields)).append_column(PNG, images)
+    table = pa.table(dict(columns), schema=pa.schema(fields))
+    table = table.append_column(PNG, pa.array(images, type=pa.binary()))
     data = parquet_bytes(table)
     record = ShardRecord(f"{number:06d}.parquet", table.num_rows, hashlib.sha256(data).hexdigest())
     write_bytes(path / SHARDS / record.name, data)

@@ -23,6 +23,11 @@ def shard_samples(number: int, *, num_samples: int, shard_size: int) -> range:
     return range(number * shard_size, min((number + 1) * shard_size, num_samples))
 
 
+def batches_of(samples: range, batch: int) -> list[range]:
+    """The samples of a shard as they are drawn together, ``batch`` at most."""
+    return [samples[start : start + batch] for start in range(0, len(samples), batch)]
+
+
 def class_of(sample: int, *, num_classes: int) -> int:
     """Class number that sample is asked for."""
     return sample % num_classes

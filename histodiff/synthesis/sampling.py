@@ -56,6 +56,14 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class DrawnLatents:
+    """Finished latents and log p(label | latent) at the lowest level, both on the device."""
+
+    latents_BCHW: Tensor
+    log_prob_B: Tensor
+
+
+@dataclass(frozen=True)
 class Drawn:
     """Finished samples: uint8 ``(B, H, W, 3)`` and log p(label | latent) at the lowest level."""
 
@@ -63,9 +71,14 @@ class Drawn:
     log_prob_B: npt.NDArray[np.float32]
 
 
-@torch.no_grad()
 def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
     """Draws the samples with the given global indices."""
+    return decoded(networks, draw_latents(networks, drawing, samples))
+
+
+@torch.no_grad()
+def draw_latents(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> DrawnLatents:
+    """Draws the latents of the samples with the given global indices."""
     device, num_classes = networks.device, len(networks.guide.classes)
     labels_B = torch.tensor(
         [class_of(index, num_classes=num_classes) for index in samples], device=device
@@ -76,9 +89,15 @@ def draw(networks: Networks, drawing: Drawing, samples: Sequence[int]) -> Drawn:
         latents_BCHW = _varied(networks, drawing, drawing.variation, samples, labels_B)
     lowest_B = torch.full((len(samples),), float(drawing.sigmas[-2]), device=device)
     log_p_BK = networks.guide.log_probabilities(latents_BCHW, lowest_B)
+    return DrawnLatents(latents_BCHW, log_p_BK.gather(1, labels_B[:, None]).squeeze(1))
+
+
+@torch.no_grad()
+def decoded(networks: Networks, drawn: DrawnLatents) -> Drawn:
+    """The pixels of latents, in memory of the host."""
     return Drawn(
-        networks.decode(latents_BCHW).permute(0, 2, 3, 1).cpu().numpy(),
-        log_p_BK.gather(1, labels_B[:, None]).squeeze(1).float().cpu().numpy(),
+        networks.decode(drawn.latents_BCHW).permute(0, 2, 3, 1).cpu().numpy(),
+        drawn.log_prob_B.float().cpu().numpy(),
     )
 
 

@@ -21,6 +21,7 @@ ENCODE_BUSY_SECONDS = Counter(
 ENCODE_WAIT_SECONDS = Counter(
     "histodiff_encode_wait_seconds", "Time that encoders waited for pixels."
 )
+SYNTHESIZE_IMAGES = Counter("histodiff_synthesize_images", "Samples drawn and written.")
 TILE_PATCHES = Counter("histodiff_tile_patches", "Patches indexed.")
 TILE_RANGE_REQUESTS = Counter(
     "histodiff_tile_range_requests", "Range requests for tiles of remote slides."

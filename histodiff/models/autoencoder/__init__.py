@@ -15,7 +15,12 @@ from histodiff.models.autoencoder.architecture import (
     autoencoder_preset,
 )
 from histodiff.models.autoencoder.creation import create_network
-from histodiff.models.autoencoder.files import load_autoencoder, save_autoencoder
+from histodiff.models.autoencoder.files import (
+    AutoencoderFacts,
+    autoencoder_facts,
+    load_autoencoder,
+    save_autoencoder,
+)
 from histodiff.models.autoencoder.importing import TaesdFiles, import_autoencoder, taesd_files
 from histodiff.models.autoencoder.networks import (
     AutoencoderNetwork,
@@ -37,6 +42,7 @@ from histodiff.models.autoencoder.turning import turned, turned_each
 __all__ = [
     "Autoencoder",
     "AutoencoderArchitecture",
+    "AutoencoderFacts",
     "AutoencoderNetwork",
     "AutoencoderPreset",
     "KlArchitecture",
@@ -47,6 +53,7 @@ __all__ = [
     "Posterior",
     "PosteriorType",
     "TaesdFiles",
+    "autoencoder_facts",
     "autoencoder_preset",
     "channel_symmetries",
     "create_network",

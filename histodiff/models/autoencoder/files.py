@@ -6,6 +6,7 @@ digests of encoder and decoder. No pickle.
 
 import json
 import tempfile
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,35 @@ def save_autoencoder(path: StoragePath, autoencoder: Autoencoder) -> None:
     write_bytes(path / _DIGESTS, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
+@dataclass(frozen=True)
+class AutoencoderFacts:
+    """What a saved autoencoder says of itself."""
+
+    encoder_sha256: str
+    decoder_sha256: str
+    downsampling: int
+    """Pixels along one side of a latent's cell."""
+    latent_channels: int
+
+
+def autoencoder_facts(path: StoragePath) -> AutoencoderFacts:
+    """What the autoencoder saved in ``path`` says of itself; its weights are not read.
+
+    Raises:
+        ArtifactNotFound: There is none.
+        ArtifactCorrupt: Its record is damaged.
+    """
+    try:
+        record = json.loads(read_bytes(path / _DIGESTS))
+        return AutoencoderFacts(
+            **{each.name: record[each.name] for each in fields(AutoencoderFacts)}
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactNotFound(f"{path}: holds no saved autoencoder") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path / _DIGESTS}: is damaged ({error}); write it anew") from error
+
+
 def load_autoencoder(path: StoragePath, *, device: str) -> Autoencoder:
     """The autoencoder saved in ``path``, its digests checked.
 
@@ -51,10 +81,7 @@ def load_autoencoder(path: StoragePath, *, device: str) -> Autoencoder:
         ArtifactNotFound: There is none.
         ArtifactCorrupt: Weights and digests disagree, or it is of a class that is not known.
     """
-    try:
-        record = json.loads(read_bytes(path / _DIGESTS))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactNotFound(f"{path}: holds no saved autoencoder") from error
+    facts = autoencoder_facts(path)
     with local_copy(path) as folder:
         made: Any = _class_of(folder, path)
         try:
@@ -65,7 +92,7 @@ def load_autoencoder(path: StoragePath, *, device: str) -> Autoencoder:
             raise ArtifactCorrupt(f"{path}: {' '.join(str(error).split())[:300]}") from error
         autoencoder = Autoencoder(network, device=device)
     found = (autoencoder.encoder_sha256, autoencoder.decoder_sha256)
-    if found != (record["encoder_sha256"], record["decoder_sha256"]):
+    if found != (facts.encoder_sha256, facts.decoder_sha256):
         raise ArtifactCorrupt(f"{path}: the weights do not match {_DIGESTS}; write it anew")
     return autoencoder
 

@@ -53,11 +53,6 @@ class Opened:
         """What decodes."""
         return open_autoencoder(self.inputs["autoencoder"], device=self.device)
 
-    @property
-    def image_px(self) -> int:
-        """Side of a sample in pixels."""
-        return self.denoiser.latent_shape[1] * self.autoencoder.downsampling
-
     def drawing(self) -> Drawing:
         """How samples are drawn."""
         config = self.config

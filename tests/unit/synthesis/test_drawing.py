@@ -89,7 +89,7 @@ def test_draw_guidance_raises_the_probability_of_the_label():
 
 def write(path, *, shards, batch=4, settings=None):
     plan = StorePlan(
-        path=path, classes=("a", "b"), num_samples=10, shard_size=4, batch=batch,
+        path=path, classes=("a", "b"), num_samples=10, shard_size=4, batch=batch, threads=1,
         provenance={
             "seed": 0, "guide": "g", "guidance_scale": 2.0, "sampler": json.dumps({}),
             "denoiser": "d", "decoder_sha256": "x",

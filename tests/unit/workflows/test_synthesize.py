@@ -29,23 +29,23 @@ def test_synthesize_writes_every_class_with_provenance(sampled):
 
 def test_synthesize_interrupted_and_resumed_equals_undisturbed(sampled, monkeypatch):
     whole = synthesize(synthesize_config(name="five"), sampled)
-    drawn = worker.draw
+    drawn = worker.draw_latents
     calls = []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) > 2:
+    def interrupted(networks, drawing, samples):
+        calls.append(samples)
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        return drawn(*arguments)
+        return drawn(networks, drawing, samples)
 
-    monkeypatch.setattr(worker, "draw", interrupted)
+    monkeypatch.setattr(worker, "draw_latents", interrupted)
     with pytest.raises(KeyboardInterrupt):
         synthesize(synthesize_config(name="again"), sampled)
     folder = sampled.storage_root / Reference.of(Kind.SAMPLES, "again", "v1").folder
     assert len(list((folder / "shards").iterdir())) == 2
-    monkeypatch.setattr(worker, "draw", drawn)
     again = synthesize(synthesize_config(name="again"), sampled)
     assert again.manifest.content_sha256 == whole.manifest.content_sha256
+    assert calls == [range(4), range(4, 8), range(8, 10), range(8, 10)]
 
 
 def test_synthesize_larger_request_begins_with_the_smaller_one(sampled):
