@@ -96,7 +96,7 @@ def _trap(
         f"{left_out:,} of {len(item.images):,} images were left out, so that each is in one"
         if shared == "leave_out"
         else f"{len(affected):,} of {len(item.images):,} images are theirs and are used as"
-        " published, so results on the test are too good"
+        " published, so results on the test may be too good"
     )
     return FoundTrap(
         data=item.source.path,

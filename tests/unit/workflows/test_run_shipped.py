@@ -74,11 +74,11 @@ def test_paper_is_an_ablation_of_samples_and_decoder_at_four_ratios():
     steps, trials = paper()
     arms = {arm.step for arm in steps["sweep"].arms}
     found = [(t.step, t.axes.get("synthetic_ratio"), t.seed) for t in trials if t.step in arms]
-    generative = arms - {"real"}
+    generative = arms - {"real", "colours"}
     assert {name.partition("_")[::2] for name in generative} == {
         (samples, decoder) for samples in ("random", "selected") for decoder in ("tuned", "untuned")
     }
-    wanted = [("real", None, seed) for seed in range(5)]
+    wanted = [(step, None, seed) for step in ("real", "colours") for seed in range(5)]
     wanted += [(s, r, n) for s in generative for r in (0.5, 1.0, 2.0, 3.0) for n in range(5)]
     assert sorted(found, key=str) == sorted(wanted, key=str)
     by_ratio = {t.axes["synthetic_ratio"]: t.config for t in trials if t.step in generative}
@@ -101,7 +101,7 @@ def test_paper_decoder_of_a_trial_sees_the_labels_of_its_own_seed():
     }
     assert "decoder" in drawn["synthesize_tuned"]
     assert "decoder" not in drawn["synthesize_untuned"]
-    budgets = {t.config.budget for t in trials if t.step in ("guide", "real", "selected_tuned")}
+    budgets = {t.config.budget for t in trials if t.step in ("guide", "real", "colours", "selected_tuned")}
     assert budgets == {decoders[0].config.mode.loss.classification.budget}
     assert budgets.pop().fraction == 0.05
 
