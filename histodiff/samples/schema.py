@@ -42,6 +42,8 @@ SELECTION_COLUMNS = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+SCORE, REASONS = "score.", "reasons"
+"""Beginning of the columns with the scores of a combined rule, and the column of all reasons."""
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -5,8 +5,9 @@ first, so that any beginning of it is as balanced as the accepted samples allow.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histodiff.errors import ArtifactNotFound
-from histodiff.samples.schema import SELECTION_COLUMNS, parquet_bytes
+from histodiff.samples.schema import SCORE, SELECTION_COLUMNS, parquet_bytes
 from histodiff.storage import StoragePath, write_bytes
 
 TABLE = "selection.parquet"
@@ -41,7 +42,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Selection:
-    """An open selection; ``rows`` in order of ``sample``."""
+    """An open selection; ``rows`` in order of ``sample``.
+
+    Beside its own columns, that of a combined rule has ``reasons`` (all against a sample), a score
+    per criterion, and what the criteria found: nearest images, groups.
+    """
 
     rows: pa.Table
 
@@ -56,7 +61,12 @@ class Selection:
             data = (path / TABLE).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArtifactNotFound(f"{path} holds no selection ({TABLE} is missing)") from error
-        return cls(pq.read_table(io.BytesIO(data), schema=SELECTION_COLUMNS))
+        table = pq.read_table(io.BytesIO(data))
+        own = pq.read_table(io.BytesIO(data), schema=SELECTION_COLUMNS)
+        for field in table.schema:
+            if field.name not in SELECTION_COLUMNS.names:
+                own = own.append_column(field, table[field.name])
+        return cls(own)
 
     def accepted(self) -> pa.Table:
         """Rows of the accepted samples, in their order."""
@@ -68,10 +78,30 @@ class Selection:
         accepted = self.accepted()["label"]
         return {label: int(pc.sum(pc.equal(accepted, label)).as_py() or 0) for label in labels}
 
+    def scores(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Scores of every sample by the criterion's name; none of a rule that stands alone."""
+        return {
+            name.removeprefix(SCORE): np.asarray(self.rows[name], np.float64)
+            for name in self.rows.column_names
+            if name.startswith(SCORE)
+        }
 
-def write_selection(path: StoragePath, decisions: Sequence[Decision]) -> Selection:
-    """Writes the decisions at ``path``, in order of ``sample``."""
-    ordered = sorted(decisions, key=lambda decision: decision.sample)
+
+def write_selection(
+    path: StoragePath,
+    decisions: Sequence[Decision],
+    *,
+    details: Mapping[str, Sequence[Any]] | None = None,
+) -> Selection:
+    """Writes the decisions at ``path``, in order of ``sample``.
+
+    Args:
+        path: Folder of the selection.
+        decisions: One per sample.
+        details: More columns by name, in the order of ``decisions``.
+    """
+    places = sorted(range(len(decisions)), key=lambda place: decisions[place].sample)
+    ordered = [decisions[place] for place in places]
     order = training_order(ordered)
     table = pa.table(
         {
@@ -86,6 +116,8 @@ def write_selection(path: StoragePath, decisions: Sequence[Decision]) -> Selecti
         },
         schema=SELECTION_COLUMNS,
     )
+    for name, values in (details or {}).items():
+        table = table.append_column(name, pa.array(values).take(pa.array(places, pa.int64())))
     write_bytes(path / TABLE, parquet_bytes(table))
     return Selection(table)
 

@@ -66,6 +66,8 @@ def select_config(**changes: Any) -> SelectConfig:
     values = {
         "name": "toy", "version": "v1", "samples": "toy@v1", "patches": "toy@v1",
         "budget": BUDGET, "threads": 1, "seed": 0,
-        "rule": {"type": "centroid", "classifier": "real@v1", "max_per_class": 100},
+        "rule": {
+            "type": "centroid", "classifier": "real@v1", "max_per_class": 100, "oversampling": 0,
+        },
     }  # fmt: skip
     return parse_config(SelectConfig, {**values, **changes}, source="test")

@@ -38,6 +38,8 @@ from histodiff.workflows.sweep.trial_table import TrialRow
 
 _MAX_OVERLAYS = 6
 _MAX_SLIDES = 40
+_JUDGING = ("centroid", "all_of")
+"""Rules of selections that look at the samples."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | Non
 def selections(
     root: StoragePath, rows: Sequence[TrialRow], *, per_class: int
 ) -> list[SelectionShown]:
-    """What the centroid rule accepted and rejected, at the first seed of each setting."""
-    ruled = [row for row in rows if row.command == "select" and _rule(root, row) == "centroid"]
+    """What rules accepted and rejected (`random` has none), at the first seed of each setting."""
+    ruled = [row for row in rows if row.command == "select" and _rule(root, row) in _JUDGING]
     return [_selection(root, row, per_class) for row in first_of_each_setting(ruled, "select")]
 
 
@@ -191,7 +193,7 @@ def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionSho
         strips = [
             sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
             for what, numbers in (
-                ("accepted, nearest to the class first", _numbers(kept, per_class)),
+                ("accepted, the best first", _numbers(kept, per_class)),
                 ("rejected", _numbers(dropped, per_class)),
             )
             if numbers

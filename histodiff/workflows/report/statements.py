@@ -191,7 +191,7 @@ def _limits_of_selection(evidence: Evidence) -> list[str]:
     line = f"The selection shown accepted {accepted:.0%} of the samples"
     if accepted > _NEARLY_ALL:
         return [f"{line}: it hardly selects, so selected and random samples are nearly the same."]
-    return [f"{line}. What it looks at is the classifier's own features, not a pathologist's eye."]
+    return [f"{line}. What it looks at are features of networks, not a pathologist's eye."]
 
 
 def _metrics(root: StoragePath, row: TrialRow) -> Mapping[str, Any]:

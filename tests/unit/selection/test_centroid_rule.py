@@ -6,7 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from histodiff.errors import ConfigError
 from histodiff.selection.centroid import Candidates, centroid_decisions, class_centroids
-from histodiff.selection.config import Reason, RuleConfig
+from histodiff.selection.config import Reason
+from histodiff.workflows.select.config import RuleConfig
 
 CLASSES = ("benign", "cancer", "stroma")
 

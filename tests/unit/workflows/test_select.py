@@ -11,6 +11,7 @@ from histodiff.workflows.classify import classify
 from histodiff.workflows.guide import guide
 from histodiff.workflows.select import select
 from histodiff.workflows.synthesize import synthesize
+from tests.support.given_weights import timm_extractor
 from tests.support.labelled_chain import make_chain
 from tests.support.labelled_configs import (
     classify_config,
@@ -61,16 +62,24 @@ def test_select_features_of_a_classifier_that_saw_samples_are_refused(sampled):
     select(select_config(), sampled)
     mixed = classify_config(name="mixed", samples="toy@v1", selection="toy@v1", synthetic_ratio=1.0)
     classify(mixed, sampled)
-    rule = {"type": "centroid", "classifier": "mixed@v1", "max_per_class": 5}
+    rule = {"type": "centroid", "classifier": "mixed@v1", "max_per_class": 4}
     with pytest.raises(ConfigError, match="real images only"):
         select(select_config(name="again", rule=rule), sampled)
 
 
-def test_select_timm_network_as_extractor_needs_no_classifier(sampled):
-    extractor = {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32}
+def test_select_timm_network_as_extractor_needs_no_classifier(sampled, tmp_path):
+    given = timm_extractor(tmp_path)
+    extractor = {key: given[key] for key in ("model", "pretrained", "input_px")}
     rule = {"type": "centroid", "extractor": extractor, "max_per_class": 3}
     selection = Selection.open(select(select_config(rule=rule), sampled).path)
     assert max(selection.counts().values()) <= 3
+
+
+def test_select_random_weights_as_extractor_are_refused():
+    extractor = {"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32}
+    rule = {"type": "centroid", "extractor": extractor, "max_per_class": 3}
+    with pytest.raises(ConfigError, match="random weights"):
+        select_config(rule=rule)
 
 
 def test_select_from_samples_without_labels_is_refused(sampled):

@@ -1,0 +1,3 @@
+from .command import estimate as estimate
+from .command import select as select
+from .config import SelectConfig as SelectConfig

@@ -1,0 +1,112 @@
+"""The copy check: every sample against every image that its networks saw.
+
+Legend: G symmetries, N samples, M training images, D features.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.errors import ConfigError
+from histodiff.evaluation.quality import memorisation
+from histodiff.selection.config import CopiesRule, Reason
+from histodiff.selection.judgement import Judgement
+from histodiff.workflows.quality.patches import PatchSource
+from histodiff.workflows.select.config import name_of
+from histodiff.workflows.select.held_out import drawn_patches, in_splits
+from histodiff.workflows.select.lineage import Seen
+from histodiff.workflows.select.pictures import Pictures
+
+_log = logging.getLogger(__name__)
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found, and against what."""
+
+    judgement: Judgement
+    measured: Mapping[str, Any]
+
+
+def copies(
+    rule: CopiesRule, pictures: Pictures, seen: Seen, extractor: str, *, target: str, seed: int
+) -> Compared:
+    """Flags samples that are closer to a training image than held-out patches are.
+
+    Args:
+        rule: The criterion.
+        pictures: Samples and held-out patches.
+        seen: What the networks of the samples saw.
+        extractor: Name of the opened extractor.
+        target: Address of the PatchIndex that the labelled patches are of.
+        seed: Draws training images, where the rule takes part of them.
+
+    Raises:
+        ConfigError: There is nothing to compare with.
+    """
+    sources, others = _sources(rule, pictures, seen, target, seed)
+    features = [pictures.of_source(extractor, source) for source in sources]
+    if sum(map(len, features)) < _FEWEST:
+        raise ConfigError(
+            f"rule.rules {name_of(rule)}: the lineage of the samples has no training patches of"
+            f" {pictures.store.image_px} px to compare with; take the rule out"
+        )
+    found = memorisation(
+        pictures.of_samples(extractor, rule.symmetries),
+        np.concatenate(features),
+        pictures.of_held_out(extractor, rule.symmetries),
+        quantile=rule.quantile,
+    )
+    copied_N = np.zeros(len(pictures.store), bool)
+    copied_N[found.flagged] = True
+    places = [(source, patch) for source in sources for patch in source.kept]
+    nearest = [places[row] for row in found.samples.training_N]
+    judgement = Judgement(
+        name_of(rule), Reason.COPY, ~copied_N, found.samples.relative_N,
+        _nearest_columns(name_of(rule), nearest),
+    )  # fmt: skip
+    measured = {
+        "threshold": found.threshold,
+        "share": found.share,
+        "share_of_held_out": found.quantile,
+        "num_held_out": found.num_held_out,
+        "compared": {source.name: len(source.kept) for source in sources},
+        "unreadable": sum(len(source.failed) for source in sources),
+        "not_compared": {**dict.fromkeys(seen.elsewhere, "imported"), **others},
+    }
+    return Compared(judgement, measured)
+
+
+def _sources(
+    rule: CopiesRule, pictures: Pictures, seen: Seen, target: str, seed: int
+) -> tuple[list[PatchSource], dict[str, str]]:
+    """Training patches of the samples' size, and why other indexes are left out."""
+    sources, others = [], {}
+    for artifact in seen.patches:
+        index, address = PatchIndex.open(artifact.path), str(artifact.reference)
+        learned = in_splits(index, ("train",))
+        if address == target:  # a new division may have taken labels from elsewhere
+            learned[pictures.labelled.patches_N] = True
+        if index.patch_px != pictures.store.image_px:
+            others[address] = f"patches of {index.patch_px} px"
+            continue
+        rows = np.flatnonzero(learned)
+        sources.append(drawn_patches(index, address, rows, limit=rule.training_images, seed=seed))
+    for name, why in {**dict.fromkeys(seen.elsewhere, "imported"), **others}.items():
+        _log.warning("copies: no sample is compared with what %s was trained on (%s)", name, why)
+    return sources, others
+
+
+def _nearest_columns(name: str, nearest: Sequence[tuple[PatchSource, int]]) -> dict[str, list[Any]]:
+    """The nearest image of every sample: its PatchIndex, number and slide."""
+    slides = {source.name: source.index.patches["slide_id"] for source, _ in nearest}
+    return {
+        f"{name}.patches": [source.name for source, _ in nearest],
+        f"{name}.patch": [patch for _, patch in nearest],
+        f"{name}.slide": [slides[source.name][patch].as_py() for source, patch in nearest],
+    }
