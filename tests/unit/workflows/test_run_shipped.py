@@ -101,7 +101,9 @@ def test_paper_decoder_of_a_trial_sees_the_labels_of_its_own_seed():
     }
     assert "decoder" in drawn["synthesize_tuned"]
     assert "decoder" not in drawn["synthesize_untuned"]
-    budgets = {t.config.budget for t in trials if t.step in ("guide", "real", "colours", "selected_tuned")}
+    budgets = {
+        t.config.budget for t in trials if t.step in ("guide", "real", "colours", "selected_tuned")
+    }
     assert budgets == {decoders[0].config.mode.loss.classification.budget}
     assert budgets.pop().fraction == 0.05
 
