@@ -55,7 +55,7 @@ class AddedImages:
     @property
     def class_N(self) -> Numbers:
         """The likeliest class of every image."""
-        return self.target_NK.argmax(axis=1).astype(np.int64)
+        return _likeliest(self.target_NK)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,12 @@ class LearningSet:
     @property
     def class_N(self) -> Numbers:
         """The likeliest class of every image."""
-        return self.target_NK.argmax(axis=1).astype(np.int64)
+        return _likeliest(self.target_NK)
+
+
+def _likeliest(target_NK: Floats) -> Numbers:
+    classes_N: Numbers = target_NK.argmax(axis=1).astype(np.int64)
+    return classes_N
 
 
 def hard_targets(target_N: Numbers, *, num_classes: int) -> Floats:

@@ -70,7 +70,8 @@ def soft_targets(probability_NK: Floats, *, weighting: Weighting) -> npt.NDArray
         return probability_NK.astype(np.float32)
     chance = 1 / probability_NK.shape[1]
     weight_N1 = (probability_NK.max(axis=1, keepdims=True) - chance) / (1 - chance)
-    return (weight_N1 * probability_NK).astype(np.float32)
+    target_NK: npt.NDArray[np.float32] = (weight_N1 * probability_NK).astype(np.float32)
+    return target_NK
 
 
 def tempered(probability_NK: Floats, temperature: float) -> Floats:

@@ -1,5 +1,6 @@
 """Who guesses the labels of patches: a finished guide or classifier of the same labels."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -47,12 +48,12 @@ def check_teacher(
             " the denoiser that it was trained for"
         )
     require_same_encoder(denoiser, inputs[f"{TEACHER}.autoencoder"])
-    known = guide.manifest.contents.get(SIGMAS)
-    beyond = [each for each in teacher.sigmas if known and not known[0] <= each <= known[1]]
+    low, high = guide.manifest.contents.get(SIGMAS, (0.0, math.inf))
+    beyond = [each for each in teacher.sigmas if not low <= each <= high]
     if beyond:
         raise ConfigError(
             f"added.teacher.sigmas {beyond}: guide {guide.reference} knows noise levels from"
-            f" {known[0]:g} to {known[1]:g}; judge at those"
+            f" {low:g} to {high:g}; judge at those"
         )
 
 
