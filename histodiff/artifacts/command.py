@@ -2,6 +2,7 @@
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
@@ -94,6 +95,17 @@ class CommandConfig(Config):
     @abstractmethod
     def inputs(self) -> dict[str, Reference]:
         """Full addresses of the artifacts that are read, by the config key that names them."""
+
+    def check_planned(self, planned: "Mapping[Reference, CommandConfig]") -> None:
+        """Checks what can be known before anything of a pipeline or sweep is run.
+
+        Args:
+            planned: Configs of the artifacts that are read and will be written by other steps.
+
+        Raises:
+            ConfigError: This config cannot be served by them.
+        """
+        del planned
 
     @property
     def output(self) -> Reference:

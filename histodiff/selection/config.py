@@ -127,6 +127,8 @@ class CopiesRule(Criterion):
     """Symmetries under which a copy counts as one."""
     quantile: float = Field(default=0.01, ge=0, lt=1)
     """Share of held-out real patches that are as close as what is rejected."""
+    own_source: Literal["counts", "excepted"] = "counts"
+    """Whether the patch that a sample varies counts as an image that it may copy."""
     training_images: int | None = Field(default=None, ge=100)
     """Images compared with at most, of each PatchIndex, drawn by the seed; null takes all, and so
     finds every copy."""

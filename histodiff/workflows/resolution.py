@@ -71,8 +71,13 @@ def resolve(
     """
     resolved: dict[str, ResolvedStep] = {}
     for item in planned:
-        parents = {name: resolved[key].config.output for name, key in item.parents.items()}
+        made_by = {name: resolved[key].config for name, key in item.parents.items()}
+        parents = {name: config.output for name, config in made_by.items()}
         config = _config_of(item, naming, {**given, **parents})
+        try:
+            config.check_planned({made.output: made for made in made_by.values()})
+        except ConfigError as error:
+            raise ConfigError(f"{item.step.place}: {error}") from error
         step = ResolvedStep(item.step.name, item.step.command, config, tuple(parents.values()))
         resolved[item.key] = step if naming.contents is None else _fingerprinted(step, naming)
     return list(resolved.values())

@@ -146,9 +146,14 @@ def make_latents(site: Site, *, autoencoder: str, name: str) -> Artifact:
 
 
 def make_denoiser(
-    site: Site, *, name: str, latents: str = "toy@v1", patch_px: int = PATCH_PX
+    site: Site,
+    *,
+    name: str,
+    latents: str = "toy@v1",
+    patch_px: int = PATCH_PX,
+    images_seen: int = 0,
 ) -> Artifact:
-    """An untrained denoiser with the whitening of the latents."""
+    """An untrained denoiser, whatever it says to have seen, with the whitening of the latents."""
     encoded = open_artifact(site.storage_root, Reference(latents).as_kind(Kind.LATENTS))
     store = LatentStore.open(encoded.path)
     whitening = mixture_whitening([store], [1.0])
@@ -164,7 +169,12 @@ def make_denoiser(
         torch.manual_seed(0)
         denoiser = Denoiser(config, latent_shape=(channels // 2, height, width))
     info = SnapshotInfo(
-        whitening.mean, whitening.scale, store.encoder_sha256, patch_px, 1.0, images_seen=0
+        whitening.mean,
+        whitening.scale,
+        store.encoder_sha256,
+        patch_px,
+        1.0,
+        images_seen=images_seen,
     )
     made = MadeDenoiser(name=name, version="v1", latents=latents)
     draft = begin(site.storage_root, made, inputs={"latents": encoded})

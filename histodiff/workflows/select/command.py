@@ -7,9 +7,8 @@ patches no label is. Accepted and rejected samples are recorded with their reaso
 """
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +31,7 @@ from histodiff.workflows.labels import (
     require_same_labels,
 )
 from histodiff.workflows.select.combined import Surroundings, by_all, surroundings
-from histodiff.workflows.select.config import AllOfRule, SelectConfig
+from histodiff.workflows.select.config import AllOfRule, SelectConfig, require_enough_drawn
 from histodiff.workflows.select.outcome import Outcome
 from histodiff.workflows.select.single import at_random, by_centroid
 
@@ -84,32 +83,6 @@ def estimate(config: SelectConfig, site: Site) -> dict[str, float | int | str]:
     samples = open_artifact(site.storage_root, config.inputs()["samples"])
     require_enough_drawn(config, SampleStore.open(samples.path).counts())
     return {"samples": int(samples.manifest.contents["samples"])}
-
-
-def require_enough_drawn(config: SelectConfig, drawn: Mapping[str, int]) -> None:
-    """Checks that the order can decide: far more samples than are taken.
-
-    Args:
-        config: The command's.
-        drawn: Samples of each class.
-
-    Raises:
-        ConfigError: There are fewer; says how many are to be drawn.
-    """
-    rule = config.rule
-    if isinstance(rule, RandomRule):
-        return
-    wanted = math.ceil(rule.oversampling * rule.max_per_class)
-    label, fewest = min(drawn.items(), key=lambda item: item[1])
-    if fewest < wanted:
-        lower = int(fewest / rule.oversampling)
-        raise ConfigError(
-            f"rule.max_per_class {rule.max_per_class}: {config.samples} has {fewest} samples of"
-            f" {label}, and an order decides little among fewer than {rule.oversampling:g} times as"
-            f" many as are taken; draw {wanted} of each class (synthesize: per_class={wanted}), or"
-            f" lower rule.max_per_class to {lower} (rule.oversampling asks for"
-            f" {rule.oversampling:g} times)"
-        )
 
 
 def _subset(config: SelectConfig, inputs: dict[str, Artifact]) -> Subset:

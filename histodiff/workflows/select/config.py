@@ -1,5 +1,7 @@
 """Config of ``select``: the rule, which may be one or all of several criteria."""
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -9,6 +11,7 @@ from histodiff.classification.training import ClassifierTraining
 from histodiff.config import Config, Location
 from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
+from histodiff.errors import ConfigError
 from histodiff.features.kinds import ExtractorConfig, extractor_inputs
 from histodiff.models.classifier import ClassifierConfig
 from histodiff.selection.config import (
@@ -24,6 +27,7 @@ from histodiff.selection.config import (
     SourceQuota,
     TrainedExtractor,
 )
+from histodiff.workflows.synthesize.config import SynthesizeConfig
 
 RANDOM = "random"
 """Value of ``rank_by`` that takes what is left at random."""
@@ -181,6 +185,36 @@ class SelectConfig(CommandConfig):
             case AllOfRule() as rule:
                 found |= _inputs_of_all(rule)
         return found
+
+    def check_planned(self, planned: Mapping[Reference, CommandConfig]) -> None:
+        made = planned.get(self.samples.as_kind(Kind.SAMPLES))
+        if isinstance(made, SynthesizeConfig) and made.per_class is not None:
+            require_enough_drawn(self, {"each class": made.per_class})
+
+
+def require_enough_drawn(config: SelectConfig, drawn: Mapping[str, int]) -> None:
+    """Checks that the order can decide: far more samples than are taken.
+
+    Args:
+        config: The command's.
+        drawn: Samples of each class.
+
+    Raises:
+        ConfigError: There are fewer; says how many are to be drawn.
+    """
+    rule = config.rule
+    if isinstance(rule, RandomRule):
+        return
+    wanted = math.ceil(rule.oversampling * rule.max_per_class)
+    label, fewest = min(drawn.items(), key=lambda item: item[1])
+    if fewest < wanted:
+        lower = max(1, int(fewest / rule.oversampling))
+        raise ConfigError(
+            f"rule.max_per_class {rule.max_per_class}: {config.samples} has {fewest} samples of"
+            f" {label}, and an order decides little among fewer than {rule.oversampling:g} times as"
+            f" many as are taken (rule.oversampling); draw {wanted} of each class (synthesize:"
+            f" per_class={wanted}), or lower rule.max_per_class to {lower}"
+        )
 
 
 def _inputs_of_all(rule: AllOfRule) -> dict[str, Reference]:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.evaluation.quality import memorisation
+from histodiff.evaluation.quality.memorisation import Closeness, closeness
 from histodiff.selection.config import CopiesRule, Reason
 from histodiff.selection.judgement import Judgement
 from histodiff.workflows.quality.patches import PatchSource
@@ -56,23 +58,26 @@ def copies(
             f"rule.rules {name_of(rule)}: the lineage of the samples has no training patches of"
             f" {pictures.store.image_px} px to compare with; take the rule out"
         )
-    found = memorisation(
-        pictures.of_samples(extractor, rule.symmetries),
-        np.concatenate(features),
-        pictures.of_held_out(extractor, rule.symmetries),
-        quantile=rule.quantile,
-    )
-    copied_N = np.zeros(len(pictures.store), bool)
-    copied_N[found.flagged] = True
     places = [(source, patch) for source in sources for patch in source.kept]
-    nearest = [places[row] for row in found.samples.training_N]
+    training_MD = np.concatenate(features)
+    samples_GND = pictures.of_samples(extractor, rule.symmetries)
+    found = memorisation(
+        samples_GND, training_MD, pictures.of_held_out(extractor, rule.symmetries),
+        quantile=rule.quantile,
+    )  # fmt: skip
+    close = found.samples
+    if rule.own_source == "excepted":
+        row_of = {patch: row for row, (source, patch) in enumerate(places) if source.name == target}
+        own_N = _own_rows(pictures, row_of)
+        close = _beside_own(close, samples_GND, training_MD, own_N)
+    copied_N = close.relative_N <= found.threshold
     judgement = Judgement(
-        name_of(rule), Reason.COPY, ~copied_N, found.samples.relative_N,
-        _nearest_columns(name_of(rule), nearest),
+        name_of(rule), Reason.COPY, ~copied_N, close.relative_N,
+        _nearest_columns(name_of(rule), [places[row] for row in close.training_N]),
     )  # fmt: skip
     measured = {
         "threshold": found.threshold,
-        "share": found.share,
+        "share": float(copied_N.mean()),
         "share_of_held_out": found.quantile,
         "num_held_out": found.num_held_out,
         "compared": {source.name: len(source.kept) for source in sources},
@@ -100,6 +105,33 @@ def _sources(
     for name, why in {**dict.fromkeys(seen.elsewhere, "imported"), **others}.items():
         _log.warning("copies: no sample is compared with what %s was trained on (%s)", name, why)
     return sources, others
+
+
+def _own_rows(pictures: Pictures, row_of: Mapping[int, int]) -> npt.NDArray[np.int64]:
+    """Training row of the patch that each sample varies; -1 where it is none."""
+    rows = pictures.store.rows
+    if "source_patch" not in rows.column_names:
+        return np.full(len(pictures.store), -1, np.int64)
+    sources = rows["source_patch"].to_pylist()
+    return np.array([row_of.get(patch, -1) for patch in sources], np.int64)
+
+
+def _beside_own(
+    close: Closeness,
+    samples_GND: npt.NDArray[np.floating],
+    training_MD: npt.NDArray[np.floating],
+    own_N: npt.NDArray[np.int64],
+) -> Closeness:
+    """The closeness to training images other than the one that a sample varies."""
+    relative_N, distance_N = close.relative_N.copy(), close.distance_N.copy()
+    training_N = close.training_N.copy()
+    is_own_N = training_N == own_N
+    for row in np.unique(own_N[is_own_N]):
+        members = np.flatnonzero(is_own_N & (own_N == row))
+        others = closeness(samples_GND[:, members], np.delete(training_MD, row, axis=0))
+        relative_N[members], distance_N[members] = others.relative_N, others.distance_N
+        training_N[members] = others.training_N + (others.training_N >= row)
+    return Closeness(relative_N, distance_N, training_N)
 
 
 def _nearest_columns(name: str, nearest: Sequence[tuple[PatchSource, int]]) -> dict[str, list[Any]]:

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from histodiff.artifacts import Kind, Reference, begin, open_artifact
+from histodiff.config import load_config
+from histodiff.config.loader import shipped_configs
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
 from histodiff.errors import ConfigError
@@ -15,9 +17,11 @@ from histodiff.runtime.symmetries import square_symmetry
 from histodiff.samples import SampleStore, Selection, finish_store, finished_shards, write_shard
 from histodiff.samples.schema import SAMPLE_COLUMNS
 from histodiff.workflows.labels import LABELS_SHA256
-from histodiff.workflows.select import select
+from histodiff.workflows.select import SelectConfig, select
+from histodiff.workflows.sweep import SweepConfig
+from histodiff.workflows.sweep.grid import expand
 from tests.support.given_weights import timm_extractor
-from tests.support.labelled_chain import CLASSES, MadeConfig
+from tests.support.labelled_chain import CLASSES, MadeConfig, make_denoiser
 from tests.support.labelled_configs import select_config
 from tests.support.optimization import optimization
 
@@ -102,6 +106,60 @@ def test_all_of_planted_copies_are_found_and_named(sampled):
     assert max(scores[-len(copied) :]) < 0.01 < min(scores[: -len(copied)])
     measured = artifact.manifest.contents["rules"]["copies"]
     assert measured["compared"] == {"patches/toy@v1": len(train)}
+
+
+def test_all_of_own_source_is_excepted_and_another_is_not(sampled):
+    train, labels, pixels = patches_of(sampled, "train")
+    other = [*train[1:], train[0]]  # each is a copy of itself, and says to vary its neighbour
+    plant(sampled, pixels, labels, sources=train, name="own")
+    plant(sampled, pixels, labels, sources=other, name="other")
+    reasons = {}
+    for name in ("own", "other"):
+        for own_source in ("counts", "excepted"):
+            rule = all_of({**COPIES, "own_source": own_source}, max_per_class=100)
+            config = select_config(name=f"{name}-{own_source}", samples=f"{name}@v1", rule=rule)
+            rows = Selection.open(select(config, sampled).path).rows.to_pylist()
+            reasons[name, own_source] = sum(row["reason"] == "COPY" for row in rows)
+            if (name, own_source) == ("own", "excepted"):
+                assert all(
+                    row["copies.patch"] != patch for row, patch in zip(rows, train, strict=True)
+                )
+    assert reasons["own", "counts"] == reasons["other", "excepted"] == len(train)
+    assert reasons["own", "excepted"] < len(train) / 2
+
+
+def test_shipped_config_of_all_criteria_runs_and_each_is_left_out_by_a_line(sampled):
+    make_denoiser(sampled, name="seen", images_seen=1)
+    path = shipped_configs() / "select" / "full.yaml"
+    names = {"samples": "toy@v1", "patches": "toy@v1", "budget.count": 2, "threads": 1,
+             "rule.max_per_class": 4, "rule.rules.0.extractor.classifier": "real@v1",
+             "rule.rules.1.model.extractor.denoiser": "seen@v1",
+             "rule.rules.1.model.extractor.autoencoder": "toy@v1"}  # fmt: skip
+    for number in (2, 3, 4):
+        names[f"rule.rules.{number}.extractor.denoiser"] = "seen@v1"
+        names[f"rule.rules.{number}.extractor.autoencoder"] = "toy@v1"
+    overrides = [f"{key}={value}" for key, value in names.items()]
+    criteria = ["agreement", "confidence", "realism", "copies", "cluster_quota"]
+    eligible = {}
+    for number, without in enumerate(["", "copies"]):
+        config = load_config(
+            SelectConfig, path, [*overrides, f"name=arm-{number}", f"rule.without=[{without}]"]
+        )
+        artifact = select(config, sampled)
+        eligible[without] = artifact.manifest.contents["eligible"]
+        selection = Selection.open(artifact.path)
+        assert list(selection.scores()) == criteria[:-1]
+        assert all(np.isfinite(scores).all() for scores in selection.scores().values())
+    assert eligible[""] <= eligible["copies"]
+
+
+def test_sweep_that_draws_too_few_is_refused_before_anything_is_run():
+    config = load_config(
+        SweepConfig, shipped_configs() / "sweep" / "demo.yaml",
+        ["steps.select.overrides.rule.oversampling=3"],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"step 'select'.*32 samples of each class.*draw 300"):
+        expand(config, {})
 
 
 def test_all_of_planted_noise_is_unreal(sampled):
