@@ -23,9 +23,10 @@ SAMPLE_COLUMNS = pa.schema(
     ]
 )
 SOURCE_COLUMNS = pa.schema(
-    [  # of samples that vary a labelled latent, after those above
+    [  # of samples that vary a labelled latent, after those above; the last if stains are given
         pa.field("source_patch", pa.int64(), nullable=False),  # its number in the PatchIndex
         pa.field("start_sigma", pa.float64(), nullable=False),  # noise level it was noised to
+        pa.field("stain_slide", pa.string()),  # slide whose stain it was given first; null: its own
     ]
 )
 PNG = pa.field("png", pa.binary(), nullable=False)

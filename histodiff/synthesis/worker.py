@@ -128,10 +128,16 @@ class Synthesizer:
             source_of(variation, index, num_classes=num_classes, seed=self._drawing.seed)
             for index in samples
         ]
-        return {
+        columns: dict[str, Any] = {
             "source_patch": [source.patch for source in found],
             "start_sigma": [source.sigma for source in found],
         }
+        if variation.stains is not None:
+            slides = variation.stains.slides
+            columns["stain_slide"] = [
+                None if source.donor is None else slides[source.donor] for source in found
+            ]
+        return columns
 
 
 def _one_thread(name: str, torch_threads: int) -> ThreadPoolExecutor:

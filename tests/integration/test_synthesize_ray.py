@@ -39,7 +39,11 @@ def config(**changes):
     return synthesize_config(
         name="spread", per_class=11, batch=3, shard_size=5,
         sampler={"type": "dpm_solver", "order": 2, "eta": 1.0},
-        variation={"latents": "toy@v1", "budget": BUDGET, "sigmas": [0.5, 2.0]}, **changes,
+        variation={
+            "latents": "toy@v1", "budget": BUDGET, "sigmas": [0.5, 2.0],
+            "stains": {"latents": "toy@v1", "splits": ["val"]},
+        },
+        **changes,
     )  # fmt: skip
 
 

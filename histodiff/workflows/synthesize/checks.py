@@ -15,7 +15,8 @@ from histodiff.workflows.labels import (
     require_same_labels,
 )
 from histodiff.workflows.networks import require_same_encoder, require_snapshot
-from histodiff.workflows.synthesize.config import VARIED, SynthesizeConfig, weak_input
+from histodiff.workflows.synthesize.config import STAINS, VARIED, SynthesizeConfig, weak_input
+from histodiff.workflows.synthesize.varying import stain_rows
 
 
 def opened_inputs(config: SynthesizeConfig, site: Site) -> dict[str, Artifact]:
@@ -43,17 +44,26 @@ def known_labels(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> st
     """Digest of the labels that the samples know; None where they know none.
 
     Raises:
-        ConfigError: What is varied has other labels than the guide, or lacks a class.
+        ArtifactError: What is varied, or gives its stain, has another encoder.
+        ConfigError: What is varied has other labels than the guide, or lacks a class; no slide
+            gives its stain.
     """
     if config.variation is None:
         known = inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
         return known if known is None else str(known)
     require_same_encoder(inputs["denoiser"], inputs[VARIED])
+    _require_donors(config, inputs)
     store = opened_store(inputs[VARIED], dev_split=config.variation.dev_split, seed=config.seed)
     labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
     if "guide" in inputs:
         require_same_labels(labels.sha256, inputs["guide"], what="guide")
     return labels.sha256
+
+
+def _require_donors(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> None:
+    if config.variation is not None and (stains := config.variation.stains) is not None:
+        require_same_encoder(inputs["denoiser"], inputs[STAINS])
+        stain_rows(stains, inputs[STAINS], seed=config.seed)
 
 
 def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:

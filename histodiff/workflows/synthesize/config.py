@@ -1,7 +1,7 @@
 """What ``synthesize`` is told."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from histodiff.workflows.quality.config import QualityConfig
 QUALITY = "quality."
 """What keys of inputs of the block ``quality`` begin with."""
 WEAK, VARIED = "autoguidance.denoiser", "variation.latents"
+STAINS = "variation.stains.latents"
 """Keys of the inputs of these blocks."""
 
 
@@ -27,6 +28,35 @@ class WeakDenoiserConfig(AutoguidanceConfig):
     """Another denoiser of the same latent stores; null takes a snapshot of the denoiser itself."""
     snapshot: str = LAST
     """Its EMA snapshot, such as ``images-<count>`` after fewer images."""
+
+
+class StainsConfig(Config):
+    """Stains of unlabelled slides that labelled latents are given before they are noised."""
+
+    latents: Annotated[Reference, Location()]
+    """LatentStore of those slides, of the denoiser's encoder; its labels are not looked at."""
+    splits: tuple[str, ...] = Field(default=("train",), min_length=1)
+    """Splits whose slides give their stain."""
+    num_slides: int = Field(default=64, ge=1)
+    """Slides that are drawn from them, at most."""
+    rows_per_slide: int = Field(default=64, ge=1)
+    """Patches that the statistics of a slide are taken from, at most."""
+    min_rows: int = Field(default=4, ge=1)
+    """A slide with fewer patches gives nothing."""
+    replaced: Literal["slide", "patch"] = "slide"
+    """Whose statistics are replaced: those of the labelled slide, so that differences between its
+    patches stay, or those of the single patch."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the samples that are given another stain."""
+
+    @model_validator(mode="after")
+    def _enough_rows(self) -> "StainsConfig":
+        if self.min_rows > self.rows_per_slide:
+            raise ValueError(
+                f"stains: min_rows={self.min_rows} must not exceed"
+                f" rows_per_slide={self.rows_per_slide}; raise the latter"
+            )
+        return self
 
 
 class VariationConfig(Config):
@@ -40,6 +70,8 @@ class VariationConfig(Config):
     """Divides the slides outside the test anew into training and validation; as in `classify`."""
     sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Noise levels that latents are noised to, in turns; the higher, the more changes."""
+    stains: StainsConfig | None = None
+    """Gives latents the channel statistics of unlabelled slides first; null leaves their own."""
 
 
 class SynthesizeConfig(CommandConfig):
@@ -102,7 +134,7 @@ class SynthesizeConfig(CommandConfig):
         guide = {} if self.guide is None else {"guide": self.guide.as_kind(Kind.GUIDES)}
         compared = self.quality.inputs() if self.quality else {}
         other = self.autoguidance.denoiser if self.autoguidance else None
-        varied = {VARIED: self.variation.latents.as_kind(Kind.LATENTS)} if self.variation else {}
+        varied = {} if self.variation is None else _stores_of(self.variation)
         weak = {} if other is None else {WEAK: other.as_kind(Kind.DENOISERS)}
         return {
             **guide,
@@ -121,6 +153,12 @@ class SynthesizeConfig(CommandConfig):
     def samples_in_all(self, classes: Sequence[str]) -> int:
         """Samples that are drawn with a guide of these classes, or without one."""
         return self.num_samples or (self.per_class or 0) * len(classes)
+
+
+def _stores_of(variation: VariationConfig) -> dict[str, Reference]:
+    stains = variation.stains
+    donors = {} if stains is None else {STAINS: stains.latents.as_kind(Kind.LATENTS)}
+    return {VARIED: variation.latents.as_kind(Kind.LATENTS), **donors}
 
 
 def weak_input(inputs: Mapping[str, Artifact]) -> Artifact:

@@ -10,16 +10,14 @@ from histodiff.artifacts import Artifact
 from histodiff.diffusion import Guide, noise_levels
 from histodiff.errors import ConfigError
 from histodiff.guidance.kinds import load_guide
-from histodiff.guidance.labelled import read_labelled
 from histodiff.latents import LatentStore, Whitening
 from histodiff.models.autoencoder import Autoencoder
 from histodiff.models.denoiser import Denoiser, LoadedDenoiser
 from histodiff.synthesis.sampling import Drawing, Networks
 from histodiff.synthesis.unguided import Unguided
-from histodiff.synthesis.variation import Variation
-from histodiff.workflows.labels import labels_of_store, opened_store
 from histodiff.workflows.networks import open_autoencoder, open_denoiser
 from histodiff.workflows.synthesize.config import VARIED, SynthesizeConfig, weak_input
+from histodiff.workflows.synthesize.varying import variation
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class Opened:
         config = self.config
         return Drawing(
             noise_levels(config.schedule, self.denoiser.denoiser.preconditioning),
-            config.sampler, config.steering, config.autoguidance, self._variation(), config.seed,
+            config.sampler, config.steering, config.autoguidance,
+            variation(config, self.inputs, self.denoiser), config.seed,
         )  # fmt: skip
 
     def networks(self) -> Networks:
@@ -84,21 +83,6 @@ class Opened:
 
     def _denoiser_at(self, snapshot: str) -> LoadedDenoiser:
         return open_denoiser(self.inputs["denoiser"], device=self.device, snapshot=snapshot)
-
-    def _variation(self) -> Variation | None:
-        varied, seed = self.config.variation, self.config.seed
-        if varied is None:
-            return None
-        store = opened_store(self.inputs[VARIED], dev_split=varied.dev_split, seed=seed)
-        labels = labels_of_store(store, budget=varied.budget, seed=seed)
-        latents = read_labelled(
-            store, labels.rows, whitening=self._whitening, classes=store.classes,
-            view=self.denoiser.info.view,
-        )  # fmt: skip
-        return Variation(
-            latents.mean_NCHW, latents.std_NCHW, latents.target_N, latents.patch_N,
-            tuple(varied.sigmas),
-        )  # fmt: skip
 
     def _weak_denoiser(self) -> LoadedDenoiser | None:
         if self.config.autoguidance is None:

@@ -12,7 +12,7 @@ from histodiff.storage import StoragePath
 from histodiff.synthesis.unguided import NO_GUIDE, UNCONDITIONAL_CLASSES
 from histodiff.synthesis.worker import StorePlan
 from histodiff.workflows.networks import snapshot_path
-from histodiff.workflows.synthesize.config import VARIED, SynthesizeConfig
+from histodiff.workflows.synthesize.config import STAINS, VARIED, SynthesizeConfig
 
 
 def drawn_classes(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
@@ -70,6 +70,9 @@ def _how(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> dict[str, 
     }
     if config.variation is not None:
         how["variation"] = inputs[VARIED].manifest.content_sha256
+        if config.variation.stains is not None:
+            said = config.variation.stains.model_dump(mode="json", exclude={"latents"})
+            how["stains"] = {**said, "latents": inputs[STAINS].manifest.content_sha256}
     if config.autoguidance is not None:
         how["autoguidance"] = config.autoguidance.model_dump(mode="json")
     return how
