@@ -58,6 +58,14 @@ class Guide(Protocol):
         """Names of the classes; a label is the number of one."""
         ...
 
+    def adapted(self, denoise: Denoise) -> Denoise:
+        """What stands in for ``denoise`` before anything steers: itself, or one that has learned.
+
+        A sampler takes it first, then drives it away from a weaker denoiser, if there is one, and
+        then steers the result.
+        """
+        ...
+
     def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
         """``denoise``, drawn towards one label per sample as ``guidance`` says."""
         ...

@@ -3,32 +3,33 @@
 A classifier of a few labelled slides is sure of what it has seen, and its gradient is as large as
 it is sure. It is trained anew without some slides, judges those, and the temperature of each bin of
 noise levels is the one under which the labels that were held out are likeliest (Guo et al. 2017,
-arXiv 1706.04599). It is never below one: few slides are no reason to be surer. In a bin where
-nothing can be told, it grows until all classes are equally likely. Legend: N latents, B batch,
-K classes.
+arXiv 1706.04599), every class counted alike. It is never below one: few slides are no reason to be
+surer. In a bin where nothing can be told, it grows until all classes are equally likely. Of three
+folds or more each is left out once more and the highest of the temperatures is taken, so that no
+single fold decides that a guide may be sure. Legend: B batch, M judgements, K classes.
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from histodiff.config import Config
-from histodiff.diffusion import Guide
-from histodiff.errors import ConfigError
-from histodiff.guidance.labelled import LabelledLatents, bin_sigma, noisy_batch
-from histodiff.runtime import generator_for
+from histodiff.guidance.crossfit import Judged
+from histodiff.guidance.scores import BinScore, bin_score, class_weights
+from histodiff.storage import StoragePath, write_bytes
 
+TEMPERATURES = "temperatures.json"
 _HIGHEST = 1e4
 """Of a temperature: logits of 100 then differ by a hundredth."""
 _SEARCH_STEPS = 60
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_FEWEST_FOLDS = 3
+"""From so many folds on, one of them may be left out."""
 
 
 class CalibrationConfig(Config):
@@ -55,89 +56,40 @@ class Temperatures:
         return torch.from_numpy(np.exp(log_value)).to(sigma_B.device, torch.float32)
 
 
-def folds(latents: LabelledLatents, *, count: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Rows that each fold holds out: whole groups, dealt out by their main class.
-
-    Raises:
-        ConfigError: Without some fold a class has no latent left.
-    """
-    groups = np.asarray(latents.group_N)
-    names = sorted(set(latents.group_N))
-    main = {name: int(np.bincount(latents.target_N[groups == name]).argmax()) for name in names}
-    shuffled = generator_for(seed, "guide-folds").permutation(len(names))
-    dealt = sorted((names[place] for place in shuffled), key=lambda name: main[name])
-    fewest = min(list(main.values()).count(label) for label in set(latents.target_N.tolist()))
-    used = min(count, max(fewest, 2))
-    held_out = [
-        np.flatnonzero(np.isin(groups, dealt[number::used])).astype(np.int64)
-        for number in range(used)
-    ]
-    for rows in held_out:
-        left = np.setdiff1d(np.arange(len(latents)), rows)
-        if not len(rows) or set(latents.target_N[left]) != set(latents.target_N):
-            raise ConfigError(
-                "kind.calibration: a guide can be calibrated only with two labelled slides of every"
-                " class; raise budget.count, or set kind.calibration to null"
-            )
-    return held_out
-
-
-@torch.no_grad()
-def cross_fitted_temperatures(
-    train: Callable[[LabelledLatents, int], Guide],
-    latents: LabelledLatents,
-    *,
-    config: CalibrationConfig,
-    bins: Sequence[tuple[float, float]],
-    batch: int,
-    seed: int,
-    device: str,
-) -> Temperatures:
-    """Temperatures of a guide that is trained on all of ``latents``.
-
-    Args:
-        train: Trains a guide on part of them; also told the number of the fold.
-        latents: All labelled latents.
-        config: Folds and draws.
-        bins: Bins of noise levels, ascending; a temperature each, at their geometric middle.
-        batch: Latents of one forward pass.
-        seed: Decides folds and noise.
-        device: Where the guides are.
-
-    Raises:
-        ConfigError: There are too few slides.
-    """
-    judged: list[list[Tensor]] = [[] for _ in bins]
-    truth: list[Tensor] = []
-    for number, rows in enumerate(folds(latents, count=config.folds, seed=seed)):
-        left = np.setdiff1d(np.arange(len(latents)), rows)
-        with torch.enable_grad():
-            guide = train(latents.part(left), number)
-        held_out = latents.part(rows)
-        for place, (low, high) in enumerate(bins):
-            judged[place].append(
-                _judgements(
-                    guide, held_out, bin_sigma(low, high), draws=config.draws, batch=batch,
-                    seed=seed, purpose=f"calibrate-{number}-{place}", device=device,
-                )
-            )  # fmt: skip
-        truth.append(torch.from_numpy(held_out.target_N).repeat(config.draws))
-    target_N = torch.cat(truth)
+def temperatures_of(judged: Judged) -> Temperatures:
+    """A temperature for each bin of noise levels, at its geometric middle."""
     return Temperatures(
-        tuple(math.sqrt(low * high) for low, high in bins),
-        tuple(best_temperature(torch.cat(each), target_N) for each in judged),
+        tuple(math.sqrt(low * high) for low, high in judged.bins),
+        tuple(
+            _careful_temperature(log_p_MK, judged.target_M, judged.fold_M)
+            for log_p_MK in judged.log_p_MK
+        ),
     )
 
 
-def best_temperature(log_probability_NK: Tensor, target_N: Tensor) -> float:
+def calibrated_scores(judged: Judged, temperatures: Temperatures) -> list[BinScore]:
+    """Scores of judgements by bin of noise levels, after division by the temperatures."""
+    return [
+        bin_score(
+            (log_p_MK.double() / value).log_softmax(dim=1), judged.target_M, bin_of_sigma=each
+        )
+        for each, log_p_MK, value in zip(
+            judged.bins, judged.log_p_MK, temperatures.values, strict=True
+        )
+    ]
+
+
+def best_temperature(log_p_MK: Tensor, target_M: Tensor) -> float:
     """The temperature of at least one with the least log loss, by golden-section search.
 
-    The log loss is convex in one over the temperature.
+    The log loss is convex in one over the temperature. Every class counts alike.
     """
-    scores_NK = log_probability_NK.double()
+    scores_MK = log_p_MK.double()
+    weight_M = torch.from_numpy(class_weights(target_M.numpy()))
 
     def loss(inverse: float) -> float:
-        return float(functional.cross_entropy(inverse * scores_NK, target_N))
+        true_M = (inverse * scores_MK).log_softmax(dim=1).gather(1, target_M[:, None]).squeeze(1)
+        return -float(weight_M @ true_M)
 
     low, high = 1 / _HIGHEST, 1.0
     for _ in range(_SEARCH_STEPS):
@@ -149,25 +101,27 @@ def best_temperature(log_probability_NK: Tensor, target_N: Tensor) -> float:
     return 1.0 if loss(1.0) <= loss(0.5 * (low + high)) else 2 / (low + high)
 
 
-def _judgements(
-    guide: Guide,
-    held_out: LabelledLatents,
-    sigma_of: Callable[[Tensor], Tensor],
-    *,
-    draws: int,
-    batch: int,
-    seed: int,
-    purpose: str,
-    device: str,
-) -> Tensor:
-    """``log p`` (draws x N, K) of noisy draws of every latent, in turns of all."""
-    rows = list(range(len(held_out))) * draws
-    parts = []
-    for start in range(0, len(rows), batch):
-        indices = range(start, min(start + batch, len(rows)))
-        noisy = noisy_batch(
-            held_out, [rows[index] for index in indices], sigma_of=sigma_of, seed=seed,
-            purpose=purpose, indices=indices, device=device,
-        )  # fmt: skip
-        parts.append(guide.log_probabilities(noisy.noisy_BCHW, noisy.sigma_B).cpu())
-    return torch.cat(parts)
+def save_temperatures(path: StoragePath, temperatures: Temperatures) -> None:
+    """Writes them into the folder of a guide."""
+    text = json.dumps(asdict(temperatures), indent=2) + "\n"
+    write_bytes(path / TEMPERATURES, text.encode())
+
+
+def stored_temperatures(path: StoragePath) -> Temperatures | None:
+    """Those in the folder of a guide; None where it has none."""
+    try:
+        record = json.loads((path / TEMPERATURES).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Temperatures(tuple(record["sigmas"]), tuple(record["values"]))
+
+
+def _careful_temperature(log_p_MK: Tensor, target_M: Tensor, fold_M: Tensor) -> float:
+    """The highest of those without one fold, and of that with all."""
+    found = [best_temperature(log_p_MK, target_M)]
+    numbers = fold_M.unique().tolist()
+    if len(numbers) >= _FEWEST_FOLDS:
+        for number in numbers:
+            left = fold_M != number
+            found.append(best_temperature(log_p_MK[left], target_M[left]))
+    return max(found)

@@ -3,7 +3,9 @@
 Legend: B batch, C channels, H height, W width, K classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,6 +25,12 @@ class ClassifierGuide:
     classes: tuple[str, ...]
     temperatures: Temperatures | None = None
     """What logits are divided by at each noise level; None divides by one."""
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    """What its description says beside its network."""
+
+    def adapted(self, denoise: Denoise) -> Denoise:
+        """``denoise`` itself: a classifier changes the denoiser by its gradient alone."""
+        return denoise
 
     def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
         """``D + sigma^2 w grad log p(label | x; sigma)`` inside the interval of noise levels."""

@@ -1,26 +1,39 @@
-"""The kinds of guides: a config, a training and a loader for each, behind ``diffusion.Guide``.
+"""The kinds of guides: a config and a file format for each, behind ``diffusion.Guide``.
 
-A new kind is a module that has its config, tagged by ``type``, and its first network; and a case in
-each of the functions here.
+A new kind is a module that has its config, tagged by ``type``, and how it learns; a case in each of
+the functions here, and one in ``teaching.py``.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
-from torch import Tensor, nn
 
-from histodiff.diffusion import Guide, Preconditioning
-from histodiff.guidance.calibration import Temperatures, cross_fitted_temperatures
+from histodiff.diffusion import Preconditioning
+from histodiff.errors import ArtifactCorrupt
+from histodiff.guidance.adapter import AdapterGuideKind
+from histodiff.guidance.adapter_guide import AdapterGuide
+from histodiff.guidance.bayes import BayesConfig
+from histodiff.guidance.calibration import save_temperatures, stored_temperatures
 from histodiff.guidance.classifier_guide import ClassifierGuide
-from histodiff.guidance.feature_head import FeatureGuideKind, initial_head
-from histodiff.guidance.labelled import LabelledLatents
-from histodiff.guidance.latent_classifier import LatentGuideKind, initial_classifier
+from histodiff.guidance.feature_head import FeatureGuideKind, head_logits
+from histodiff.guidance.latent_classifier import (
+    USED_ON,
+    CleanGuideKind,
+    LatentGuideKind,
+    clean_logits,
+)
 from histodiff.guidance.noise import sigma_bins
-from histodiff.guidance.training import Logits, guide_loss
+from histodiff.models.adapter import (
+    ADAPTER_MODEL,
+    AdaptedDenoiser,
+    Adapter,
+    load_adapter,
+    read_adapter,
+    save_adapter,
+)
 from histodiff.models.denoiser import Denoiser
 from histodiff.models.feature_head import (
     MODEL,
@@ -34,80 +47,36 @@ from histodiff.models.latent_classifier import (
     load_latent_classifier,
     save_latent_classifier,
 )
+from histodiff.models.logistic_head import (
+    LOGISTIC_MODEL,
+    LogisticHead,
+    load_logistic_head,
+    save_logistic_head,
+)
 from histodiff.models.weights import DESCRIPTION
-from histodiff.storage import StoragePath, write_bytes
-from histodiff.training import CHECKPOINTS, MetricsRow, fit
+from histodiff.storage import StoragePath
 
-GuideKind = Annotated[FeatureGuideKind | LatentGuideKind, Field(discriminator="type")]
+GuideKind = Annotated[
+    FeatureGuideKind | LatentGuideKind | AdapterGuideKind | CleanGuideKind,
+    Field(discriminator="type"),
+]
 """Union of the configs of all kinds, told apart by ``type``."""
 
-TEMPERATURES = "temperatures.json"
-_SCRATCH = "scratch"
+TrainedKind: TypeAlias = ClassifierGuide | AdapterGuide
+OpenDenoiser = Callable[[str], Denoiser]
+"""Opens a snapshot of the denoiser that a guide was trained with."""
 
-
-@dataclass(frozen=True)
-class Lesson:
-    """What guides are trained for and by, whatever is held out."""
-
-    kind: GuideKind
-    classes: tuple[str, ...]
-    denoiser: Denoiser
-    """The denoiser that is to be steered."""
-    seed: int
-    """Decides the first weights and every draw."""
-    device: str
-
-    @cached_property
-    def features(self) -> DenoiserFeatures:
-        """Features of the denoiser, for a kind that reads them."""
-        assert isinstance(self.kind, FeatureGuideKind)
-        return DenoiserFeatures(self.denoiser, self.kind.network.layers)
-
-    @property
-    def preconditioning(self) -> Preconditioning:
-        """Of the denoiser: which noise levels there are."""
-        return self.denoiser.preconditioning
-
-
-@dataclass(frozen=True)
-class TrainedGuide:
-    """A guide, in evaluation mode, and the losses of its training."""
-
-    guide: ClassifierGuide
-    rows: list[MetricsRow]
-
-
-def train_guide(
-    lesson: Lesson, latents: LabelledLatents, *, num_bins: int, path: StoragePath
-) -> TrainedGuide:
-    """A guide of a kind, trained on labelled latents; the same call again resumes.
-
-    Its temperatures, where the kind has any, come from guides that are trained without some slides.
-
-    Args:
-        lesson: Which guide, and how it is trained.
-        latents: With labels.
-        num_bins: Bins of noise levels that have a temperature each.
-        path: Folder of the guide; checkpoints lie below it.
-
-    Raises:
-        ConfigError: There are too few labelled slides for temperatures, or the denoiser lacks a
-            layer.
-    """
-    network, logits = _untrained(lesson, latents)
-    rows = _fit(lesson, network, logits, latents, path / CHECKPOINTS, run="guide")
-    temperatures = _temperatures(lesson, latents, num_bins, path)
-    return TrainedGuide(ClassifierGuide(network, logits, lesson.classes, temperatures), rows)
+_SNAPSHOT, _SIGMAS, _BAYES = "snapshot", "sigmas", "bayes"
 
 
 def evaluation_bins(
     kind: GuideKind, preconditioning: Preconditioning, *, num_bins: int
 ) -> list[tuple[float, float]]:
     """Bins of the noise levels at which a guide of ``kind`` is at work."""
-    return sigma_bins(kind.training.noise, preconditioning, num_bins=num_bins)
+    return sigma_bins(kind.noise, preconditioning, num_bins=num_bins)
 
 
-def save_guide(path: StoragePath, guide: ClassifierGuide, *, snapshot: str) -> None:
+def save_guide(path: StoragePath, guide: TrainedKind, *, snapshot: str) -> None:
     """Writes the guide into the folder ``path``.
 
     Args:
@@ -115,104 +84,85 @@ def save_guide(path: StoragePath, guide: ClassifierGuide, *, snapshot: str) -> N
         guide: What is written.
         snapshot: EMA snapshot of the denoiser that it was trained with.
     """
+    classes = guide.classes
     match guide.network:
         case LatentClassifier() as classifier:
-            save_latent_classifier(path, classifier, classes=guide.classes)
+            assert isinstance(guide, ClassifierGuide)
+            extra = {**guide.saved, _SNAPSHOT: snapshot} if guide.saved else {}
+            save_latent_classifier(path, classifier, classes=classes, extra=extra)
         case FeatureHead() as head:
-            save_feature_head(path, head, classes=guide.classes, snapshot=snapshot)
+            save_feature_head(path, head, classes=classes, snapshot=snapshot)
+        case LogisticHead() as regressions:
+            save_logistic_head(path, regressions, classes=classes, snapshot=snapshot)
+        case Adapter() as adapter:
+            assert isinstance(guide, AdapterGuide)
+            extra = {_SIGMAS: list(guide.sigmas), _BAYES: guide.bayes.model_dump(mode="json")}
+            save_adapter(path, adapter, classes=classes, snapshot=snapshot, extra=extra)
+        case _:
+            raise AssertionError(guide.network)
     if guide.temperatures is not None:
-        text = json.dumps(asdict(guide.temperatures), indent=2) + "\n"
-        write_bytes(path / TEMPERATURES, text.encode())
+        save_temperatures(path, guide.temperatures)
 
 
-def load_guide(
-    path: StoragePath, denoiser: Callable[[str], Denoiser], device: str
-) -> ClassifierGuide:
+def load_guide(path: StoragePath, denoiser: OpenDenoiser, device: str) -> TrainedKind:
     """The guide saved in ``path``, in evaluation mode, frozen.
 
     Args:
         path: Folder of the guide.
         denoiser: Opens a snapshot of the denoiser it was trained with, for guides that read its
-            features; not to be used for anything else.
+            features or adapt it; not to be used for anything else.
         device: Where it runs.
 
     Raises:
         ArtifactNotFound: There is none.
         ArtifactCorrupt: It is damaged.
     """
-    temperatures = _stored_temperatures(path)
-    if _model_in(path) == MODEL:
-        read = load_feature_head(path, device)
-        features = DenoiserFeatures(denoiser(read.snapshot), read.head.config.layers)
-        logits = _head_logits(read.head, features)
-        return ClassifierGuide(read.head, logits, read.classes, temperatures)
-    loaded = load_latent_classifier(path, device)
-    return ClassifierGuide(loaded.classifier, loaded.classifier, loaded.classes, temperatures)
+    load = {
+        MODEL: _load_perceptron,
+        LOGISTIC_MODEL: _load_regressions,
+        ADAPTER_MODEL: _load_adapter,
+    }.get(_model_in(path) or "", _load_latent_classifier)
+    return replace(load(path, denoiser, device), temperatures=stored_temperatures(path))
 
 
-def _untrained(lesson: Lesson, latents: LabelledLatents) -> tuple[nn.Module, Logits]:
-    match lesson.kind:
-        case LatentGuideKind() as kind:
-            classifier = initial_classifier(
-                kind.network, latent_channels=latents.mean_NCHW.shape[1],
-                num_classes=len(lesson.classes), seed=lesson.seed, device=lesson.device,
-            )  # fmt: skip
-            return classifier, classifier
-        case FeatureGuideKind() as kind:
-            head = initial_head(
-                kind, lesson.features, latents, num_classes=len(lesson.classes),
-                preconditioning=lesson.preconditioning, seed=lesson.seed, device=lesson.device,
-            )  # fmt: skip
-            return head, _head_logits(head, lesson.features)
+def _load_perceptron(path: StoragePath, denoiser: OpenDenoiser, device: str) -> TrainedKind:
+    read = load_feature_head(path, device)
+    features = DenoiserFeatures(denoiser(read.snapshot), read.head.config.layers)
+    return ClassifierGuide(read.head, head_logits(read.head, features), read.classes)
 
 
-def _head_logits(head: FeatureHead, features: DenoiserFeatures) -> Logits:
-    def logits(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        found_BK: Tensor = head(features(x_BCHW, sigma_B), sigma_B)
-        return found_BK
-
-    return logits
+def _load_regressions(path: StoragePath, denoiser: OpenDenoiser, device: str) -> TrainedKind:
+    read = load_logistic_head(path, device)
+    features = DenoiserFeatures(denoiser(read.snapshot), read.head.layers)
+    return ClassifierGuide(read.head, head_logits(read.head, features), read.classes)
 
 
-def _fit(
-    lesson: Lesson,
-    network: nn.Module,
-    logits: Logits,
-    latents: LabelledLatents,
-    checkpoints: StoragePath,
-    *,
-    run: str,
-) -> list[MetricsRow]:
-    loss = guide_loss(
-        logits, latents, training=lesson.kind.training, preconditioning=lesson.preconditioning,
-        seed=lesson.seed, device=lesson.device,
-    )  # fmt: skip
-    network.train()
-    rows = fit(
-        network, loss=loss, config=lesson.kind.training, seed=lesson.seed, checkpoints=checkpoints,
-        run=run,
-    )  # fmt: skip
-    network.eval()
-    return rows
+def _load_latent_classifier(path: StoragePath, denoiser: OpenDenoiser, device: str) -> TrainedKind:
+    read = load_latent_classifier(path, device)
+    used_on = read.description.get(USED_ON)
+    if used_on is None:
+        return ClassifierGuide(read.classifier, read.classifier, read.classes)
+    saved = {USED_ON: used_on}
+    if used_on == "noisy":
+        return ClassifierGuide(read.classifier, read.classifier, read.classes, saved=saved)
+    shown_by = denoiser(str(read.description[_SNAPSHOT]))
+    logits = clean_logits(read.classifier, shown_by, used_on)
+    return ClassifierGuide(read.classifier, logits, read.classes, saved=saved)
 
 
-def _temperatures(
-    lesson: Lesson, latents: LabelledLatents, num_bins: int, path: StoragePath
-) -> Temperatures | None:
-    config = lesson.kind.calibration
-    if config is None:
-        return None
-
-    def train(part: LabelledLatents, number: int) -> Guide:
-        network, logits = _untrained(lesson, part)
-        own = path / _SCRATCH / f"fold-{number}"
-        _fit(lesson, network, logits, part, own, run=f"guide without part {number + 1}")
-        return ClassifierGuide(network, logits, lesson.classes)
-
-    return cross_fitted_temperatures(
-        train, latents, config=config,
-        bins=evaluation_bins(lesson.kind, lesson.preconditioning, num_bins=num_bins),
-        batch=lesson.kind.training.batch, seed=lesson.seed, device=lesson.device,
+def _load_adapter(path: StoragePath, denoiser: OpenDenoiser, device: str) -> TrainedKind:
+    stored = read_adapter(path)
+    adapted = denoiser(stored.snapshot)
+    adapter = load_adapter(path, adapted, device)
+    scales = adapted.preconditioning
+    try:
+        low, high = (float(sigma) for sigma in stored.description[_SIGMAS])
+        bayes = BayesConfig.model_validate(stored.description[_BAYES])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path}: its description is not a guide's: {error}") from error
+    return AdapterGuide(
+        adapter, AdaptedDenoiser(adapted, adapter), stored.classes, sigmas=(low, high),
+        known=(scales.sigma_min, scales.sigma_max), bayes=bayes,
     )  # fmt: skip
 
 
@@ -223,11 +173,3 @@ def _model_in(path: StoragePath) -> str | None:
     except (OSError, ValueError):
         return None  # the loader says what is wrong
     return None if found is None else str(found)
-
-
-def _stored_temperatures(path: StoragePath) -> Temperatures | None:
-    try:
-        record = json.loads((path / TEMPERATURES).read_bytes())
-    except FileNotFoundError:
-        return None
-    return Temperatures(tuple(record["sigmas"]), tuple(record["values"]))

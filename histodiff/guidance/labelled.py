@@ -18,6 +18,8 @@ from histodiff.runtime import generator_for
 from histodiff.runtime.symmetries import ChannelSymmetries, square_symmetry
 
 Floats = npt.NDArray[np.float32]
+NO_LABEL = -1
+"""Class number of a latent whose label was not looked at."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class NoisyBatch:
     noisy_BCHW: Tensor
     sigma_B: Tensor
     target_B: Tensor
+    clean_BCHW: Tensor
+    """Without the noise."""
 
 
 def read_labelled(
@@ -86,12 +90,13 @@ def read_labelled(
     rows: npt.NDArray[np.int64],
     *,
     whitening: Whitening,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     view: View = "sample",
 ) -> LabelledLatents:
     """The given rows of the store, whitened.
 
-    Rows that were quarantined are left out. Rows are ordered by patch number. Of the view ``mean``
+    Without ``classes`` no label is looked at, and ``target_N`` is ``NO_LABEL``. Rows that were
+    quarantined are left out. Rows are ordered by patch number. Of the view ``mean``
     the standard deviation of the posterior is zero, so that draws are the mean.
     """
     valid = np.intersect1d(rows, store.valid_rows)
@@ -100,11 +105,10 @@ def read_labelled(
     channels = store.latent_channels
     std_NCHW = moments[:, channels:] / np.asarray(whitening.scale, np.float32).reshape(1, -1, 1, 1)
     moved = store.layout.attributes.symmetries
-    labels = store.rows["label"].take(ordered).to_pylist()
     return LabelledLatents(
         mean_NCHW=np.asarray(whitening.apply(moments[:, :channels]), np.float32),
         std_NCHW=std_NCHW if view == "sample" else np.zeros_like(std_NCHW),
-        target_N=np.array([classes.index(label) for label in labels], np.int64),
+        target_N=_targets(store, ordered, classes),
         patch_N=np.asarray(store.rows["patch"], np.int64)[ordered],
         group_N=tuple(
             f"patient {patient}" if patient else f"slide {slide}"
@@ -116,6 +120,27 @@ def read_labelled(
         ),
         symmetries=None if moved is None else RawSymmetries(moved, whitening),
     )
+
+
+def joined(first: LabelledLatents, second: LabelledLatents) -> LabelledLatents:
+    """The latents of both, those of ``first`` before those of ``second``, of one encoder."""
+    return LabelledLatents(
+        np.concatenate([first.mean_NCHW, second.mean_NCHW]),
+        np.concatenate([first.std_NCHW, second.std_NCHW]),
+        np.concatenate([first.target_N, second.target_N]),
+        np.concatenate([first.patch_N, second.patch_N]),
+        first.group_N + second.group_N,
+        first.symmetries,
+    )
+
+
+def _targets(
+    store: LatentStore, rows: npt.NDArray[np.int64], classes: Sequence[str] | None
+) -> npt.NDArray[np.int64]:
+    if classes is None:
+        return np.full(len(rows), NO_LABEL, np.int64)
+    labels = store.rows["label"].take(rows).to_pylist()
+    return np.array([classes.index(label) for label in labels], np.int64)
 
 
 def noisy_batch(
@@ -159,6 +184,7 @@ def noisy_batch(
         (clean_BCHW + sigma_B.reshape(-1, 1, 1, 1) * noise_BCHW).to(device),
         sigma_B.to(device),
         torch.from_numpy(latents.target_N[np.asarray(rows, np.int64)]).to(device),
+        clean_BCHW.to(device),
     )
 
 

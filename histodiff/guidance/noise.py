@@ -1,6 +1,7 @@
 """Noise levels on which a guide is trained, and bins on which it is evaluated."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -46,6 +47,13 @@ def noise_sigma(noise: NoiseConfig, preconditioning: Preconditioning, u_B: Tenso
             return preconditioning.training_sigma(u_B.double()).float()
         case LogUniformNoise():
             return log_uniform(u_B, low=noise.sigma_min, high=noise.sigma_max)
+
+
+def sigma_drawer(
+    noise: NoiseConfig, preconditioning: Preconditioning
+) -> Callable[[Tensor], Tensor]:
+    """``noise_sigma`` as a function of the uniform numbers alone."""
+    return lambda u_B: noise_sigma(noise, preconditioning, u_B)
 
 
 def log_uniform(u_B: Tensor, *, low: float, high: float) -> Tensor:

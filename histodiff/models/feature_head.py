@@ -7,6 +7,8 @@ Legend: B batch, C channels, H height, W width, N latents, D features, K classes
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +30,8 @@ _TINY = 1e-6
 class FeatureHeadConfig(Config):
     """Which features, and the size of the head."""
 
+    type: Literal["perceptron"] = "perceptron"
+    """Trained step by step, with one head for all noise levels."""
     layers: tuple[str, ...] = Field(min_length=1)
     """Layers of the denoiser's network, such as `down_blocks.1`, `mid_block`, `up_blocks.0`, or
     `blocks.3` of a transformer."""
@@ -49,23 +53,31 @@ class DenoiserFeatures:
     ) -> None:
         self._denoiser = denoiser
         self._layers = [LayerFeatures(denoiser.network, layer, field=field) for layer in layers]
-        # each look runs the network once, and every layer must be taken
         shape = denoiser.latent_shape
         with torch.no_grad():
             device = next(denoiser.parameters()).device
-            self.num_features = self(
+            parts = self._by_layer(
                 torch.zeros((1, *shape), device=device), torch.ones(1, device=device)
-            ).shape[1]
+            )
+        ends = list(accumulate((part.shape[1] for part in parts), initial=0))
+        self.num_features = ends[-1]
+        self.columns = {
+            name: slice(*bounds) for name, bounds in zip(layers, pairwise(ends), strict=True)
+        }
+        """Where the features of each layer are."""
 
     def __call__(self, x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         """Mean and deviation over positions of every layer, fp32."""
+        return torch.cat(self._by_layer(x_BCHW, sigma_B), dim=1)
+
+    def _by_layer(self, x_BCHW: Tensor, sigma_B: Tensor) -> list[Tensor]:
         self._denoiser(x_BCHW, sigma_B)
         parts = []
-        for layer in self._layers:
+        for layer in self._layers:  # every layer must be taken, or it would be kept
             features = layer.take().float().flatten(2)
             deviation = (features.var(dim=2, unbiased=False) + _TINY).sqrt()
-            parts += [features.mean(dim=2), deviation]
-        return torch.cat(parts, dim=1)
+            parts.append(torch.cat([features.mean(dim=2), deviation], dim=1))
+        return parts
 
 
 class FeatureHead(nn.Module):

@@ -6,7 +6,9 @@ positions at the lowest resolution, a mean over positions gives the logits. It i
 4.1). Legend: B batch, C channels, H height, W width of a latent, K classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -134,18 +136,25 @@ class LoadedLatentClassifier:
     classifier: LatentClassifier
     classes: tuple[str, ...]
     """Label of each logit."""
+    description: Mapping[str, Any]
+    """All that its description says."""
 
 
 def save_latent_classifier(
-    path: StoragePath, classifier: LatentClassifier, *, classes: tuple[str, ...]
+    path: StoragePath,
+    classifier: LatentClassifier,
+    *,
+    classes: tuple[str, ...],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the guide into the folder ``path``."""
+    """Writes the guide into the folder ``path``; ``extra`` goes into its description."""
     assert len(classes) == classifier.num_classes
     save_model(
         path,
         model=_MODEL,
         state=classifier.state_dict(),
         description={
+            **(extra or {}),
             "config": classifier.config.model_dump(mode="json"),
             "latent_channels": classifier.latent_channels,
             "classes": list(classes),
@@ -171,4 +180,5 @@ def load_latent_classifier(path: StoragePath, device: str) -> LoadedLatentClassi
         config, latent_channels=latent_channels, num_classes=len(classes), device=device
     )
     fill(classifier, stored, path=path)
-    return LoadedLatentClassifier(classifier.eval().requires_grad_(requires_grad=False), classes)
+    classifier = classifier.eval().requires_grad_(requires_grad=False)
+    return LoadedLatentClassifier(classifier, classes, stored.description)

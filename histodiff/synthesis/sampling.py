@@ -103,7 +103,7 @@ def decoded(networks: Networks, drawn: DrawnLatents) -> Drawn:
 
 def _denoise(networks: Networks, autoguidance: AutoguidanceConfig | None) -> Denoise:
     """The denoiser for one run of the sampler, before a guide steers it."""
-    denoise = for_one_run(networks.denoise)
+    denoise = networks.guide.adapted(for_one_run(networks.denoise))
     if networks.weak is None or autoguidance is None:
         return denoise
     return autoguided_denoiser(denoise, for_one_run(networks.weak), autoguidance)

@@ -26,6 +26,10 @@ class Unguided:
     def __init__(self, classes: tuple[str, ...] = UNCONDITIONAL_CLASSES) -> None:
         self.classes = classes
 
+    def adapted(self, denoise: Denoise) -> Denoise:
+        """``denoise`` itself."""
+        return denoise
+
     def steered(self, denoise: Denoise, labels_B: Tensor, *, guidance: GuidanceConfig) -> Denoise:
         """``denoise`` itself."""
         del labels_B, guidance

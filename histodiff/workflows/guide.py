@@ -1,11 +1,13 @@
 """``guide``: a few labelled latents -> a guide that steers sampling.
 
 Inputs: a labelled LatentStore and a Denoiser on the same encoder; latents are whitened as the
-denoiser's are. Only the labelled subset of the training split is learned from; accuracy by noise
-level is reported on the validation split.
+denoiser's are. Only the labelled subset of the training split is learned from. Accuracy, AUC, log
+loss and calibration by noise level are reported on labelled slides that were held out in turn, and
+on the validation split.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -19,18 +21,17 @@ from histodiff.config import Location
 from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
-from histodiff.guidance.evaluate import BinScore, accuracy_by_sigma
-from histodiff.guidance.kinds import (
-    GuideKind,
-    Lesson,
-    evaluation_bins,
-    save_guide,
-    train_guide,
-)
+from histodiff.guidance.adapter import AdapterGuideKind
+from histodiff.guidance.evaluate import accuracy_by_sigma
+from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide
 from histodiff.guidance.labelled import LabelledLatents, read_labelled
+from histodiff.guidance.lesson import Lesson
 from histodiff.guidance.noise import sigma_range
+from histodiff.guidance.pseudo_labels import PseudoLabelConfig, PseudoLabelled
+from histodiff.guidance.scores import BinScore, chance
+from histodiff.guidance.teaching import TrainedGuide, train_guide
 from histodiff.latents import LatentStore, Whitening
-from histodiff.models.denoiser import LAST
+from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
 from histodiff.workflows.labels import (
@@ -44,6 +45,12 @@ from histodiff.workflows.networks import (
     require_patch_px,
     require_same_encoder,
     require_snapshot,
+)
+from histodiff.workflows.pseudo_labels import (
+    Asked,
+    pseudo_label_inputs,
+    pseudo_labelled,
+    require_pseudo_labels,
 )
 from histodiff.workflows.tables import write_losses
 
@@ -61,7 +68,8 @@ class GuideConfig(CommandConfig):
     denoiser: Annotated[Reference, Location()]
     """Denoiser to be steered; gives whitening, noise levels, and features."""
     snapshot: str = LAST
-    """Its EMA snapshot, whose features a guide of the kind `features` reads."""
+    """Its EMA snapshot, whose features a guide of the kind `features` reads, and which `adapter`
+    adapts."""
     budget: LabelBudget
     """How many labels may be used."""
     dev_split: DevSplit | None = None
@@ -80,7 +88,13 @@ class GuideConfig(CommandConfig):
         return {
             "latents": self.latents.as_kind(Kind.LATENTS),
             "denoiser": self.denoiser.as_kind(Kind.DENOISERS),
+            **pseudo_label_inputs(self.pseudo_labels),
         }
+
+    @property
+    def pseudo_labels(self) -> PseudoLabelConfig | None:
+        """What soft labels come from, for a guide that learns from any."""
+        return self.kind.pseudo_labels if isinstance(self.kind, AdapterGuideKind) else None
 
 
 def guide(config: GuideConfig, site: Site) -> Artifact:
@@ -98,6 +112,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     store = opened_store(inputs["latents"], dev_split=config.dev_split, seed=config.seed)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
+    require_pseudo_labels(inputs, store, labels_sha256=labels.sha256)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
@@ -115,22 +130,28 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
         latents = read(labels.rows)
         preconditioning = denoiser.denoiser.preconditioning
         lesson = Lesson(
-            config.kind, tuple(store.classes), denoiser.denoiser, config.seed, site.device
+            tuple(store.classes), denoiser.denoiser, config.seed, site.device,
+            _pseudo_labelled(config, inputs, denoiser, site.device),
+        )  # fmt: skip
+        trained = train_guide(
+            lesson, latents, kind=config.kind, num_bins=config.num_bins, path=draft.path
         )
-        trained = train_guide(lesson, latents, num_bins=config.num_bins, path=draft.path)
         held_out = store.rows_of_split("val")
         held_out = held_out[_is_labelled(store, held_out)]
         scores = _scores(trained.guide, read(held_out), config, preconditioning, site.device)
         save_guide(draft.path, trained.guide, snapshot=config.snapshot)
         write_losses(draft.path, trained.rows)
-        write_bytes(draft.path / "metrics.json", _metrics(labels, scores))
+        metrics = _metrics(labels, trained, scores, num_classes=len(store.classes))
+        write_bytes(draft.path / "metrics.json", metrics)
         return draft.finish(
             {
                 "classes": list(store.classes),
                 "labelled_latents": len(latents),
                 "val_latents": len(held_out),
-                "final_loss": trained.rows[-1].loss,
-                SIGMAS: list(sigma_range(config.kind.training.noise, preconditioning)),
+                "final_loss": trained.rows[-1].loss if trained.rows else None,
+                "cross_fitted": _summary(trained.cross_fitted),
+                "val": _summary(scores),
+                SIGMAS: list(sigma_range(config.kind.noise, preconditioning)),
                 "encoder_sha256": store.encoder_sha256,
                 LABELS_SHA256: labels.sha256,
             }
@@ -142,7 +163,18 @@ def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:
     latents = open_artifact(site.storage_root, config.inputs()["latents"])
     store = opened_store(latents, dev_split=config.dev_split, seed=config.seed)
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
-    return {"labelled_latents": len(labels.rows), "steps": config.kind.training.num_steps}
+    return {"labelled_latents": len(labels.rows), "steps": config.kind.num_steps}
+
+
+def _pseudo_labelled(
+    config: GuideConfig, inputs: Mapping[str, Artifact], denoiser: LoadedDenoiser, device: str
+) -> PseudoLabelled | None:
+    if config.pseudo_labels is None:
+        return None
+    return pseudo_labelled(
+        config.pseudo_labels,
+        Asked(inputs, denoiser, config.kind.judged_batch, config.seed, device),
+    )
 
 
 def _is_labelled(store: LatentStore, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -162,15 +194,35 @@ def _scores(
         return []
     bins = evaluation_bins(config.kind, preconditioning, num_bins=config.num_bins)
     return accuracy_by_sigma(
-        guide, held_out, bins=bins, batch=config.kind.training.batch, seed=config.seed,
-        device=device,
-    )  # fmt: skip
+        guide, held_out, bins=bins, batch=config.kind.judged_batch, seed=config.seed, device=device
+    )
 
 
-def _metrics(labels: LabelledRows, scores: list[BinScore]) -> bytes:
+def _metrics(
+    labels: LabelledRows, trained: TrainedGuide, scores: Sequence[BinScore], *, num_classes: int
+) -> bytes:
     record = {
         "labelled": dict(labels.counts),
         "split": "val",
         "accuracy_by_sigma": [asdict(score) for score in scores],
+        "cross_fitted_by_sigma": [asdict(score) for score in trained.cross_fitted],
+        "chance": asdict(chance(num_classes)),
+        "chosen": trained.chosen,
     }
     return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def _summary(scores: Sequence[BinScore]) -> dict[str, float | None] | None:
+    """The noise level at which most can be told, and the log loss where least can; None of none."""
+    if not scores:
+        return None
+    best = min(scores, key=lambda score: score.log_loss)
+    return {
+        "best_sigma_low": best.sigma_low,
+        "best_sigma_high": best.sigma_high,
+        "balanced_accuracy": best.balanced_accuracy,
+        "auc": best.auc,
+        "log_loss": best.log_loss,
+        "ece": best.ece,
+        "worst_log_loss": max(score.log_loss for score in scores),
+    }

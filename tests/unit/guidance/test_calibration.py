@@ -8,13 +8,12 @@ import torch
 
 from histodiff.errors import ConfigError
 from histodiff.guidance.calibration import (
-    CalibrationConfig,
     Temperatures,
     best_temperature,
-    cross_fitted_temperatures,
-    folds,
+    temperatures_of,
 )
 from histodiff.guidance.classifier_guide import ClassifierGuide
+from histodiff.guidance.crossfit import cross_fit, folds
 from histodiff.guidance.labelled import LabelledLatents
 
 BINS = [(0.05, 0.2), (0.2, 1.0)]
@@ -84,10 +83,11 @@ def test_cross_fitted_temperatures_see_no_slide_that_a_guide_was_trained_on():
 
         return ClassifierGuide(torch.nn.Identity(), logits, ("no", "yes"))
 
-    found = cross_fitted_temperatures(
-        train, whole, config=CalibrationConfig(folds=4, draws=2), bins=BINS, batch=8, seed=0,
+    judged = cross_fit(
+        train, whole, held_out=folds(whole, count=4, seed=0), bins=BINS, draws=2, batch=8, seed=0,
         device="cpu",
     )  # fmt: skip
+    found = temperatures_of(judged)
     assert [number for number, _ in seen] == [0, 1, 2, 3]
     assert all(len(groups) == 6 for _, groups in seen)
     assert found.sigmas == pytest.approx((0.1, 0.2**0.5))

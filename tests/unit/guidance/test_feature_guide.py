@@ -9,9 +9,11 @@ from histodiff.errors import ConfigError
 from histodiff.guidance.calibration import CalibrationConfig
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.feature_head import FeatureGuideKind
-from histodiff.guidance.kinds import Lesson, load_guide, save_guide, train_guide
+from histodiff.guidance.kinds import load_guide, save_guide
 from histodiff.guidance.labelled import LabelledLatents
+from histodiff.guidance.lesson import Lesson
 from histodiff.guidance.noise import LogUniformNoise
+from histodiff.guidance.teaching import train_guide
 from histodiff.guidance.training import GuideTraining
 from histodiff.models.denoiser import Denoiser, DenoiserConfig
 from histodiff.models.feature_head import DenoiserFeatures, FeatureHeadConfig
@@ -59,8 +61,10 @@ def kind(layers=("mid_block", "up_blocks.0"), *, calibration=None, width=8):
 
 
 def trained(denoiser, path, config):
-    lesson = Lesson(config, ("weak", "strong"), denoiser, 0, "cpu")
-    return train_guide(lesson, latents(8, seed=0), num_bins=3, path=storage_path(path)).guide
+    lesson = Lesson(("weak", "strong"), denoiser, 0, "cpu")
+    return train_guide(
+        lesson, latents(8, seed=0), kind=config, num_bins=3, path=storage_path(path)
+    ).guide
 
 
 @pytest.mark.parametrize("width", [0, 8])

@@ -8,7 +8,7 @@ from histodiff.diffusion import EdmObjective, create_preconditioning
 from histodiff.guidance.classifier_guide import ClassifierGuide
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.labelled import LabelledLatents, noisy_batch, read_labelled
-from histodiff.guidance.noise import LogUniformNoise
+from histodiff.guidance.noise import LogUniformNoise, sigma_drawer
 from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
 from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
@@ -18,6 +18,9 @@ from tests.support.latent_stores import SWAPPED, open_new_store, patch_table
 from tests.support.optimization import optimization
 
 PRECONDITIONING = create_preconditioning(EdmObjective(type="edm"))
+SIGMA_OF = sigma_drawer(
+    LogUniformNoise(type="log_uniform", sigma_min=0.05, sigma_max=20.0), PRECONDITIONING
+)
 
 
 def groups(count):
@@ -55,7 +58,7 @@ def test_guide_separable_latents_right_at_low_noise_and_unsure_at_high(tmp_path)
         network,
         toy_latents(24, shift=1.0),
         training=settings,
-        preconditioning=PRECONDITIONING,
+        sigma_of=sigma_drawer(settings.noise, PRECONDITIONING),
         seed=0,
         device="cpu",
     )
@@ -77,7 +80,7 @@ def test_training_batch_is_a_function_of_seed_and_global_index():
 
     def batch(step, size, seed=0):
         return training_batch(
-            latents, step, training=training(batch=size), preconditioning=PRECONDITIONING, seed=seed
+            latents, step, training=training(batch=size), sigma_of=SIGMA_OF, seed=seed
         )
 
     whole, first, second = batch(0, 8), batch(0, 4), batch(1, 4)
@@ -101,7 +104,7 @@ def test_training_batch_balanced_draws_rare_classes_as_often():
         balanced: float(
             training_batch(
                 rare, 0, training=training(batch=400, class_balanced=balanced),
-                preconditioning=PRECONDITIONING, seed=0,
+                sigma_of=SIGMA_OF, seed=0,
             ).target_B.float().mean()
         )
         for balanced in (True, False)

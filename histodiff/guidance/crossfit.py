@@ -1,0 +1,141 @@
+"""Judgements of labelled slides by guides that never saw them.
+
+The labelled slides (or patients) are dealt into folds; a guide is trained without each of them and
+judges it, at every bin of noise levels. Temperatures, choices and reported scores come from these
+judgements. Labels beyond the budget are not looked at. Legend: N latents, M judgements, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from histodiff.diffusion import Guide
+from histodiff.errors import ConfigError
+from histodiff.guidance.labelled import LabelledLatents, bin_sigma, noisy_batch
+from histodiff.runtime import generator_for
+
+Bins = Sequence[tuple[float, float]]
+"""Bins of noise levels, ascending."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was said of latents that were held out, in every bin of noise levels."""
+
+    bins: tuple[tuple[float, float], ...]
+    log_p_MK: tuple[Tensor, ...]
+    """Of each bin: ``log p`` of every class."""
+    target_M: Tensor
+    fold_M: Tensor
+    """Number of the fold that a judged latent belongs to."""
+
+
+def folds(
+    latents: LabelledLatents, *, count: int, seed: int, field: str = "kind.calibration"
+) -> list[npt.NDArray[np.int64]]:
+    """Rows that each fold holds out: whole groups, dealt out by their main class.
+
+    Args:
+        latents: Labelled latents.
+        count: Folds, as far as every class has as many groups.
+        seed: Decides which group is in which fold.
+        field: Config field that wants them, for the error.
+
+    Raises:
+        ConfigError: Without some fold a class has no latent left.
+    """
+    groups = np.asarray(latents.group_N)
+    names = sorted(set(latents.group_N))
+    main = {name: int(np.bincount(latents.target_N[groups == name]).argmax()) for name in names}
+    shuffled = generator_for(seed, "guide-folds").permutation(len(names))
+    dealt = sorted((names[place] for place in shuffled), key=lambda name: main[name])
+    fewest = min(list(main.values()).count(label) for label in set(latents.target_N.tolist()))
+    used = min(count, max(fewest, 2))
+    held_out = [
+        np.flatnonzero(np.isin(groups, dealt[number::used])).astype(np.int64)
+        for number in range(used)
+    ]
+    for rows in held_out:
+        left = np.setdiff1d(np.arange(len(latents)), rows)
+        if not len(rows) or set(latents.target_N[left]) != set(latents.target_N):
+            raise ConfigError(
+                f"{field}: nothing can be held out with fewer than two labelled slides of every"
+                " class; raise budget.count, or set kind.calibration to null and name one"
+                " candidate where there is a choice"
+            )
+    return held_out
+
+
+@torch.no_grad()
+def cross_fit(
+    train: Callable[[LabelledLatents, int], Guide],
+    latents: LabelledLatents,
+    *,
+    held_out: Sequence[npt.NDArray[np.int64]],
+    bins: Bins,
+    draws: int,
+    batch: int,
+    seed: int,
+    device: str,
+) -> Judged:
+    """Every labelled latent, judged by a guide that was trained without its fold.
+
+    Args:
+        train: Trains a guide on part of them; also told the number of the fold.
+        latents: All labelled latents.
+        held_out: Rows that each fold holds out.
+        bins: Bins of noise levels.
+        draws: Noisy draws of each latent in each bin.
+        batch: Latents of one forward pass.
+        seed: Decides the noise.
+        device: Where the guides are.
+    """
+    said: list[list[Tensor]] = [[] for _ in bins]
+    truth, fold = [], []
+    for number, rows in enumerate(held_out):
+        left = np.setdiff1d(np.arange(len(latents)), rows)
+        with torch.enable_grad():
+            guide = train(latents.part(left), number)
+        part = latents.part(rows)
+        for place, (low, high) in enumerate(bins):
+            said[place].append(
+                judgements(
+                    guide, part, bin_sigma(low, high), draws=draws, batch=batch, seed=seed,
+                    purpose=f"calibrate-{number}-{place}", device=device,
+                )
+            )  # fmt: skip
+        truth.append(torch.from_numpy(part.target_N).repeat(draws))
+        fold.append(torch.full((len(rows) * draws,), number))
+    return Judged(
+        tuple(bins), tuple(torch.cat(each) for each in said), torch.cat(truth), torch.cat(fold)
+    )
+
+
+@torch.no_grad()
+def judgements(
+    guide: Guide,
+    latents: LabelledLatents,
+    sigma_of: Callable[[Tensor], Tensor],
+    *,
+    draws: int,
+    batch: int,
+    seed: int,
+    purpose: str,
+    device: str,
+    symmetries: bool = False,
+) -> Tensor:
+    """``log p`` (draws x N, K) of noisy draws of every latent, in turns of all, on the CPU."""
+    rows = list(range(len(latents))) * draws
+    parts = []
+    for start in range(0, len(rows), batch):
+        indices = range(start, min(start + batch, len(rows)))
+        noisy = noisy_batch(
+            latents, [rows[index] for index in indices], sigma_of=sigma_of, seed=seed,
+            purpose=purpose, indices=indices, symmetries=symmetries, device=device,
+        )  # fmt: skip
+        parts.append(guide.log_probabilities(noisy.noisy_BCHW, noisy.sigma_B).float().cpu())
+    return torch.cat(parts)
