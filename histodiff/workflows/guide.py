@@ -112,7 +112,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     store = opened_store(inputs["latents"], dev_split=config.dev_split, seed=config.seed)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
-    require_pseudo_labels(inputs, store, labels_sha256=labels.sha256)
+    require_pseudo_labels(config.pseudo_labels, inputs, store, labels_sha256=labels.sha256)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished

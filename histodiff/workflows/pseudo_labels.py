@@ -37,11 +37,16 @@ def pseudo_label_inputs(config: PseudoLabelConfig | None) -> dict[str, Reference
 
 
 def require_pseudo_labels(
-    inputs: Mapping[str, Artifact], labelled: LatentStore, *, labels_sha256: str
+    config: PseudoLabelConfig | None,
+    inputs: Mapping[str, Artifact],
+    labelled: LatentStore,
+    *,
+    labels_sha256: str,
 ) -> None:
     """Checks that soft labels can be given, and may.
 
     Args:
+        config: What they come from; nothing is checked of None.
         inputs: All inputs of the command.
         labelled: The store of the labelled target.
         labels_sha256: The labels that may be known.
@@ -49,9 +54,9 @@ def require_pseudo_labels(
     Raises:
         ArtifactError: The latents are of another encoder.
         ConfigError: They are of another size, or of slides that are kept for validation or test;
-            or the guide is of another kind, denoiser, or set of labels.
+            or the guide is of another kind, denoiser, or set of labels, or was not calibrated.
     """
-    if GUIDE not in inputs:
+    if config is None:
         return
     guide, unlabelled, denoiser = inputs[GUIDE], inputs[LATENTS], inputs["denoiser"]
     require_same_encoder(unlabelled, denoiser)
@@ -71,6 +76,8 @@ def require_pseudo_labels(
     if tuple(guide.manifest.contents["classes"]) != tuple(labelled.classes):
         raise ConfigError(f"{GUIDE}: {guide.reference} knows other classes; train it on `latents`")
     _require_apart(store, labelled, unlabelled)
+    if config.sigma is None:
+        _best_sigma(guide)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,11 @@ def pseudo_labelled(config: PseudoLabelConfig, asked: Asked) -> PseudoLabelled:
 
 
 def _best_sigma(guide: Artifact) -> float:
-    """The middle of the bin in which the guide's cross-fitted log loss is least."""
+    """The middle of the bin in which the guide's cross-fitted log loss is least.
+
+    Raises:
+        ConfigError: The guide was not calibrated.
+    """
     metrics = json.loads((guide.path / "metrics.json").read_bytes())
     bins = metrics.get("cross_fitted_by_sigma") or []
     if not bins:
