@@ -119,7 +119,7 @@ def stored_temperatures(path: StoragePath) -> Temperatures | None:
 def _careful_temperature(log_p_MK: Tensor, target_M: Tensor, fold_M: Tensor) -> float:
     """The highest of those without one fold, and of that with all."""
     found = [best_temperature(log_p_MK, target_M)]
-    numbers = fold_M.unique().tolist()
+    numbers = sorted(set(fold_M.tolist()))
     if len(numbers) >= _FEWEST_FOLDS:
         for number in numbers:
             left = fold_M != number

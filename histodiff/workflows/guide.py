@@ -131,7 +131,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
         preconditioning = denoiser.denoiser.preconditioning
         lesson = Lesson(
             tuple(store.classes), denoiser.denoiser, config.seed, site.device,
-            _pseudo_labelled(config, inputs, denoiser, site.device),
+            _pseudo_labelled(config, inputs, store, denoiser, site.device),
         )  # fmt: skip
         trained = train_guide(
             lesson, latents, kind=config.kind, num_bins=config.num_bins, path=draft.path
@@ -167,13 +167,17 @@ def estimate(config: GuideConfig, site: Site) -> dict[str, float | int | str]:
 
 
 def _pseudo_labelled(
-    config: GuideConfig, inputs: Mapping[str, Artifact], denoiser: LoadedDenoiser, device: str
+    config: GuideConfig,
+    inputs: Mapping[str, Artifact],
+    store: LatentStore,
+    denoiser: LoadedDenoiser,
+    device: str,
 ) -> PseudoLabelled | None:
     if config.pseudo_labels is None:
         return None
     return pseudo_labelled(
         config.pseudo_labels,
-        Asked(inputs, denoiser, config.kind.judged_batch, config.seed, device),
+        Asked(inputs, store, denoiser, config.kind.judged_batch, config.seed, device),
     )
 
 

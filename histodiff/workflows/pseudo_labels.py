@@ -60,7 +60,7 @@ def require_pseudo_labels(
         return
     guide, unlabelled, denoiser = inputs[GUIDE], inputs[LATENTS], inputs["denoiser"]
     require_same_encoder(unlabelled, denoiser)
-    store = LatentStore.open(unlabelled.path)
+    store = _store(inputs, labelled)
     require_patch_px(store.patch_px, denoiser, owner=str(unlabelled.reference))
     kind = guide.manifest.config["kind"]["type"]
     if kind not in _KINDS:
@@ -85,6 +85,8 @@ class Asked:
     """What soft labels depend on beside the config."""
 
     inputs: Mapping[str, Artifact]
+    labelled: LatentStore
+    """The store of the labelled target, as it is divided."""
     denoiser: LoadedDenoiser
     batch: int
     seed: int
@@ -97,7 +99,7 @@ def pseudo_labelled(config: PseudoLabelConfig, asked: Asked) -> PseudoLabelled:
     Raises:
         ConfigError: The store has none.
     """
-    store = LatentStore.open(asked.inputs[LATENTS].path)
+    store = _store(asked.inputs, asked.labelled)
     loaded = asked.denoiser
     latents = read_labelled(
         store, store.rows_of_split("train"),
@@ -120,6 +122,14 @@ def pseudo_labelled(config: PseudoLabelConfig, asked: Asked) -> PseudoLabelled:
         seed=asked.seed, device=asked.device,
     )  # fmt: skip
     return PseudoLabelled(latents, probability_NK, config.share)
+
+
+def _store(inputs: Mapping[str, Artifact], labelled: LatentStore) -> LatentStore:
+    """The latents without labels; where they are the labelled ones', divided as those are."""
+    unlabelled = inputs[LATENTS]
+    if unlabelled.reference == inputs["latents"].reference:
+        return labelled
+    return LatentStore.open(unlabelled.path)
 
 
 def _best_sigma(guide: Artifact) -> float:
