@@ -1,6 +1,8 @@
 """Fixtures that every test may use: a site below a temporary folder, and quiet vendors."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,12 @@ settings.load_profile("histodiff")
 def site(tmp_path: Path) -> Site:
     """Everything in this process, artifacts below the test's own folder."""
     return Site(root=str(tmp_path / "runs"), ray=NoRay(type="none"), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _denormal_floats_are_kept() -> Iterator[None]:
+    """Commands take denormal floats for zero in their process, which here is that of all tests."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_flush_denormal"):
+        torch.set_flush_denormal(False)
