@@ -138,3 +138,28 @@ def require_same_labels(labels_sha256: str, source: Artifact, *, what: str) -> N
             f"{what} {source.reference} was made with other labels; give both the same patches,"
             " budget and seed"
         )
+
+
+def one_set_of_labels(known: Mapping[str, str | None]) -> str | None:
+    """The labels that several things saw, which are one set; None where none saw any.
+
+    Args:
+        known: Digest of the labels by what saw them, None for what saw none.
+
+    Raises:
+        ConfigError: They saw different labels: together they would know more than the budget.
+    """
+    seen = {what: digest for what, digest in known.items() if digest is not None}
+    if len(set(seen.values())) > 1:
+        raise ConfigError(
+            f"{' and '.join(seen)} saw different labels, so what comes of them knows more than the"
+            " budget; give all the same patches, budget and seed (in a sweep, make each of them a"
+            " step, so that it is trained for every seed)"
+        )
+    return next(iter(seen.values()), None)
+
+
+def labels_of(artifact: Artifact) -> str | None:
+    """Digest of the labels that an artifact knows; None where it knows none."""
+    found = artifact.manifest.contents.get(LABELS_SHA256)
+    return None if found is None else str(found)

@@ -31,7 +31,12 @@ from histodiff.workflows.autoencoder.config import (
 )
 from histodiff.workflows.autoencoder.reconstructions import measured, measured_on_targets
 from histodiff.workflows.gangs import rank_hub, reporter
-from histodiff.workflows.labels import LABELS_SHA256, labelled_rows
+from histodiff.workflows.labels import (
+    LABELS_SHA256,
+    labelled_rows,
+    labels_of,
+    one_set_of_labels,
+)
 from histodiff.workflows.networks import SYMMETRIES
 
 
@@ -103,6 +108,7 @@ def trained_autoencoder(
         Preempted: The command was told to end, and has saved everything.
     """
     labels = _labels(mode, patch_indexes(inputs), seed=config.seed)
+    seen = one_set_of_labels({"mode.loss.classification": labels.sha256, **_of_source(inputs)})
     total = mode.train.num_steps * mode.train.batch
     already = newest_step(draft.path / CHECKPOINTS) * mode.train.batch
     with (
@@ -117,7 +123,7 @@ def trained_autoencoder(
             device=site.device,
             report=reporter(bar, already=already),
         )
-    used = {LABELS_SHA256: labels.sha256} if labels.sha256 else {}
+    used = {LABELS_SHA256: seen} if seen else {}
     return replace(result, contents={**result.contents, **used})
 
 
@@ -156,6 +162,12 @@ def _with_absolute_paths(mode: TrainMode | DecoderMode) -> TrainMode | DecoderMo
     term = term.model_copy(update={"network": with_absolute_paths(term.network)})
     loss = mode.loss.model_copy(update={"perceptual": term})
     return mode.model_copy(update={"loss": loss})
+
+
+def _of_source(inputs: Mapping[str, Artifact]) -> dict[str, str | None]:
+    """The labels that the autoencoder saw whose decoder is trained further."""
+    source = inputs.get(SOURCE)
+    return {} if source is None else {f"autoencoder {source.reference}": labels_of(source)}
 
 
 def _labels(mode: TrainMode | DecoderMode, indexes: Sequence[Artifact], *, seed: int) -> _Labels:

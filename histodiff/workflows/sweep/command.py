@@ -155,7 +155,8 @@ def _threads(trials: Sequence[PlannedTrial]) -> float:
 
 def _tasks(waiting: Sequence[PlannedTrial], site: Site) -> list[Trial[TrialTask]]:
     """What Tune is given: trials run in one process each, on the same root."""
-    place = {"root": str(site.storage_root), "ray": NoRay(type="none"), "metrics_port": None}
+    alone = {"ray": NoRay(type="none"), "ranks": 1, "metrics_port": None}
+    place = {"root": str(site.storage_root), **alone}
     inner = site.model_copy(update=place)
     unfinished = {str(trial.config.output) for trial in waiting}
     return [

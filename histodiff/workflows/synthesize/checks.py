@@ -9,10 +9,10 @@ from histodiff.diffusion import GuidanceConfig
 from histodiff.errors import ConfigError
 from histodiff.workflows.guide import SIGMAS
 from histodiff.workflows.labels import (
-    LABELS_SHA256,
+    labels_of,
     labels_of_store,
+    one_set_of_labels,
     opened_store,
-    require_same_labels,
 )
 from histodiff.workflows.networks import require_same_encoder, require_snapshot
 from histodiff.workflows.synthesize.config import STAINS, VARIED, SynthesizeConfig, weak_input
@@ -45,19 +45,21 @@ def known_labels(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> st
 
     Raises:
         ArtifactError: What is varied, or gives its stain, has another encoder.
-        ConfigError: What is varied has other labels than the guide, or lacks a class; no slide
-            gives its stain.
+        ConfigError: Guide, decoder and what is varied saw different labels, or a class is missing;
+            no slide gives its stain.
     """
-    if config.variation is None:
-        known = inputs["guide"].manifest.contents[LABELS_SHA256] if "guide" in inputs else None
-        return known if known is None else str(known)
-    require_same_encoder(inputs["denoiser"], inputs[VARIED])
-    _require_donors(config, inputs)
-    store = opened_store(inputs[VARIED], dev_split=config.variation.dev_split, seed=config.seed)
-    labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
-    if "guide" in inputs:
-        require_same_labels(labels.sha256, inputs["guide"], what="guide")
-    return labels.sha256
+    known = {
+        f"{key} {artifact.reference}": labels_of(artifact)
+        for key, artifact in inputs.items()
+        if key in ("guide", "autoencoder")
+    }
+    if config.variation is not None:
+        require_same_encoder(inputs["denoiser"], inputs[VARIED])
+        _require_donors(config, inputs)
+        store = opened_store(inputs[VARIED], dev_split=config.variation.dev_split, seed=config.seed)
+        labels = labels_of_store(store, budget=config.variation.budget, seed=config.seed)
+        known[f"variation of {inputs[VARIED].reference}"] = labels.sha256
+    return one_set_of_labels(known)
 
 
 def _require_donors(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> None:

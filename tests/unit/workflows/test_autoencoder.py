@@ -218,6 +218,32 @@ def test_decoder_training_with_a_classifier_sees_the_labels_that_a_guide_sees(sa
     assert tuned.manifest.contents["encoder_sha256"] == guide.contents["encoder_sha256"]
 
 
+def test_samples_of_a_decoder_that_saw_other_labels_than_the_guide_are_refused(sampled):
+    budget = {"type": "slides_per_class", "count": 1}
+    other = autoencoder(
+        decoder_config("other", loss={"classification": {**CLASSIFIER, "budget": budget}}, steps=4),
+        sampled,
+    )
+    plain = autoencoder(decoder_config("further", source="other@v1", steps=4), sampled)
+    assert plain.manifest.contents["labels_sha256"] == other.manifest.contents["labels_sha256"]
+    for decoder in ("other@v1", "further@v1"):
+        with pytest.raises(ConfigError, match=r"guide .* and autoencoder .* saw different labels"):
+            synthesize(synthesize_config(name="mixed", autoencoder=decoder), sampled)
+    unguided = {"guide": None, "guidance": None, "per_class": None, "num_samples": 2}
+    free = synthesize(synthesize_config(name="free", autoencoder="other@v1", **unguided), sampled)
+    assert free.manifest.contents["labels_sha256"] == other.manifest.contents["labels_sha256"]
+
+
+def test_decoder_trained_further_with_other_labels_is_refused(sampled):
+    autoencoder(decoder_config("first", loss={"classification": CLASSIFIER}, steps=4), sampled)
+    budget = {"type": "slides_per_class", "count": 1}
+    second = decoder_config(
+        "second", source="first@v1", loss={"classification": {**CLASSIFIER, "budget": budget}}
+    )
+    with pytest.raises(ConfigError, match=r"autoencoders/first@v1 saw different labels"):
+        autoencoder(second, sampled)
+
+
 def test_auxiliary_classifier_learns_the_classes_from_a_trained_autoencoder(patches):
     autoencoder(train_config("base", steps=200, train=WHOLE_BATCH), patches)
     term = {"classification": CLASSIFIER}

@@ -205,5 +205,5 @@ def test_synthesize_varies_and_steers_with_the_same_labels_only(sampled):
     both = synthesize(synthesize_config(name="both", variation=VARIED), sampled)
     assert SampleStore.open(both.path).counts() == {"benign": 5, "cancer": 5}
     other = {**VARIED, "budget": {"type": "slides_per_class", "count": 1}}
-    with pytest.raises(ConfigError, match=r"guide .* was made with other labels"):
+    with pytest.raises(ConfigError, match=r"guide .* and variation of .* saw different labels"):
         synthesize(synthesize_config(name="mixed", variation=other), sampled)
