@@ -97,8 +97,10 @@ class Synthesizer:
         try:
             return [part.result() for part in packed]
         finally:  # of a unit that failed or was interrupted, nothing more is drawn
-            for waiting in [*packed, *drawn]:
-                waiting.cancel()
+            for part in packed:
+                part.cancel()
+            for batch in drawn:
+                batch.cancel()
 
     def _packed(self, drawn: "Future[DrawnLatents]") -> Packed:
         found = decoded(self._networks, drawn.result())

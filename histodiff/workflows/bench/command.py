@@ -11,12 +11,14 @@ from typing import Any
 from histodiff.errors import ConfigError
 from histodiff.workflows.bench.encode import bench_encode
 from histodiff.workflows.bench.loader import bench_loader
+from histodiff.workflows.bench.sample import bench_sample
 from histodiff.workflows.bench.tile import bench_tile
 from histodiff.workflows.bench.train import bench_train
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "encode": bench_encode,
     "loader": bench_loader,
+    "sample": bench_sample,
     "tile": bench_tile,
     "train": bench_train,
 }
@@ -30,7 +32,7 @@ def bench(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
         name: Which one.
         options: ``key=value``: ``slide=PATH`` for ``tile``, ``patches=`` for ``encode``;
             ``peers=PYTHON``, ``s3=URL``, ``folder=PATH`` and sizes for ``loader``; ``preset=``,
-            ``device=``, ``peers=PYTHON`` and sizes for ``train``.
+            ``device=`` and sizes for ``train`` and ``sample``; ``peers=PYTHON`` for ``train``.
 
     Raises:
         ConfigError: There is none of that name, or no such option; lists those there are.

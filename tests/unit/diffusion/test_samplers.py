@@ -21,25 +21,10 @@ from histodiff.diffusion.samplers import (
     HeunStochasticSampler,
     dpm_solver_step,
 )
+from tests.support.samplers import SAMPLERS, name_of
 
 SHAPE = (3, 4, 4)
 EPSILON = create_preconditioning(EpsilonObjective(type="epsilon"))
-SAMPLERS = [
-    EulerSampler(type="euler"),
-    HeunSampler(type="heun"),
-    HeunStochasticSampler(type="heun_stochastic", churn=10.0),
-    DdimSampler(type="ddim", eta=0.0),
-    DdimSampler(type="ddim", eta=1.0),
-    DpmSolverSampler(type="dpm_solver", order=2, eta=0.0),
-    DpmSolverSampler(type="dpm_solver", order=2, eta=1.0),
-    DpmSolverSampler(type="dpm_solver", order=3, eta=0.0),
-    DpmSolverSampler(type="dpm_solver", order=3, eta=1.0),
-]
-
-
-def name_of(sampler):
-    parts = [getattr(sampler, field, None) for field in ("type", "order", "eta")]
-    return "-".join(str(part) for part in parts if part is not None)
 
 
 def normal(*, seed, count, dtype=torch.float64):

@@ -8,27 +8,15 @@ import pytest
 import torch
 
 from histodiff.diffusion import GuidanceConfig
-from histodiff.diffusion.samplers import (
-    DdimSampler,
-    DpmSolverSampler,
-    EulerSampler,
-    HeunSampler,
-    HeunStochasticSampler,
-)
+from histodiff.diffusion.samplers import HeunSampler
 from histodiff.synthesis.sampling import Drawing, Networks, draw
 from histodiff.synthesis.unguided import Unguided
 from histodiff.synthesis.variation import Variation, clean_latents, source_of
+from tests.support.samplers import SAMPLERS, name_of
 
 SHAPE = (2, 4, 4)
 CLASSES = ("benign", "cancer")
 LEVELS = torch.tensor([80.0, 20.0, 5.0, 1.0, 0.2, 0.05, 0.0])
-SAMPLERS = [
-    EulerSampler(type="euler"),
-    HeunSampler(type="heun"),
-    HeunStochasticSampler(type="heun_stochastic", churn=5.0),
-    DdimSampler(type="ddim", eta=1.0),
-    DpmSolverSampler(type="dpm_solver", order=3, eta=1.0),
-]
 
 
 def variation(*sigmas, counts=(3, 2)):
@@ -73,14 +61,14 @@ def test_sources_take_turns_within_their_class_and_levels_within_a_source():
     assert sources(varied, range(6)) != sources(varied, range(6), seed=1)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.type)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name_of)
 def test_variation_from_almost_no_noise_returns_its_source(sampler):
     varied, numbers = variation(1e-4), list(range(8))
     clean = clean_latents(varied, sources(varied, numbers), numbers, seed=0)
     torch.testing.assert_close(drawn(varied, sampler, numbers), clean, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.type)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name_of)
 def test_variation_from_the_highest_level_does_not_depend_on_its_source(sampler):
     varied, numbers = variation(80.0), list(range(8))
     other = replace(varied, mean_NCHW=-varied.mean_NCHW)
