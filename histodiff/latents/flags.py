@@ -53,7 +53,8 @@ class RowFlags:
     def with_splits(self, splits: Sequence[str | None]) -> "RowFlags":
         """The same rows in other splits; those that are quarantined stay so."""
         names = sorted({name for name in splits if name is not None})
-        number = {None: _NO_SPLIT, **{name: k + _FIRST_SPLIT for k, name in enumerate(names)}}
+        number: dict[str | None, int] = {None: _NO_SPLIT}
+        number |= {name: k + _FIRST_SPLIT for k, name in enumerate(names)}
         codes = np.array([number[name] for name in splits], np.uint8)
         return RowFlags(np.where(self.codes == QUARANTINED, np.uint8(0), codes), tuple(names))
 
