@@ -35,12 +35,12 @@ from histodiff.workflows.report.comparisons import (
     setting_text,
 )
 from histodiff.workflows.report.dataset_warnings import dataset_warnings
+from histodiff.workflows.report.guides import guides_shown
 from histodiff.workflows.report.pictures import Picture, effects_figure
 from histodiff.workflows.report.quality import sample_quality
 from histodiff.workflows.report.samples import class_samples, unguided_samples
 from histodiff.workflows.report.sections import (
     cohort,
-    guide_accuracy,
     reconstruction,
     selections,
 )
@@ -201,7 +201,7 @@ def _page(
         "ceilings": [
             ceiling_shown(item) for key, item in inputs.items() if key.startswith("ceilings.")
         ],
-        "guide": guide_accuracy(root, rows),
+        "guides": guides_shown(root, rows),
         "cohorts": cohorts,
         "dataset_warnings": dataset_warnings(root, inputs.values()),
         "reconstruction": rebuilt,

@@ -5,13 +5,11 @@ for the page. Which patches and samples are shown is decided by order and seed, 
 """
 
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from histodiff.artifacts import Artifact, Kind, open_artifact
@@ -22,9 +20,7 @@ from histodiff.storage import StoragePath, list_names
 from histodiff.workflows.report.comparisons import setting_text
 from histodiff.workflows.report.equivariance import advice_on_symmetries
 from histodiff.workflows.report.pictures import (
-    Curve,
     Picture,
-    curves_figure,
     stored_picture,
 )
 from histodiff.workflows.report.samples import (
@@ -127,35 +123,6 @@ def reconstruction(artifact: Artifact) -> Reconstruction:
     turned = contents.get("equivariance")
     advice = advice_on_symmetries(turned) if turned else ""
     return Reconstruction(str(artifact.reference), metrics, targets, pictures, turned, advice)
-
-
-def guide_accuracy(root: StoragePath, rows: Sequence[TrialRow]) -> Picture | None:
-    """Accuracy of guides by noise level, mean over seeds, one line per setting."""
-    grouped: defaultdict[str, list[list[Mapping[str, float]]]] = defaultdict(list)
-    for row in rows:
-        if row.command == "guide" and row.error is None:
-            path = open_artifact(root, row.artifact).path / "metrics.json"
-            bins = json.loads(path.read_bytes())["accuracy_by_sigma"]
-            if bins:
-                grouped[setting_text(row.axes) or "guide"].append(bins)
-    if not grouped:
-        return None
-    curves = [
-        Curve(
-            name,
-            [float(np.sqrt(b["sigma_low"] * b["sigma_high"])) for b in several[0]],
-            np.mean([[b["accuracy"] for b in bins] for bins in several], axis=0).tolist(),
-        )
-        for name, several in grouped.items()
-    ]
-    return curves_figure(
-        curves,
-        x="noise level sigma",
-        y="accuracy on validation latents",
-        log="x",
-        alt="Accuracy of the guide falls as the noise level rises.",
-        caption="Guide: accuracy on validation latents by noise level, mean over seeds.",
-    )
 
 
 def selections(
