@@ -8,8 +8,11 @@ import json
 import logging
 from collections.abc import Mapping
 
+from pydantic import TypeAdapter
+
 from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.cluster.site import Site
+from histodiff.diffusion import ObjectiveConfig, create_preconditioning
 from histodiff.errors import ArtifactError, ArtifactNotFound, ConfigError
 from histodiff.latents import Whitening
 from histodiff.models.autoencoder import Autoencoder, load_autoencoder
@@ -21,6 +24,7 @@ from histodiff.storage import StoragePath, list_names
 ENCODER_SHA256 = "encoder_sha256"
 """Key of the encoder's digest in the contents of manifests."""
 _MEASURED = "use scaling: {type: power, power: 1.0}, which measures the latents"
+_Objective: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveConfig)
 SYMMETRIES = "symmetries"
 """Key, in the contents of autoencoders and stores, of what turning the tissue does to channels."""
 _log = logging.getLogger(__name__)
@@ -87,6 +91,13 @@ def require_patch_px(patch_px: int, denoiser: Artifact, *, owner: str) -> None:
             f"{owner} has patches of {patch_px} px, {denoiser.reference} draws {wanted} px; tile"
             f" and encode with patch_px: {wanted}"
         )
+
+
+def known_noise(denoiser: Artifact, *, snapshot: str = LAST) -> tuple[float, float]:
+    """Lowest and highest noise level that a denoiser was trained on."""
+    description = json.loads((snapshot_path(denoiser.path, snapshot) / DESCRIPTION).read_bytes())
+    scales = create_preconditioning(_Objective.validate_python(description["config"]["objective"]))
+    return scales.sigma_min, scales.sigma_max
 
 
 def drawn_px(denoiser: Artifact) -> int:

@@ -14,7 +14,7 @@ from histodiff.workflows.labels import (
     one_set_of_labels,
     opened_store,
 )
-from histodiff.workflows.networks import require_same_encoder, require_snapshot
+from histodiff.workflows.networks import known_noise, require_same_encoder, require_snapshot
 from histodiff.workflows.synthesize.config import STAINS, VARIED, SynthesizeConfig, weak_input
 from histodiff.workflows.synthesize.varying import stain_rows
 
@@ -32,8 +32,10 @@ def opened_inputs(config: SynthesizeConfig, site: Site) -> dict[str, Artifact]:
     require_same_encoder(inputs["denoiser"], inputs["autoencoder"])
     if "guide" in inputs:
         _require_guide_of(inputs["guide"], inputs["denoiser"])
-        _require_known_noise(inputs["guide"], config.steering)
     require_snapshot(inputs["denoiser"], config.snapshot)
+    if "guide" in inputs:
+        known = known_noise(inputs["denoiser"], snapshot=config.snapshot)
+        _require_known_noise(inputs["guide"], config.steering, known)
     if config.autoguidance is not None:
         require_snapshot(weak_input(inputs), config.autoguidance.snapshot)
         require_same_encoder(inputs["denoiser"], weak_input(inputs))
@@ -77,11 +79,17 @@ def _require_guide_of(guide: Artifact, denoiser: Artifact) -> None:
         )
 
 
-def _require_known_noise(guide: Artifact, guidance: GuidanceConfig) -> None:
-    """Checks that the guide steers only where it was trained."""
+def _require_known_noise(
+    guide: Artifact, guidance: GuidanceConfig, known: tuple[float, float]
+) -> None:
+    """Checks that the guide steers only where it was trained.
+
+    Beyond the noise levels that the denoiser knows nothing is drawn, so an interval may reach
+    there.
+    """
     low, high = guidance.sigma_interval
     least, most = guide.manifest.contents.get(SIGMAS, (0.0, math.inf))  # guides of before say none
-    if guidance.scale > 0 and (low < least or high > most):
+    if guidance.scale > 0 and (max(low, known[0]) < least or min(high, known[1]) > most):
         raise ConfigError(
             f"guidance.sigma_interval [{low:g}, {high:g}]: guide {guide.reference} was trained on"
             f" noise levels from {least:g} to {most:g}; stay inside, or train it on more"

@@ -190,3 +190,11 @@ def test_noise_levels_of_every_kind_bound_its_guidance(encoded):
 def test_head_and_training_that_do_not_go_together_are_refused(head, training, told):
     with pytest.raises(ConfigError, match=told):
         guide_config(kind={"type": "features", "network": head, "training": training})
+
+
+def test_guidance_may_reach_beyond_all_that_the_denoiser_knows(encoded):
+    whole = {**KINDS["clean"], "noise": {"type": "objective"}}
+    guide(guide_config(name="whole", kind=whole), encoded)
+    everywhere = {"scale": 1.0, "sigma_interval": [0.0, 1000.0]}
+    drawn = synthesize(synthesize_config(guide="whole@v1", guidance=everywhere), encoded)
+    assert SampleStore.open(drawn.path).counts() == {"benign": 5, "cancer": 5}
