@@ -28,6 +28,7 @@ def candidates(
     *,
     limit: int | None,
     seed: int,
+    field: str = "added.pool",
 ) -> Candidates:
     """Training patches of the pool; without one, those of the target beyond the budget.
 
@@ -37,6 +38,7 @@ def candidates(
         pool: Another PatchIndex.
         limit: How many at most, drawn by ``seed``.
         seed: Draws them.
+        field: Where the pool is named, for errors.
 
     Raises:
         ConfigError: There are none; they have another size; or the pool has slides or patients
@@ -47,7 +49,7 @@ def candidates(
     if pool is None:
         free[labelled_N] = False
     found = np.flatnonzero(free).astype(np.int64)
-    source = "patches" if pool is None else f"added.pool {pool.reference}"
+    source = "patches" if pool is None else f"{field} {pool.reference}"
     if index.patch_px != target.patch_px:
         raise ConfigError(
             f"{source} has patches of {index.patch_px} px, the target {target.patch_px} px; tile"
@@ -55,7 +57,7 @@ def candidates(
         )
     if not len(found):
         raise ConfigError(
-            f"{source}: no training patch may join; lower the budget, or name another `added.pool`"
+            f"{source}: no training patch may join; lower the budget, or name another `{field}`"
         )
     if pool is not None:
         _require_apart(target, index, found, source=source)

@@ -7,6 +7,8 @@ last step's model is scored on slides that no training image comes from.
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from histodiff.artifacts import Artifact, Draft, begin, open_artifact
 from histodiff.classification.images import Pixels, labelled_patches, num_added
 from histodiff.classification.learning_set import LearningSet
@@ -26,8 +28,15 @@ from histodiff.workflows.classify.added import (
 )
 from histodiff.workflows.classify.additions import AddedSamples
 from histodiff.workflows.classify.calibration import cross_fitted_temperature
+from histodiff.workflows.classify.candidates import candidates
 from histodiff.workflows.classify.config import ClassifyConfig
-from histodiff.workflows.classify.method_kinds import AUTOENCODER, DENOISER, DenoiserFeaturesMethod
+from histodiff.workflows.classify.method_kinds import (
+    AUTOENCODER,
+    DENOISER,
+    UNLABELLED,
+    DenoiserFeaturesMethod,
+    SelfSupervisedMethod,
+)
 from histodiff.workflows.classify.methods import (
     Fitted,
     Predictor,
@@ -97,7 +106,7 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
                 **contents_of(metrics),
                 LABELS_SHA256: labels.sha256,
             },
-            failed=(*training.failed, *failures(splits)),
+            failed=(*training.failed, *found.failed, *failures(splits)),
         )
 
 
@@ -128,8 +137,8 @@ def _fitted(
 
     def fit(images: LearningSet, checkpoints: str, run: str) -> Fitted:
         return fitted(
-            config, images, inputs, classes=index.classes, checkpoints=draft.path / checkpoints,
-            run=run, device=device,
+            config, images, inputs, index=index, checkpoints=draft.path / checkpoints,
+            without_labels=draft.path / CHECKPOINTS, run=run, device=device,
         )  # fmt: skip
 
     found = fit(learned_from(config, index, training), CHECKPOINTS, "classify")
@@ -169,6 +178,11 @@ def _checked_labels(
         require_same_encoder(inputs[DENOISER], inputs[AUTOENCODER])
         require_snapshot(inputs[DENOISER], config.method.snapshot)
         require_patch_px(index.patch_px, inputs[DENOISER], owner=str(config.patches))
+    if isinstance(config.method, SelfSupervisedMethod):
+        candidates(
+            index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=None, seed=config.seed,
+            field=UNLABELLED,
+        )  # fmt: skip
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     check_added(config, index, labels, inputs)
     return labels

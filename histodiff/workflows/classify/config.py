@@ -56,11 +56,12 @@ class ClassifyConfig(CommandConfig):
     mixing: MixingConfig = JoinMixing(type="join")
     """How real and added images share the batches."""
     method: MethodConfig = NetworkMethod(type="network")
-    """What is trained: `network`, or a linear one: `colour_histogram`, `denoiser_features`."""
+    """What is trained: `network`, or a linear classifier of features: `colour_histogram`,
+    `denoiser_features`, `self_supervised`."""
     backbone: ClassifierConfig | None = None
-    """The network, where the method is one."""
+    """The network of the methods `network` and `self_supervised`; null for others."""
     training: ClassifierTraining | None = None
-    """How it is trained."""
+    """How the method `network` is trained; null for others."""
     calibration: CalibrationConfig | None = None
     """A temperature for the probabilities; null leaves them. Needed of a teacher."""
     positive: str | None = None
@@ -103,16 +104,19 @@ class ClassifyConfig(CommandConfig):
     @model_validator(mode="after")
     def _method_is_whole(self) -> "ClassifyConfig":
         blocks = {"backbone": self.backbone, "training": self.training}
-        if not isinstance(self.method, NetworkMethod):
-            spare = [name for name, block in blocks.items() if block is not None]
-            if spare:
-                raise ValueError(
-                    f"method {self.method.type} trains no network: take `{'`, `'.join(spare)}` away"
-                )
-            return self
-        missing = [name for name, block in blocks.items() if block is None]
+        needed = {"network": {"backbone", "training"}, "self_supervised": {"backbone"}}
+        wanted = needed.get(self.method.type, set())
+        spare = [name for name, block in blocks.items() if block is not None and name not in wanted]
+        if spare:
+            raise ValueError(
+                f"method {self.method.type} uses no `{'` and no `'.join(spare)}`: take"
+                f" `{'`, `'.join(spare)}` away"
+            )
+        missing = [name for name, block in blocks.items() if block is None and name in wanted]
         if missing:
-            raise ValueError(f"method network needs `{'` and `'.join(missing)}`")
+            raise ValueError(f"method {self.method.type} needs `{'` and `'.join(missing)}`")
+        if not isinstance(self.method, NetworkMethod):
+            return self
         tuning = self.method.tuning
         random = isinstance(self.networks_backbone.pretrained, NoWeights)
         if tuning is not None and isinstance(tuning, ScratchTuning) != random:

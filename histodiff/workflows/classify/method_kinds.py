@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from histodiff.artifacts import Kind, Reference
+from histodiff.classification.self_supervised import ContrastiveTraining
 from histodiff.config import Config, Location
 from histodiff.models.denoiser import LAST
 
 DENOISER, AUTOENCODER = "method.denoiser", "method.autoencoder"
+UNLABELLED = "method.pool"
 """Keys of inputs."""
 
 
@@ -75,15 +77,34 @@ class DenoiserFeaturesMethod(LinearMethod):
     """Noise levels, in units of whitened latents; the same noise for every image."""
 
 
+class SelfSupervisedMethod(LinearMethod):
+    """What unlabelled patches buy without a generator: a self-supervised `backbone`."""
+
+    type: Literal["self_supervised"]
+    pool: Annotated[Reference | None, Location()] = None
+    """PatchIndex whose training patches it learns from; null takes the target's, without a look at
+    their labels."""
+    candidates: int | None = Field(default=None, ge=2)
+    """Patches it learns from at most, drawn by the seed; null takes all."""
+    pretraining: ContrastiveTraining
+    """How it learns."""
+
+
 FeatureMethod = ColourHistogramMethod | DenoiserFeaturesMethod
-MethodConfig = Annotated[NetworkMethod | FeatureMethod, Field(discriminator="type")]
+MethodConfig = Annotated[
+    NetworkMethod | FeatureMethod | SelfSupervisedMethod, Field(discriminator="type")
+]
 
 
 def method_inputs(method: MethodConfig) -> dict[str, Reference]:
     """Full addresses of what is read for it, by key."""
-    if not isinstance(method, DenoiserFeaturesMethod):
-        return {}
-    return {
-        DENOISER: method.denoiser.as_kind(Kind.DENOISERS),
-        AUTOENCODER: method.autoencoder.as_kind(Kind.AUTOENCODERS),
-    }
+    match method:
+        case DenoiserFeaturesMethod():
+            return {
+                DENOISER: method.denoiser.as_kind(Kind.DENOISERS),
+                AUTOENCODER: method.autoencoder.as_kind(Kind.AUTOENCODERS),
+            }
+        case SelfSupervisedMethod(pool=pool) if pool is not None:
+            return {UNLABELLED: pool.as_kind(Kind.PATCHES)}
+        case _:
+            return {}

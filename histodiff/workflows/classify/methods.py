@@ -7,7 +7,7 @@ D features, K classes.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,29 +16,39 @@ import numpy.typing as npt
 import torch
 from pydantic import TypeAdapter
 
-from histodiff.artifacts import Artifact, Reference, open_artifact
+from histodiff.artifacts import Artifact, Reference, UnitIssue, open_artifact
 from histodiff.classification.colour import colour_histograms
-from histodiff.classification.images import Pixels
+from histodiff.classification.images import Pixels, read_patches
 from histodiff.classification.learning_set import LearningSet, image_weights
 from histodiff.classification.pseudo_labels import tempered
+from histodiff.classification.self_supervised import (
+    self_supervised_classifier,
+    set_linear_head,
+)
 from histodiff.classification.training import predicted_probability, trained_classifier
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ArtifactCorrupt
+from histodiff.features.extractor import image_features
 from histodiff.features.logistic import LogisticModel, fitted_logistic, logistic_model
 from histodiff.latents import Whitening
-from histodiff.models.classifier import load_classifier, save_classifier
+from histodiff.models.classifier import Classifier, load_classifier, save_classifier
 from histodiff.models.feature_head import DenoiserFeatures
 from histodiff.models.weights import DESCRIPTION, read_model, save_model
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.training import MetricsRow
+from histodiff.workflows.classify.candidates import candidates
 from histodiff.workflows.classify.config import ClassifyConfig
 from histodiff.workflows.classify.method_kinds import (
     AUTOENCODER,
     DENOISER,
+    UNLABELLED,
     DenoiserFeaturesMethod,
     FeatureMethod,
+    LinearMethod,
     NetworkMethod,
+    SelfSupervisedMethod,
     method_inputs,
 )
 from histodiff.workflows.networks import open_autoencoder, open_denoiser
@@ -63,6 +73,8 @@ class Fitted:
     """Writes it into a folder."""
     records: list[MetricsRow]
     """Of its training; empty where there are no steps."""
+    failed: tuple[UnitIssue, ...] = ()
+    """Unlabelled patches that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,9 @@ def fitted(
     images: LearningSet,
     inputs: Mapping[str, Artifact],
     *,
-    classes: tuple[str, ...],
+    index: PatchIndex,
     checkpoints: StoragePath,
+    without_labels: StoragePath,
     run: str,
     device: str,
 ) -> Fitted:
@@ -92,34 +105,65 @@ def fitted(
         config: Method and settings.
         images: What is learned from.
         inputs: Artifacts that the method reads, by their key.
-        classes: Label of every class number.
+        index: The target.
         checkpoints: Folder of the checkpoints of a network.
+        without_labels: The same of what learns without labels: one for all learning sets.
         run: Name on the progress bar.
         device: Where networks run.
     """
-    if isinstance(config.method, NetworkMethod):
-        trained = trained_classifier(
-            images, backbone=config.networks_backbone, training=config.networks_training,
-            num_classes=len(classes), seed=config.seed, device=device, checkpoints=checkpoints,
-            run=run, tuned=config.tuned,
-        )  # fmt: skip
-        classifier = trained.classifier
-        return Fitted(
-            partial(predicted_probability, classifier, batch=config.eval_batch, device=device),
-            lambda path: save_classifier(path, classifier, classes=classes),
-            trained.records,
-        )
-    method = config.method
-    features = pixel_features(method, inputs, batch=config.eval_batch, device=device)
+    classes = index.classes
+    match config.method:
+        case NetworkMethod():
+            trained = trained_classifier(
+                images, backbone=config.networks_backbone, training=config.networks_training,
+                num_classes=len(classes), seed=config.seed, device=device,
+                checkpoints=checkpoints, run=run, tuned=config.tuned,
+            )  # fmt: skip
+            return _network(config, trained.classifier, trained.records, classes, device)
+        case SelfSupervisedMethod() as method:
+            found = candidates(
+                index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=method.candidates,
+                seed=config.seed, field=UNLABELLED,
+            )  # fmt: skip
+            read = read_patches(found.index, found.patches_N)
+            classifier, records = self_supervised_classifier(
+                read.pixels_NHWC, backbone=config.networks_backbone, training=method.pretraining,
+                num_classes=len(classes), seed=config.seed, device=device,
+                checkpoints=without_labels,
+            )  # fmt: skip
+            encode = partial(image_features, classifier, batch=config.eval_batch, device=device)
+            set_linear_head(classifier, _logistic(method, encode, images))
+            network = _network(config, classifier, records, classes, device)
+            return replace(network, failed=read.failed)
+        case method:
+            features = pixel_features(method, inputs, batch=config.eval_batch, device=device)
+            model = _logistic(method, features, images)
+            return Fitted(
+                lambda pixels_NHWC: model.probability(features(pixels_NHWC)),
+                lambda path: _save_linear(path, model, method, classes),
+                [],
+            )
+
+
+def _logistic(method: LinearMethod, features: Features, images: LearningSet) -> LogisticModel:
     weight_N1 = image_weights(images, balanced=method.class_balanced)[:, None]
-    model = fitted_logistic(
+    return fitted_logistic(
         features(images.pixels_NHWC), weight_N1 * images.target_NK,
         inverse_penalty=method.inverse_penalty,
     )  # fmt: skip
+
+
+def _network(
+    config: ClassifyConfig,
+    classifier: Classifier,
+    records: list[MetricsRow],
+    classes: tuple[str, ...],
+    device: str,
+) -> Fitted:
     return Fitted(
-        lambda pixels_NHWC: model.probability(features(pixels_NHWC)),
-        lambda path: _save_linear(path, model, method, classes),
-        [],
+        partial(predicted_probability, classifier, batch=config.eval_batch, device=device),
+        lambda path: save_classifier(path, classifier, classes=classes),
+        records,
     )
 
 

@@ -13,14 +13,17 @@ from PIL import Image
 
 from histodiff.artifacts import begin
 from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
+from histodiff.data_prep.index.splits import AllLabels
 from histodiff.errors import ConfigError
 from histodiff.models.classifier import load_classifier
 from histodiff.workflows.classify import classify, estimate
+from histodiff.workflows.classify.config import CalibrationConfig
 from histodiff.workflows.classify.methods import open_classifier
 from histodiff.workflows.guide import guide
 from histodiff.workflows.select import select
 from tests.support.labelled_chain import MadeConfig, make_patches
 from tests.support.labelled_configs import classify_config, guide_config, select_config
+from tests.support.optimization import optimization
 
 COLOUR = {"type": "colour_histogram", "bins": 16}
 PROBE = {
@@ -121,6 +124,49 @@ def test_linear_tuning_leaves_the_backbone_as_it_was_given(patches, tmp_path):
     }  # fmt: skip
     assert changed["linear"] == {"fc.weight", "fc.bias"}
     assert len(changed["full"]) > 10
+
+
+def self_supervised(**changes):
+    steps = optimization(steps=4, batch=8, lr=1.0e-3)
+    method = {"type": "self_supervised", "pretraining": {**steps, "projection": 8}, **changes}
+    return linear_config(
+        method,
+        backbone={"model": "test_resnet", "pretrained": {"type": "none"}, "input_px": 32},
+    )
+
+
+def test_self_supervised_encoder_depends_on_no_label(patches, tmp_path):
+    pool(patches, tmp_path / "pool")
+    config = self_supervised(pool="pool@v1")
+    one, other = (
+        load_classifier(classify(each, patches).path, device="cpu").classifier.state_dict()
+        for each in (
+            config.model_copy(update={"name": "two"}),
+            config.model_copy(update={"name": "all", "budget": AllLabels(type="all")}),
+        )
+    )  # fmt: skip
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differing == {"backbone.fc.weight", "backbone.fc.bias"}
+
+
+def test_self_supervised_is_calibrated_by_heads_of_one_encoder(patches):
+    plain = classify(self_supervised(), patches)
+    config = self_supervised().model_copy(
+        update={"name": "calibrated", "calibration": CalibrationConfig(folds=2)}
+    )
+    calibrated = classify(config, patches)
+    key = "weights.safetensors"
+    assert plain.manifest.files[key] == calibrated.manifest.files[key]
+    assert open_classifier(calibrated, patches.storage_root, batch=8, device="cpu").temperature
+
+
+def test_self_supervised_is_a_network_like_any_other(patches):
+    artifact = classify(self_supervised(), patches)
+    opened = open_classifier(artifact, patches.storage_root, batch=8, device="cpu")
+    assert opened.classes == ("benign", "cancer")
+    rows = pq.read_table(str(artifact.path / "losses.parquet")).num_rows
+    assert rows >= 1
+    assert metrics_of(artifact)["test"]["patch"]["balanced_accuracy"] > 0.6
 
 
 def test_tuning_that_does_not_fit_the_weights_is_refused():
@@ -283,6 +329,17 @@ def test_pool_that_shares_slides_with_what_is_scored_is_refused(patches, tmp_pat
     config = classify_config(name="arm", added=pseudo(pool="pool@v1"), synthetic_ratio=1.0)
     with pytest.raises(ConfigError, match="share 6 slide_ids with validation or test"):
         classify(config, patches)
+
+
+def test_retrieval_from_the_target_itself_leaves_out_what_the_budget_holds(patches):
+    added = {
+        "type": "retrieval", "pool": "toy@v1",
+        "extractor": {"type": "random_features", "input_px": 32},
+    }  # fmt: skip
+    artifact = classify(linear_config(added=added, synthetic_ratio=10.0, budget=ONE), patches)
+    train = [row for row in index_of(patches).patches.to_pylist() if row["split"] == "train"]
+    assert len(added_table(artifact)) == len(train) - 8
+    assert metrics_of(artifact)["added_right"] > 0.7
 
 
 def test_samples_as_a_tag_equal_the_fields_of_before(sampled):
