@@ -13,7 +13,7 @@ def words(name: str) -> str:
     """``val_balanced_accuracy`` -> ``validation balanced accuracy``."""
     if name.startswith("val_"):
         return f"validation {words(name.removeprefix('val_'))}"
-    return {"auc": "AUC", "macro_f1": "macro-F1"}.get(name, name.replace("_", " "))
+    return {"auc": "AUC", "macro_f1": "macro-F1", "ece": "ECE"}.get(name, name.replace("_", " "))
 
 
 def capitalised(text: str) -> str:

@@ -43,8 +43,8 @@ def finished(root, kind, name, *, config=None, contents=None):
     return path
 
 
-def fabricate_patches(root, images: Path):
-    """A labelled patch set of six slides with two patches each, and one slide without tissue."""
+def fabricate_patches(root, images: Path, *, per_slide=2):
+    """A labelled patch set of six slides, with two patches each, and one slide without tissue."""
     images.mkdir(parents=True)
     slides, patches = [], []
     for number in range(7):
@@ -52,13 +52,13 @@ def fabricate_patches(root, images: Path):
         good = number < 6
         slide |= {
             "slide_id": f"s{number}", "patient_id": f"p{number}", "url": str(images), "width": PX,
-            "height": PX, "mpp_x": 1.0, "mpp_y": 1.0, "num_patches": 2 * good,
+            "height": PX, "mpp_x": 1.0, "mpp_y": 1.0, "num_patches": per_slide * good,
             "status": "ok" if good else "NO_TISSUE", "reason": "" if good else "blank <glass>",
         }  # fmt: skip
         slides.append(slide)
-        for patch in range(2 * good):
+        for patch in range(per_slide * good):
             file = f"{number}-{patch}.png"
-            pixels = np.full((PX, PX, 3), 40 * number + patch, np.uint8)
+            pixels = np.full((PX, PX, 3), (40 * number + patch) % 256, np.uint8)
             Image.fromarray(pixels).save(images / file)
             patches.append(
                 dict.fromkeys(PATCHES_SCHEMA.names)

@@ -59,5 +59,4 @@ def rescaled_weights(count: int, *, replicates: int, rng: np.random.Generator) -
     if count == 1:
         return np.ones((replicates, 1))
     drawn_RU = rng.multinomial(count - 1, np.full(count, 1 / count), size=replicates)
-    weights_RU: Floats = drawn_RU * (count / (count - 1))
-    return weights_RU
+    return drawn_RU.astype(np.float64) * np.float64(count / (count - 1))

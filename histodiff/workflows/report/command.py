@@ -16,8 +16,8 @@ from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin,
 from histodiff.cluster.site import Site
 from histodiff.config import Location
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.evaluation.metrics import METRICS
-from histodiff.evaluation.sentences import points, words
+from histodiff.evaluation.metrics import CALIBRATION, METRICS
+from histodiff.evaluation.sentences import capitalised, points, words
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.telemetry import progress
 from histodiff.workflows.registry import Estimate
@@ -44,7 +44,16 @@ from histodiff.workflows.report.sections import (
     reconstruction,
     selections,
 )
-from histodiff.workflows.report.statements import Evidence, headline, held_out, limits, shown
+from histodiff.workflows.report.statements import (
+    Evidence,
+    general_limits,
+    headline,
+    held_out,
+    limits,
+    shown,
+)
+from histodiff.workflows.report.study.contrasts import Contrast, p_text
+from histodiff.workflows.report.study.section import study_section
 from histodiff.workflows.report.tables import HeatTable
 from histodiff.workflows.report.training import pretraining
 from histodiff.workflows.sweep import SweepConfig
@@ -123,6 +132,8 @@ class Compared:
 
     headline: str
     limits: Sequence[str]
+    general_limits: Sequence[str]
+    """Those that hold whatever the intervals are of."""
     results: Sequence[Result]
     comparisons: Sequence[Comparison]
     sentences: Sequence[str]
@@ -145,13 +156,8 @@ def report(config: ReportConfig, site: Site) -> Artifact:
         html = _rendered(page)
         write_bytes(draft.path / PAGE, html.encode())
         write_bytes(draft.path / DATA, (json.dumps(_numbers(page), indent=2) + "\n").encode())
-        compared: Compared | None = page["compared"]
         return draft.finish(
-            {
-                "page": PAGE,
-                "page_bytes": len(html.encode()),
-                "headline": compared.headline if compared else None,
-            }
+            {"page": PAGE, "page_bytes": len(html.encode()), "headline": page["headline"]}
         )
 
 
@@ -167,7 +173,7 @@ def _page(
     """Everything on the page, by section; absent sections are None or empty."""
     sweep = inputs.get("sweep")
     rows = read_trials(sweep.path) if sweep else []
-    with progress("report", total=7, unit="sections") as bar:
+    with progress("report", total=8, unit="sections") as bar:
         cohorts = [cohort(item) for key, item in inputs.items() if key.startswith("patches.")]
         bar.advance()
         rebuilt = reconstruction(inputs["autoencoder"]) if "autoencoder" in inputs else None
@@ -189,12 +195,22 @@ def _page(
         accepted = sum(item.accepted for item in chosen), sum(item.total for item in chosen)
         compared = _compared(config, sweep, rows, root, accepted) if sweep else None
         bar.advance()
+        study = None
+        if sweep:
+            study = study_section(
+                sweep, rows, root, metric=config.metric, level=config.level,
+                images_per_class=config.images_per_class,
+            )  # fmt: skip
+        bar.advance()
+    shown_first = study or compared
     return {
         "title": config.title,
         "metric": config.metric,
         "level": config.level,
         "notes": config.notes,
+        "headline": shown_first.headline if shown_first else None,
         "compared": compared,
+        "study": study,
         "samples": samples,
         "quality": quality,
         "selections": chosen,
@@ -242,6 +258,7 @@ def _compared(
     return Compared(
         headline=headline(evidence),
         limits=limits(evidence),
+        general_limits=general_limits(evidence),
         results=table,
         comparisons=found,
         sentences=shown(evidence),
@@ -321,8 +338,11 @@ def _rendered(page: Mapping[str, Any]) -> str:
         loader=PackageLoader("histodiff.workflows.report", "."), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(words=words, points=points, settings=setting_text)
-    return environment.get_template("report.html.j2").render(page=page, metrics=METRICS)
+    environment.filters.update(
+        words=words, points=points, settings=setting_text, p_text=p_text, first_upper=capitalised
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(page=page, metrics=METRICS, all_metrics=(*METRICS, *CALIBRATION))
 
 
 def _numbers(value: Any) -> Any:
@@ -331,6 +351,9 @@ def _numbers(value: Any) -> Any:
         return {"caption": value.caption, "alt": value.alt}
     if isinstance(value, Comparison):
         return {**_numbers(asdict(value)), "verdict": value.verdict, "sentence": value.sentence}
+    if isinstance(value, Contrast):
+        own = {name: _numbers(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {**own, "verdict": value.verdict, "sentence": value.sentence}
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _numbers(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

@@ -89,7 +89,7 @@ def comparisons(
 
 def setting_text(settings: Settings) -> str:
     """Settings in words: ``guidance scale 3, ratio 0.5``."""
-    return ", ".join(f"{words(name)} {_value(value)}" for name, value in settings.items())
+    return ", ".join(f"{words(name)} {value_text(value)}" for name, value in settings.items())
 
 
 def _result(arm: str, group: Sequence[TrialRow], level: float) -> Result:
@@ -159,5 +159,6 @@ def _at(settings: Settings) -> str:
     return f" ({setting_text(settings)})" if settings else ""
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value of an axis in words."""
     return f"{value:g}" if isinstance(value, int | float) else json.dumps(value, sort_keys=True)

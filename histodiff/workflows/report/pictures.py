@@ -26,7 +26,7 @@ COLOURS = ("#4a5568", "#c2703d", "#1f6f8b", "#7a4f9a", "#4d7c3a", "#a23b57")
 """Colours of arms and curves, told apart also by colour-blind readers and in grey."""
 _JPEG_QUALITY = 88
 _GAP_PX = 4
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": GRID, "axes.linewidth": 0.8, "xtick.color": MUTED, "ytick.color": MUTED,
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -91,7 +91,7 @@ def effects_figure(
     """
     arms = list(dict.fromkeys(result.arm for result in results))
     colour = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(arms)}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.8, 0.7 + 0.3 * len(results)))
         axes = figure.subplots()
         for line, result in enumerate(results):
@@ -111,14 +111,14 @@ def effects_figure(
         axes.invert_yaxis()
         axes.set_xlabel(words(metric))
         axes.grid(visible=False, axis="y")
-        return _figure(figure, alt=alt, caption="")
+        return figure_picture(figure, alt=alt, caption="")
 
 
 def curves_figure(
     curves: Sequence[Curve], *, x: str, y: str, alt: str, caption: str, log: str = ""
 ) -> Picture:
     """Lines over a common axis; ``log`` names the axes that are logarithmic, such as ``xy``."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.3))
         axes = figure.subplots()
         for place, curve in enumerate(curves):
@@ -137,10 +137,11 @@ def curves_figure(
                 axis.set_minor_formatter(NullFormatter())
         if len(curves) > 1:
             axes.legend(loc="best")
-        return _figure(figure, alt=alt, caption=caption)
+        return figure_picture(figure, alt=alt, caption=caption)
 
 
-def _figure(figure: Figure, *, alt: str, caption: str) -> Picture:
+def figure_picture(figure: Figure, *, alt: str, caption: str) -> Picture:
+    """A figure as a PNG in the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=180, facecolor="white")
     return Picture(_uri("image/png", buffer.getvalue()), alt, caption)

@@ -156,14 +156,15 @@ def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionSho
     for label in store.classes:
         own = [entry for entry in table if entry["label"] == label]
         kept = sorted((e for e in own if e["accepted"]), key=lambda e: int(e["order"]))
-        dropped = [entry for entry in own if not entry["accepted"]]
+        shown_of = {"accepted, the best first": kept}
+        for reason in sorted({str(entry["reason"]) for entry in own if not entry["accepted"]}):
+            shown_of[f"rejected: {reason.replace('_', ' ').lower()}"] = [
+                entry for entry in own if entry["reason"] == reason
+            ]
         strips = [
-            sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
-            for what, numbers in (
-                ("accepted, the best first", _numbers(kept, per_class)),
-                ("rejected", _numbers(dropped, per_class)),
-            )
-            if numbers
+            _strip_of(store, what, label, entries[:per_class])
+            for what, entries in shown_of.items()
+            if entries
         ]
         shown.append((label, strips))
     return SelectionShown(
@@ -176,8 +177,11 @@ def _selection(root: StoragePath, row: TrialRow, per_class: int) -> SelectionSho
     )
 
 
-def _numbers(entries: Sequence[Mapping[str, Any]], count: int) -> list[int]:
-    return [int(entry["sample"]) for entry in entries[:count]]
+def _strip_of(
+    store: SampleStore, what: str, label: str, entries: Sequence[Mapping[str, Any]]
+) -> SampleRow:
+    numbers = [int(entry["sample"]) for entry in entries]
+    return sample_row(what, store.read_pixels(store.rows_of(numbers)), f"{what}: {label}.")
 
 
 def _rule(root: StoragePath, row: TrialRow) -> str | None:

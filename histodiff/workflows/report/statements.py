@@ -89,8 +89,8 @@ def headline(evidence: Evidence) -> str:
         if verdicts[verdict]
     ]
     return (
-        f"Adding samples was compared with {evidence.control} on {words(evidence.metric)} in"
-        f" {len(against)} settings: {', '.join(parts)}."
+        f"Compared with {evidence.control} on {words(evidence.metric)} in {len(against)} settings:"
+        f" {', '.join(parts)}."
     )
 
 
@@ -125,8 +125,17 @@ def limits(evidence: Evidence) -> list[str]:
     return [
         *evidence.notes,
         *_limits_of_seeds(evidence),
-        *_limits_of_testing(evidence.held_out, evidence.metric),
+        *_limits_of_testing(evidence.held_out, evidence.metric, beyond=", scanners or patients"),
         *_limits_of_comparing(evidence),
+        *_limits_of_selection(evidence),
+    ]
+
+
+def general_limits(evidence: Evidence) -> list[str]:
+    """What was not shown by intervals over label draws and patients either."""
+    return [
+        *evidence.notes,
+        *_limits_of_testing(evidence.held_out, evidence.metric, beyond=" or scanners"),
         *_limits_of_selection(evidence),
     ]
 
@@ -151,13 +160,13 @@ def _limits_of_seeds(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _limits_of_testing(found: HeldOut | None, metric: str) -> list[str]:
+def _limits_of_testing(found: HeldOut | None, metric: str, *, beyond: str) -> list[str]:
     if found is None:
         return []
     few = ", which is few" if found.slides < _ENOUGH_SLIDES else ""
     lines = [
         f"There is one test split: {found.patches} patches of {found.slides} slides{few}. Nothing"
-        " is shown for other laboratories, scanners or patients."
+        f" is shown for other laboratories{beyond}."
     ]
     if found.half_width is not None:
         lines.append(
@@ -190,7 +199,9 @@ def _limits_of_selection(evidence: Evidence) -> list[str]:
         return []
     line = f"The selection shown accepted {accepted:.0%} of the samples"
     if accepted > _NEARLY_ALL:
-        return [f"{line}: it hardly selects, so selected and random samples are nearly the same."]
+        return [
+            f"{line}: it hardly rejects, so little but its order can differ from random samples."
+        ]
     return [f"{line}. What it looks at are features of networks, not a pathologist's eye."]
 
 

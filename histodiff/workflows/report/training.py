@@ -115,6 +115,6 @@ def _sentence(training: Mapping[str, Sequence[float]], mean: Mapping[int, float]
     if losses[-1] > 1.05 * best:
         return (
             f"{text} The validation loss rose from {best:.3f} at its best to {losses[-1]:.3f}:"
-            " the denoiser has begun to memorise its training patches."
+            " so it does when a denoiser memorises its training patches."
         )
     return f"{text} The validation loss ended at {losses[-1]:.3f}, its lowest was {best:.3f}."
