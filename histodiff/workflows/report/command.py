@@ -285,7 +285,7 @@ def _control_axes(plan: SweepConfig) -> set[str]:
     return {
         name
         for name, axis in plan.search.items()
-        if any(target.partition(".")[0] == plan.control_step for target in axis.sets)
+        if any(target.partition(".")[0] == plan.control_step for target in axis.targets)
     }
 
 

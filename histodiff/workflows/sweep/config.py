@@ -22,6 +22,31 @@ class Axis(Config):
     """The fields, as `<step>.<key.path>`."""
     values: tuple[Any, ...] = Field(min_length=1)
     """The values that they take."""
+    alongside: dict[str, tuple[Any, ...]] = Field(default={})
+    """Further fields that change with it: one value for each of `values`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for target, others in self.alongside.items():
+            if len(others) != len(self.values):
+                raise ValueError(
+                    f"alongside.{target} has {len(others)} values, values {len(self.values)}; give"
+                    " one for each"
+                )
+            if target in self.sets:
+                raise ValueError(f"alongside.{target} is in `sets` too; name it once")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Every field that it sets, as `<step>.<key.path>`."""
+        return (*self.sets, *self.alongside)
+
+    def value_of(self, target: str, value: Any) -> Any:
+        """What a field is set to where the axis has a value."""
+        if target in self.sets:
+            return value
+        return self.alongside[target][self.values.index(value)]
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -96,7 +121,7 @@ class SweepConfig(CommandConfig):
             if name in self.steps:
                 raise ValueError(f"artifacts.{name}: a step has the same name; rename one")
         for axis, fields in self.search.items():
-            for target in fields.sets:
+            for target in fields.targets:
                 if target.partition(".")[0] not in self.steps:
                     raise ValueError(
                         f"search.{axis}.sets: '{target}' must begin with a step:"

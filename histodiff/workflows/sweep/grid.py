@@ -191,7 +191,9 @@ def _settings(
 ) -> dict[str, Any]:
     """Values by ``key.path`` that the step takes at a point of the grid."""
     settings = {
-        field: value for axis, value in axes.items() for field in _fields(config, axis, step)
+        field: config.search[axis].value_of(f"{step.name}.{field}", value)
+        for axis, value in axes.items()
+        for field in _fields(config, axis, step)
     }
     if _takes_seed(step):
         settings["seed"] = seed
@@ -210,7 +212,7 @@ def _scored_splits(config: SweepConfig, step: str) -> list[str]:
 
 def _fields(config: SweepConfig, axis: str, step: Step) -> list[str]:
     """Fields of the step, as ``key.path``, that the axis sets."""
-    targets = [target.partition(".") for target in config.search[axis].sets]
+    targets = [target.partition(".") for target in config.search[axis].targets]
     return [field for name, _, field in targets if name == step.name]
 
 

@@ -18,6 +18,8 @@ INPUTS = {
     "pipelines/nuclei_generator.yaml": ["inputs.data=/d"],
     "pipelines/pool_generator.yaml": ["inputs.data=/d"],
     "papers/histodiffusion.yaml": [],
+    "studies/nuclei_few_labels.yaml": ["inputs.data=/d"],
+    "studies/prostate_few_labels.yaml": ["inputs.data=/d", "inputs.pool=/p"],
 }
 
 
@@ -37,7 +39,11 @@ def test_shipped_pipeline_ends_in_a_report(name):
 
 def test_shipped_pipelines_are_all_tested():
     folder = shipped_configs()
-    found = [*(folder / "pipelines").glob("*.yaml"), *(folder / "papers").glob("*.yaml")]
+    found = [
+        path
+        for name in ("pipelines", "papers", "studies")
+        for path in (folder / name).glob("*.yaml")
+    ]
     assert {str(path.relative_to(folder)) for path in found} == set(INPUTS)
 
 
@@ -56,6 +62,49 @@ def test_real_small_has_two_budgets_and_three_seeds_and_one_subset_of_labels_eac
     for trial in trials:
         for parent in (by_name[name] for name in trial.parents):
             assert (parent.axes, parent.seed) == (trial.axes, trial.seed)
+
+
+STUDIES = [name for name in INPUTS if name.startswith("studies/")]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_gives_every_command_the_labels_and_the_division_of_its_seed(name):
+    config = sweep_of(resolved(name))
+    trials = expand(config, {})
+    by_name = {trial.config.output: trial for trial in trials}
+    for trial in trials:
+        varied = getattr(trial.config, "variation", None)
+        for reads_labels in filter(None, (trial.config, varied)):
+            if hasattr(reads_labels, "budget"):
+                assert reads_labels.dev_split is not None
+                assert reads_labels.dev_split.seed is None
+        for parent in (by_name[name] for name in trial.parents):
+            assert parent.seed == trial.seed
+            assert parent.axes.items() <= trial.axes.items()
+    assert len(config.seeds) == 8
+    assert {trial.config.splits for trial in trials if trial.command == "classify"} == {
+        ("val",), ("val", "test"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_adds_equally_many_images_in_every_arm_at_a_budget(name):
+    config = sweep_of(resolved(name))
+    ratios = {}
+    for trial in expand(config, {}):
+        if trial.command == "classify" and trial.config.synthetic_ratio:
+            ratios.setdefault(trial.config.budget.count, set()).add(trial.config.synthetic_ratio)
+    assert len(ratios) == 3
+    assert all(len(found) == 1 for found in ratios.values())
+
+
+def test_small_form_of_the_nuclei_study_is_what_its_header_says():
+    small = ["version=small", "steps.denoiser.overrides.train.images=134400",
+             "steps.sweep.config.seeds=[0,1,2]",
+             "steps.sweep.config.search.guidance_scale.values=[2.0]"]  # fmt: skip
+    config = sweep_of(resolved("studies/nuclei_few_labels.yaml", *small))
+    assert config.seeds == (0, 1, 2)
+    assert config.search["guidance_scale"].values == (2.0,)
 
 
 def test_a_mistake_in_a_sweep_shows_before_anything_runs():

@@ -63,6 +63,15 @@ def test_expand_multiplies_a_step_only_by_axes_that_reach_it():
     assert counts == {"guide": 2 * 3, "real": 2 * 3, "random": 2 * 2 * 2 * 3}
 
 
+def test_expand_sets_other_values_alongside_an_axis():
+    axis = {"sets": ["real.count", "random.count"], "values": [2, 5],
+            "alongside": {"random.ratio": [4.0, 1.5]}}  # fmt: skip
+    trials = expand(config(search={"count": axis}), {})
+    found = {(t.config.count, t.config.ratio) for t in trials if t.step == "random"}
+    assert found == {(2, 4.0), (5, 1.5)}
+    assert {t.config.ratio for t in trials if t.step == "real"} == {0.0}
+
+
 def test_expand_makes_every_artifact_once_and_parents_first():
     trials = expand(config(), {})
     outputs = [trial.config.output for trial in trials]
@@ -105,6 +114,14 @@ def test_expand_with_a_wrong_field_names_step_and_key():
             "must begin with a step: guide",
         ),
         ({"search": {"a": {"sets": ["guide.scale"], "values": [1, 1]}}}, "give each value once"),
+        (
+            {
+                "search": {
+                    "a": {"sets": ["guide.scale"], "values": [1], "alongside": {"x.y": [1, 2]}}
+                }
+            },
+            "alongside.x.y has 2 values, values 1",
+        ),
         ({"artifacts": {"tiles": "t@1"}}, "write it as kind/name@version"),
         ({"control": "none"}, "control: 'none' is none of arms: real only, random"),
         ({"arms": [{"label": "real only", "step": "reel"}]}, "'reel' is no step"),
