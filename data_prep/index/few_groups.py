@@ -18,7 +18,7 @@ _MOST_TRIES = 20_000
 
 
 def few_groups(
-    counts: Mapping[str, Sequence[int]], *, at_most: int, each: int, seed: int
+    counts: Mapping[str, Sequence[int]], *, at_most: int, each: int, seed: int, spread: int = 1
 ) -> list[str] | None:
     """Names of the groups that labels are taken from, in the order of their ranks.
 
@@ -27,6 +27,7 @@ def few_groups(
         at_most: Groups in all.
         each: Patches wanted of every class.
         seed: Ranks the groups.
+        spread: Groups that every class must be in.
 
     Returns:
         None where no such set was found: none exists, or none among the first 20,000 tries of a
@@ -35,7 +36,7 @@ def few_groups(
     ranked = sorted(counts, key=lambda group: (derived_seed(seed, "budget-group", group), group))
     table_GK = np.array([counts[group] for group in ranked], np.int64)
     size = min(at_most, len(ranked))
-    found = _Search(np.minimum(table_GK, each), size, each).first()
+    found = _Search(np.minimum(table_GK, each), size, each, spread).first()
     return None if found is None else [ranked[number] for number in found]
 
 
@@ -46,30 +47,35 @@ class _Search:
     table_GK: npt.NDArray[np.int64]
     size: int
     each: int
+    spread: int
     tries: int = field(default=0)
 
     def first(self) -> list[int] | None:
         """Numbers of the groups of the first set that suffices."""
-        return self._extended([], np.zeros(self.table_GK.shape[1], np.int64))
+        return self._extended([])
 
-    def _extended(self, chosen: list[int], have_K: npt.NDArray[np.int64]) -> list[int] | None:
+    def _extended(self, chosen: list[int]) -> list[int] | None:
         left = self.size - len(chosen)
         if left == 0:
-            return chosen if (have_K >= self.each).all() else None
+            return chosen if self._can_suffice(len(self.table_GK), 0, chosen) else None
         start = chosen[-1] + 1 if chosen else 0
         for number in range(start, len(self.table_GK) - left + 1):
             self.tries += 1
-            if self.tries > _MOST_TRIES or not self._can_suffice(number, left, have_K):
+            if self.tries > _MOST_TRIES or not self._can_suffice(number, left, chosen):
                 return None
-            found = self._extended([*chosen, number], have_K + self.table_GK[number])
+            found = self._extended([*chosen, number])
             if found is not None:
                 return found
         return None
 
-    def _can_suffice(self, start: int, left: int, have_K: npt.NDArray[np.int64]) -> bool:
+    def _can_suffice(self, start: int, left: int, chosen: list[int]) -> bool:
         """Whether the fullest groups from ``start`` on have enough, each class and all together."""
-        missing_K = np.maximum(self.each - have_K, 0)
+        missing_K = np.maximum(self.each - self.table_GK[chosen].sum(axis=0), 0)
         rest_GK = np.minimum(self.table_GK[start:], missing_K)
-        fullest_K = np.sort(rest_GK, axis=0)[-left:].sum(axis=0)
-        fullest = np.sort(rest_GK.sum(axis=1))[-left:].sum()
-        return bool((fullest_K >= missing_K).all() and fullest >= missing_K.sum())
+        last = max(len(rest_GK) - left, 0)
+        fullest_K = np.sort(rest_GK, axis=0)[last:].sum(axis=0)
+        fullest = np.sort(rest_GK.sum(axis=1))[last:].sum()
+        spread_K = (self.table_GK[chosen] > 0).sum(axis=0)
+        spread_K += np.minimum((self.table_GK[start:] > 0).sum(axis=0), left)
+        enough = (fullest_K >= missing_K).all() and fullest >= missing_K.sum()
+        return bool(enough and (spread_K >= self.spread).all())

@@ -5,7 +5,7 @@ that is added later hardly moves the others, and no draw depends on the order of
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -86,11 +86,20 @@ class PatchesPerClass(Config):
     """Slides that all of them are from, at most; null for any number."""
     max_patients: int | None = Field(default=None, ge=1)
     """Patients that all of them are from, at most; null for any number."""
+    min_groups: int = Field(default=1, ge=1)
+    """Slides or patients, of those, that each class is from at the least: cross-fitting in three
+    parts needs three. They give equally many, as far as they have them."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> "PatchesPerClass":
         if self.max_slides is not None and self.max_patients is not None:
             raise ValueError("give max_slides or max_patients, not both")
+        most = self.limit[1] if self.limit else 1
+        if self.min_groups > min(most, self.count):
+            raise ValueError(
+                f"min_groups={self.min_groups} must not exceed max_slides or max_patients, nor"
+                f" count={self.count}"
+            )
         return self
 
     @property
@@ -197,9 +206,9 @@ def labelled_subset(rows: Any, *, budget: LabelBudget, seed: int) -> npt.NDArray
                 for number, (name, rows_K) in enumerate(members.items())
             ]
         case PatchesPerClass():
-            allowed = _from_few(rows, members, budget, seed)
+            group_of = _few_of(rows, members, budget, seed)
             chosen = [
-                _drawn(name, rows_K, budget.count, seed, among=allowed)
+                _drawn(name, rows_K, budget.count, seed, group_of=group_of)
                 for name, rows_K in members.items()
             ]
         case AllLabels():
@@ -285,37 +294,56 @@ def _drawn(
     count: int,
     seed: int,
     *,
-    among: npt.NDArray[np.bool_] | None = None,
+    group_of: Mapping[int, str] | None = None,
 ) -> npt.NDArray[Any]:
-    """``count`` rows of a class, the first of one order of all; ``among`` says which may be."""
+    """``count`` rows of a class, the first of one order; of those with a group, if that is given.
+
+    Groups take turns in the order, so that they give equally many.
+    """
     if len(rows_K) < count:
         raise ConfigError(
             f"budget asks for {count} patches of class '{label}', the training split has"
             f" {len(rows_K)}; lower budget.count"
         )
     order = generator_for(seed, "budget", label).permutation(len(rows_K))
-    if among is not None:
-        order = order[among[rows_K[order]]]
+    if group_of is not None:
+        order = _in_turns(order, [group_of.get(int(row)) for row in rows_K])
     return rows_K[np.sort(order[:count])]
 
 
-def _from_few(
+def _in_turns(order: npt.NDArray[np.int64], groups: Sequence[str | None]) -> npt.NDArray[np.int64]:
+    """The first of each group, then the second of each, and so on, without those of no group."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for place, number in enumerate(order):
+        group = groups[number]
+        if group is not None:
+            turns.append((seen[group], place, number))
+            seen[group] += 1
+    return np.array([number for _, _, number in sorted(turns)], np.int64)
+
+
+def _few_of(
     rows: Any, members: Mapping[str, npt.NDArray[Any]], budget: PatchesPerClass, seed: int
-) -> npt.NDArray[np.bool_] | None:
-    """Which rows are of the few slides or patients; None where any may be."""
+) -> dict[int, str] | None:
+    """Slide or patient of the rows that are of the few; None where any may be used."""
     if budget.limit is None:
         return None
     column, at_most = budget.limit
     groups = np.asarray(rows[column].to_pylist(), dtype=object)
     found = [Counter(groups[rows_K]) for rows_K in members.values()]
     counts = {group: [each[group] for each in found] for each in found for group in each}
-    chosen = few_groups(counts, at_most=at_most, each=budget.count, seed=seed)
+    chosen = few_groups(
+        counts, at_most=at_most, each=budget.count, seed=seed, spread=budget.min_groups
+    )
     if chosen is None:
         what = "slides" if column == "slide_id" else "patients"
+        spread = f", each class from {budget.min_groups}" if budget.min_groups > 1 else ""
         raise ConfigError(
-            f"budget asks for {budget.count} patches of each class from at most {at_most} {what},"
-            f" and no {at_most} {what} of the training split have them; lower budget.count, or"
-            f" raise budget.max_{what}"
+            f"budget asks for {budget.count} patches of each class from at most {at_most} {what}"
+            f"{spread}, and no {at_most} {what} of the training split have them; lower"
+            f" budget.count, or raise budget.max_{what}"
         )
-    allowed: npt.NDArray[np.bool_] = np.isin(groups, chosen)
-    return allowed
+    few = set(chosen)
+    used = np.concatenate(list(members.values()))
+    return {int(row): groups[row] for row in used if groups[row] in few}

@@ -9,10 +9,11 @@ from histodiff.data_prep.index.few_groups import few_groups
 from histodiff.runtime import derived_seed
 
 
-def by_trying_all(counts, at_most, each, seed):
+def by_trying_all(counts, at_most, each, seed, spread):
     ranked = sorted(counts, key=lambda name: (derived_seed(seed, "budget-group", name), name))
     for names in combinations(ranked, min(at_most, len(ranked))):
-        if (np.sum([counts[name] for name in names], axis=0) >= each).all():
+        table = np.array([counts[name] for name in names])
+        if (table.sum(axis=0) >= each).all() and ((table > 0).sum(axis=0) >= spread).all():
             return list(names)
     return None
 
@@ -22,11 +23,12 @@ def by_trying_all(counts, at_most, each, seed):
     st.integers(1, 4),
     st.integers(1, 9),
     st.integers(0, 50),
+    st.integers(1, 3),
 )
-def test_few_groups_are_the_first_that_suffice(table, at_most, each, seed):
+def test_few_groups_are_the_first_that_suffice(table, at_most, each, seed, spread):
     counts = {f"g{number}": list(row) for number, row in enumerate(table)}
-    found = few_groups(counts, at_most=at_most, each=each, seed=seed)
-    assert found == by_trying_all(counts, at_most, each, seed)
+    found = few_groups(counts, at_most=at_most, each=each, seed=seed, spread=spread)
+    assert found == by_trying_all(counts, at_most, each, seed, spread)
 
 
 @pytest.mark.parametrize("each", [3, 1000])

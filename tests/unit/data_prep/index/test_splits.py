@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -222,6 +224,22 @@ def test_labelled_subset_of_few_patients_draws_the_same_ones_from_shuffled_rows(
     assert set(again["patient_id"].to_pylist()) == set(used["patient_id"].to_pylist())
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_labelled_subset_of_few_patients_takes_every_class_from_several_in_turns(seed: int) -> None:
+    rows = mixed_rows()
+    used = rows.take(labelled_subset(rows, budget=few(6, max_patients=4, min_groups=3), seed=seed))
+    for label in "abc":
+        found = Counter(row["patient_id"] for row in used.to_pylist() if row["label"] == label)
+        assert len(found) >= 3
+        there = Counter(
+            row["patient_id"]
+            for row in rows.to_pylist()
+            if row["label"] == label and row["patient_id"] in used["patient_id"].to_pylist()
+        )
+        most = max(found.values())
+        assert all(count in (there[name], most, most - 1) for name, count in found.items())
+
+
 def test_labelled_subset_of_few_slides_counts_slides_over_all_classes() -> None:
     rows = patch_rows()
     used = rows.take(labelled_subset(rows, budget=few(8, max_slides=2), seed=1))
@@ -240,6 +258,12 @@ def test_labelled_subset_that_few_patients_do_not_have_names_budget_and_fix() ->
     expected = r"8 patches of each class from at most 1 patients.*raise budget\.max_patients"
     with pytest.raises(ConfigError, match=expected):
         labelled_subset(patch_rows(), budget=few(8, max_patients=1), seed=0)
+
+
+def test_budget_from_more_groups_than_there_may_be_is_a_config_error() -> None:
+    values = {"type": "patches_per_class", "count": 9, "max_patients": 2, "min_groups": 3}
+    with pytest.raises(ConfigError, match="min_groups=3 must not exceed"):
+        parse_config(PatchesPerClass, values, source="here")
 
 
 def test_budget_with_two_limits_is_a_config_error() -> None:
