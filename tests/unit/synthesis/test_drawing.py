@@ -35,9 +35,6 @@ class MeanGuide:
         score = 8 * x.mean(dim=(1, 2, 3)) / (1 + sigma**2)
         return torch.stack([-score, score], dim=1).log_softmax(dim=1)
 
-    def adapted(self, denoise):
-        return denoise
-
     def steered(self, denoise, labels, *, guidance):
         def log_probability(x, sigma):
             return self.log_probabilities(x, sigma).gather(1, labels[:, None]).squeeze(1)
