@@ -41,7 +41,7 @@ def folds(
 
     Args:
         latents: Labelled latents.
-        count: Folds, as far as every class has as many groups.
+        count: Folds, as far as every class is in as many groups.
         seed: Decides which group is in which fold.
         field: Config field that wants them, for the error.
 
@@ -53,7 +53,9 @@ def folds(
     main = {name: int(np.bincount(latents.target_N[groups == name]).argmax()) for name in names}
     shuffled = generator_for(seed, "guide-folds").permutation(len(names))
     dealt = sorted((names[place] for place in shuffled), key=lambda name: main[name])
-    fewest = min(list(main.values()).count(label) for label in set(latents.target_N.tolist()))
+    fewest = min(
+        len(set(groups[latents.target_N == label])) for label in set(latents.target_N.tolist())
+    )
     used = min(count, max(fewest, 2))
     held_out = [
         np.flatnonzero(np.isin(groups, dealt[number::used])).astype(np.int64)

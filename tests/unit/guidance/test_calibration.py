@@ -63,6 +63,13 @@ def test_folds_hold_out_whole_slides_and_every_class_stays():
         assert len(set(groups[rows])) == 2
 
 
+def test_folds_of_patients_that_have_all_classes_are_as_many_as_asked():
+    groups, target = np.repeat(range(5), 4), np.tile([0, 1, 1, 1], 5)  # class 0 is nowhere the main
+    held_out = folds(latents(groups, target), count=4, seed=0)
+    assert len(held_out) == 4
+    assert sorted(np.concatenate(held_out).tolist()) == list(range(20))
+
+
 def test_folds_of_one_slide_per_class_are_refused():
     with pytest.raises(ConfigError, match=r"two labelled slides of every class.*to null"):
         folds(latents([0, 0, 1, 1], [0, 0, 1, 1]), count=4, seed=0)
