@@ -12,6 +12,7 @@ single fold decides that a guide may be sure. Legend: B batch, M judgements, K c
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,8 +36,14 @@ _FEWEST_FOLDS = 3
 class CalibrationConfig(Config):
     """How temperatures are found, on labelled slides that a classifier did not see."""
 
+    slides: Literal["labelled", "validation"] = "labelled"
+    """Which: the `labelled` ones of the budget, each part held out in turn, or those of the split
+    `validation`, on which studies choose. Where the few patients of a budget have one class each,
+    what is left without one of them knows a class less, and only validation slides can tell. What
+    a kind chooses among candidates is chosen on the same slides."""
     folds: int = Field(default=4, ge=2)
-    """Parts of the labelled slides (or patients) that are held out in turn, as far as there are."""
+    """Parts of the labelled slides (or patients) that are held out in turn, as far as there are;
+    of validation slides, parts of which each is left out once."""
     draws: int = Field(default=4, ge=1)
     """Noisy draws of each latent in each bin."""
 

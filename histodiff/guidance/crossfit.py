@@ -23,6 +23,21 @@ Bins = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How latents are judged."""
+
+    bins: Bins
+    draws: int
+    """Noisy draws of each latent in each bin."""
+    batch: int
+    """Latents of one forward pass."""
+    seed: int
+    """Decides the noise."""
+    device: str
+    """Where guides are."""
+
+
+@dataclass(frozen=True)
 class Judged:
     """What was said of latents that were held out, in every bin of noise levels."""
 
@@ -76,45 +91,60 @@ def folds(
 def cross_fit(
     train: Callable[[LabelledLatents, int], Guide],
     latents: LabelledLatents,
+    judging: Judging,
     *,
     held_out: Sequence[npt.NDArray[np.int64]],
-    bins: Bins,
-    draws: int,
-    batch: int,
-    seed: int,
-    device: str,
 ) -> Judged:
     """Every labelled latent, judged by a guide that was trained without its fold.
 
     Args:
         train: Trains a guide on part of them; also told the number of the fold.
         latents: All labelled latents.
+        judging: How they are judged.
         held_out: Rows that each fold holds out.
-        bins: Bins of noise levels.
-        draws: Noisy draws of each latent in each bin.
-        batch: Latents of one forward pass.
-        seed: Decides the noise.
-        device: Where the guides are.
     """
-    said: list[list[Tensor]] = [[] for _ in bins]
+    said: list[list[Tensor]] = [[] for _ in judging.bins]
     truth, fold = [], []
     for number, rows in enumerate(held_out):
         left = np.setdiff1d(np.arange(len(latents)), rows)
         with torch.enable_grad():
             guide = train(latents.part(left), number)
         part = latents.part(rows)
-        for place, (low, high) in enumerate(bins):
-            said[place].append(
-                judgements(
-                    guide, part, bin_sigma(low, high), draws=draws, batch=batch, seed=seed,
-                    purpose=f"calibrate-{number}-{place}", device=device,
-                )
-            )  # fmt: skip
-        truth.append(torch.from_numpy(part.target_N).repeat(draws))
-        fold.append(torch.full((len(rows) * draws,), number))
+        for place, found in enumerate(_in_every_bin(guide, part, judging, f"calibrate-{number}")):
+            said[place].append(found)
+        truth.append(torch.from_numpy(part.target_N).repeat(judging.draws))
+        fold.append(torch.full((len(rows) * judging.draws,), number))
     return Judged(
-        tuple(bins), tuple(torch.cat(each) for each in said), torch.cat(truth), torch.cat(fold)
+        tuple(judging.bins),
+        tuple(torch.cat(each) for each in said),
+        torch.cat(truth),
+        torch.cat(fold),
     )
+
+
+@torch.no_grad()
+def judged_apart(guide: Guide, latents: LabelledLatents, judging: Judging, *, parts: int) -> Judged:
+    """Latents of other slides than the guide learned from, in ``parts`` of whole slides."""
+    names = sorted(set(latents.group_N))
+    part_N = torch.tensor([names.index(name) % parts for name in latents.group_N])
+    return Judged(
+        tuple(judging.bins),
+        tuple(_in_every_bin(guide, latents, judging, "calibrate-validation")),
+        torch.from_numpy(latents.target_N).repeat(judging.draws),
+        part_N.repeat(judging.draws),
+    )
+
+
+def _in_every_bin(
+    guide: Guide, latents: LabelledLatents, judging: Judging, purpose: str
+) -> list[Tensor]:
+    return [
+        judgements(
+            guide, latents, bin_sigma(low, high), draws=judging.draws, batch=judging.batch,
+            seed=judging.seed, purpose=f"{purpose}-{place}", device=judging.device,
+        )
+        for place, (low, high) in enumerate(judging.bins)
+    ]  # fmt: skip
 
 
 @torch.no_grad()

@@ -60,6 +60,7 @@ def feature_table(
     seed: int,
     device: str,
     path: StoragePath,
+    label: str = "features",
 ) -> FeatureTable:
     """Features of ``draws`` noisy draws of every latent in every bin of noise levels.
 
@@ -73,12 +74,13 @@ def feature_table(
         seed: Decides noise and symmetries.
         device: Where the denoiser is.
         path: Folder where finished levels are kept.
+        label: First part of the names of their files.
     """
     rows = list(range(len(latents))) * draws
     taken = []
     with progress("features", total=len(bins) * len(rows), unit="latents") as bar:
         for place, each in enumerate(bins):
-            kept = path / f"features-{place}.npy"
+            kept = path / f"{label}-{place}.npy"
             found = _kept(kept)
             if found is None:
                 parts = []

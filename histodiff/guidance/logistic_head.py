@@ -7,7 +7,7 @@ Legend: R draws, K classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ from histodiff.guidance.logistic import log_probabilities, regressions
 from histodiff.guidance.noise import NoiseConfig
 from histodiff.guidance.scores import bin_score
 from histodiff.models.logistic_head import LogisticHead
+
+Split = tuple[FeatureTable, FeatureTable]
+"""What is fitted on, and what is judged."""
 
 
 class LogisticHeadConfig(Config):
@@ -56,6 +59,22 @@ class LogisticHeadConfig(Config):
         return tuple(dict.fromkeys(name for names in self.layers for name in names))
 
 
+def fold_splits(
+    table: FeatureTable, latents: LabelledLatents, *, count: int, seed: int
+) -> list[Split]:
+    """The labelled slides, each fold of them held out in turn.
+
+    Raises:
+        ConfigError: There are too few slides to hold any out.
+    """
+    held_out = folds(latents, count=count, seed=seed, field="kind.network")
+    every = np.arange(len(latents))
+    return [
+        (table.part(latents.part(np.setdiff1d(every, rows))), table.part(latents.part(rows)))
+        for rows in held_out
+    ]
+
+
 @dataclass(frozen=True)
 class LogisticChoice:
     """Layers, and the penalty of each noise level."""
@@ -68,26 +87,27 @@ class LogisticChoice:
 
 def choose(
     config: LogisticHeadConfig,
-    table: FeatureTable,
-    latents: LabelledLatents,
+    splits: Callable[[], Sequence[Split]],
     *,
     bins: Bins,
     num_classes: int,
-    seed: int,
 ) -> LogisticChoice:
     """The candidate with the least log loss on slides that were held out.
 
     A noise level at which nothing can be told counts as chance, not as worse.
 
-    Raises:
-        ConfigError: There is a choice, and too few slides to hold any out.
+    Args:
+        config: Candidates.
+        splits: Gives what is fitted on, and what is judged; asked if there is a choice.
+        bins: Bins of noise levels.
+        num_classes: K.
     """
     if len(config.layers) == len(config.penalties) == 1:
         penalties = config.penalties * len(bins)
         return LogisticChoice(config.layers[0], penalties, _record(config.layers[0], penalties))
-    held_out = folds(latents, count=config.folds, seed=seed, field="kind.network")
+    parts = splits()
     losses = {
-        layers: _held_out_losses(config, table, latents, held_out, layers, bins, num_classes)
+        layers: _held_out_losses(config, parts, layers, bins, num_classes)
         for layers in config.layers
     }
     best = {
@@ -135,9 +155,7 @@ def fitted_head(
 
 def _held_out_losses(
     config: LogisticHeadConfig,
-    table: FeatureTable,
-    latents: LabelledLatents,
-    held_out: Sequence[npt.NDArray[np.int64]],
+    splits: Sequence[Split],
     layers: tuple[str, ...],
     bins: Bins,
     num_classes: int,
@@ -147,16 +165,15 @@ def _held_out_losses(
     for level, each in enumerate(bins):
         said: list[list[torch.Tensor]] = [[] for _ in config.penalties]
         truth = []
-        for rows in held_out:
-            inside = np.isin(table.patch_R, latents.patch_N[rows])
-            features = table.of_layers(level, layers)
+        for seen, unseen in splits:
             fitted = regressions(
-                features[~inside], table.target_R[~inside], num_classes=num_classes,
+                seen.of_layers(level, layers), seen.target_R, num_classes=num_classes,
                 penalties=config.penalties, components=config.components,
             )  # fmt: skip
-            truth.append(torch.from_numpy(table.target_R[inside]))
+            truth.append(torch.from_numpy(unseen.target_R))
+            features = unseen.of_layers(level, layers)
             for place, found in enumerate(fitted):
-                said[place].append(torch.from_numpy(log_probabilities(found, features[inside])))
+                said[place].append(torch.from_numpy(log_probabilities(found, features)))
         target = torch.cat(truth)
         losses[level] = [
             bin_score(torch.cat(parts), target, bin_of_sigma=each).log_loss for parts in said

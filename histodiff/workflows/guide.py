@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from histodiff.artifacts import Artifact, CommandConfig, Kind, Reference, begin, open_artifact
@@ -21,6 +22,7 @@ from histodiff.config import Location
 from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
+from histodiff.errors import ConfigError
 from histodiff.guidance.adapter import AdapterGuideKind
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide
@@ -32,6 +34,7 @@ from histodiff.guidance.scores import BinScore, chance
 from histodiff.guidance.teaching import TrainedGuide, train_guide
 from histodiff.latents import LatentStore, Whitening
 from histodiff.models.denoiser import LAST, LoadedDenoiser
+from histodiff.runtime import generator_for
 from histodiff.runtime.threads import use_threads
 from histodiff.storage import write_bytes
 from histodiff.workflows.labels import (
@@ -77,6 +80,9 @@ class GuideConfig(CommandConfig):
     same in every command that takes labels."""
     kind: GuideKind
     """Which guide, by its `type`, and how it is trained."""
+    validation_latents: int | None = Field(default=None, ge=1)
+    """Labelled validation latents that are judged at most, drawn by the seed; null judges all. A
+    guide of the kind `adapter` takes ``2 bayes.levels bayes.pairs`` passes per class for each."""
     num_bins: int = Field(default=6, ge=1)
     """Bins of noise levels in the report of accuracy."""
     threads: int = Field(ge=1)
@@ -112,6 +118,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
     store = opened_store(inputs["latents"], dev_split=config.dev_split, seed=config.seed)
     require_patch_px(store.patch_px, inputs["denoiser"], owner=str(inputs["latents"].reference))
     labels = labels_of_store(store, budget=config.budget, seed=config.seed)
+    judged = _judged_rows(config, store)
     require_pseudo_labels(config.pseudo_labels, inputs, store, labels_sha256=labels.sha256)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
@@ -133,21 +140,21 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
             tuple(store.classes), denoiser.denoiser, config.seed, site.device,
             _pseudo_labelled(config, inputs, store, denoiser, site.device),
         )  # fmt: skip
+        validation = read(judged)
         trained = train_guide(
-            lesson, latents, kind=config.kind, num_bins=config.num_bins, path=draft.path
-        )
-        held_out = store.rows_of_split("val")
-        held_out = held_out[_is_labelled(store, held_out)]
-        scores = _scores(trained.guide, read(held_out), config, preconditioning, site.device)
+            lesson, latents, kind=config.kind, num_bins=config.num_bins, path=draft.path,
+            validation=validation,
+        )  # fmt: skip
+        scores = _scores(trained.guide, validation, config, preconditioning, site.device)
         save_guide(draft.path, trained.guide, snapshot=config.snapshot)
         write_losses(draft.path, trained.rows)
-        metrics = _metrics(labels, trained, scores, num_classes=len(store.classes))
+        metrics = _metrics(config, labels, trained, scores, num_classes=len(store.classes))
         write_bytes(draft.path / "metrics.json", metrics)
         return draft.finish(
             {
                 "classes": list(store.classes),
                 "labelled_latents": len(latents),
-                "val_latents": len(held_out),
+                "val_latents": len(judged),
                 "final_loss": trained.rows[-1].loss if trained.rows else None,
                 "cross_fitted": _summary(trained.cross_fitted),
                 "val": _summary(scores),
@@ -181,9 +188,26 @@ def _pseudo_labelled(
     )
 
 
-def _is_labelled(store: LatentStore, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _judged_rows(config: GuideConfig, store: LatentStore) -> npt.NDArray[np.int64]:
+    """Labelled validation rows that the guide is judged on.
+
+    Raises:
+        ConfigError: There are none, and the guide is to be calibrated on them.
+    """
+    rows = store.rows_of_split("val")
     known = [label is not None for label in store.rows["label"].take(rows).to_pylist()]
-    return np.array(known, bool)
+    rows = rows[np.array(known, bool)]
+    calibration = config.kind.calibration
+    if calibration is not None and calibration.slides == "validation" and not len(rows):
+        raise ConfigError(
+            "kind.calibration.slides=validation: no labelled latent is of split val; tile with"
+            " split.val, or take `labelled` ones"
+        )
+    if config.validation_latents is None or len(rows) <= config.validation_latents:
+        return rows
+    drawn = generator_for(config.seed, "guide-validation").permutation(len(rows))
+    found: npt.NDArray[np.int64] = np.sort(rows[drawn[: config.validation_latents]])
+    return found
 
 
 def _scores(
@@ -203,14 +227,21 @@ def _scores(
 
 
 def _metrics(
-    labels: LabelledRows, trained: TrainedGuide, scores: Sequence[BinScore], *, num_classes: int
+    config: GuideConfig,
+    labels: LabelledRows,
+    trained: TrainedGuide,
+    scores: Sequence[BinScore],
+    *,
+    num_classes: int,
 ) -> bytes:
+    calibration = config.kind.calibration
     record = {
         "labelled": dict(labels.counts),
         "split": "val",
         "accuracy_by_sigma": [asdict(score) for score in scores],
         "cross_fitted_by_sigma": [asdict(score) for score in trained.cross_fitted],
         "chance": asdict(chance(num_classes)),
+        "calibrated_on": None if calibration is None else calibration.slides,
         "chosen": trained.chosen,
     }
     return (json.dumps(record, indent=2) + "\n").encode()

@@ -133,14 +133,15 @@ def _store(inputs: Mapping[str, Artifact], labelled: LatentStore) -> LatentStore
 
 
 def _best_sigma(guide: Artifact) -> float:
-    """The middle of the bin in which the guide's cross-fitted log loss is least.
+    """The middle of the bin in which the guide's log loss on slides held out is least.
 
     Raises:
         ConfigError: The guide was not calibrated.
     """
     metrics = json.loads((guide.path / "metrics.json").read_bytes())
-    bins = metrics.get("cross_fitted_by_sigma") or []
-    if not bins:
+    calibrated = guide.manifest.config["kind"]["calibration"] is not None
+    bins = metrics.get("cross_fitted_by_sigma") or metrics["accuracy_by_sigma"]
+    if not calibrated or not bins or "log_loss" not in bins[0]:
         raise ConfigError(
             f"{GUIDE}: {guide.reference} was not calibrated, so nothing says at which noise level"
             " it is best; name kind.pseudo_labels.sigma, or train it with calibration"

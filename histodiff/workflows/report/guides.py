@@ -1,7 +1,8 @@
 """The section of the report about guides: what they know at every noise level, beside chance.
 
-Two tables for each guide: labelled slides that were held out in turn while it was trained, and the
-validation split. Every sentence is computed from the numbers it stands beside.
+Two tables for each guide: labelled slides that were held out in turn while it was trained, unless
+it was calibrated on validation slides, and the validation split. Every sentence is computed from
+the numbers it stands beside.
 """
 
 import json
@@ -20,9 +21,10 @@ from histodiff.workflows.sweep.trial_table import TrialRow
 
 SCORES = ("balanced_accuracy", "auc", "log_loss", "ece")
 """Columns of a table, in order; what chance has none of is compared with nothing."""
+_OF_VALIDATION = "accuracy_by_sigma"
 _TABLES = {
     "cross_fitted_by_sigma": "labelled slides held out in turn",
-    "accuracy_by_sigma": "validation slides",
+    _OF_VALIDATION: "validation slides",
 }
 _CHANCE = "chance"
 
@@ -70,8 +72,8 @@ def guides_shown(root: StoragePath, rows: Sequence[TrialRow]) -> GuidesShown | N
     tables = [
         table
         for name, seeds in grouped.items()
-        for key, judged_on in _TABLES.items()
-        if (table := _table(name, judged_on, key, seeds)) is not None
+        for key in _TABLES
+        if (table := _table(name, key, seeds)) is not None
     ]
     if not tables:
         return None
@@ -86,9 +88,10 @@ def guides_shown(root: StoragePath, rows: Sequence[TrialRow]) -> GuidesShown | N
     )  # fmt: skip
 
 
-def _table(
-    name: str, judged_on: str, key: str, seeds: Sequence[Mapping[str, Any]]
-) -> ScoresShown | None:
+def _table(name: str, key: str, seeds: Sequence[Mapping[str, Any]]) -> ScoresShown | None:
+    judged_on = _TABLES[key]
+    if key == _OF_VALIDATION and _by_validation(seeds):
+        judged_on += ", on which it was chosen and calibrated"
     tables = [found[key] for found in seeds if found[key]]
     if not tables:
         return None
@@ -115,8 +118,13 @@ def _choices(name: str, seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     counts = {each: told.count(each) for each in dict.fromkeys(told)}
     if not counts:
         return []
-    return [f"{name}: " + "; ".join(f"{each} ({count} of {len(told)})"
+    where = "validation slides" if _by_validation(seeds) else "labelled slides held out in turn"
+    return [f"{name}, on {where}: " + "; ".join(f"{each} ({count} of {len(told)})"
                                     for each, count in counts.items())]  # fmt: skip
+
+
+def _by_validation(seeds: Sequence[Mapping[str, Any]]) -> bool:
+    return seeds[0].get("calibrated_on") == "validation"
 
 
 def _figure(

@@ -13,7 +13,7 @@ from histodiff.guidance.calibration import (
     temperatures_of,
 )
 from histodiff.guidance.classifier_guide import ClassifierGuide
-from histodiff.guidance.crossfit import cross_fit, folds
+from histodiff.guidance.crossfit import Judging, cross_fit, folds
 from histodiff.guidance.labelled import LabelledLatents
 
 BINS = [(0.05, 0.2), (0.2, 1.0)]
@@ -91,9 +91,8 @@ def test_cross_fitted_temperatures_see_no_slide_that_a_guide_was_trained_on():
         return ClassifierGuide(torch.nn.Identity(), logits, ("no", "yes"))
 
     judged = cross_fit(
-        train, whole, held_out=folds(whole, count=4, seed=0), bins=BINS, draws=2, batch=8, seed=0,
-        device="cpu",
-    )  # fmt: skip
+        train, whole, Judging(BINS, 2, 8, 0, "cpu"), held_out=folds(whole, count=4, seed=0)
+    )
     found = temperatures_of(judged)
     assert [number for number, _ in seen] == [0, 1, 2, 3]
     assert all(len(groups) == 6 for _, groups in seen)

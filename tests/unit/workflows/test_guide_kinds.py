@@ -198,3 +198,30 @@ def test_guidance_may_reach_beyond_all_that_the_denoiser_knows(encoded):
     everywhere = {"scale": 1.0, "sigma_interval": [0.0, 1000.0]}
     drawn = synthesize(synthesize_config(guide="whole@v1", guidance=everywhere), encoded)
     assert SampleStore.open(drawn.path).counts() == {"benign": 5, "cancer": 5}
+
+
+def by_validation(kind):
+    return {**KINDS[kind], "calibration": {**CALIBRATION, "slides": "validation"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guide_calibrated_on_validation_slides_looks_at_no_sibling(encoded, kind):
+    artifact = guide(guide_config(name=kind, kind=by_validation(kind)), encoded)
+    metrics = metrics_of(artifact)
+    assert metrics["calibrated_on"] == "validation"
+    assert metrics["cross_fitted_by_sigma"] == []
+    assert artifact.manifest.contents["cross_fitted"] is None
+    assert len(json.loads((artifact.path / "temperatures.json").read_bytes())["values"]) == 2
+    left = [path.name for path in artifact.path.glob("scratch/*")]
+    assert not any(name.endswith(("-0", "-1")) for name in left if "features" not in name)
+
+
+def test_validation_latents_that_are_judged_can_be_fewer(encoded):
+    found = trained(encoded, "clean", validation_latents=5)
+    assert [score["num"] for score in metrics_of(found)["accuracy_by_sigma"]] == [5, 5]
+    assert found.manifest.contents["val_latents"] == 5
+
+
+def test_soft_labels_are_asked_where_validation_found_the_guide_best(encoded):
+    guide(guide_config(name="features", kind=by_validation("features")), encoded)
+    taught_by_soft_labels(encoded)
