@@ -194,9 +194,9 @@ def _judged_rows(config: GuideConfig, store: LatentStore) -> npt.NDArray[np.int6
     Raises:
         ConfigError: There are none, and the guide is to be calibrated on them.
     """
-    rows = store.rows_of_split("val")
-    known = [label is not None for label in store.rows["label"].take(rows).to_pylist()]
-    rows = rows[np.array(known, bool)]
+    every = store.rows_of_split("val")
+    known = [label is not None for label in store.rows["label"].take(every).to_pylist()]
+    rows: npt.NDArray[np.int64] = every[np.array(known, bool)]
     calibration = config.kind.calibration
     if calibration is not None and calibration.slides == "validation" and not len(rows):
         raise ConfigError(
