@@ -61,5 +61,5 @@ def test_bench_tile_reads_the_same_pixels_and_reports_every_field(
 
 
 def test_bench_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="available: encode, loader, tile, train"):
+    with pytest.raises(ConfigError, match="available: encode, loader, sample, tile, train"):
         bench("speed")
