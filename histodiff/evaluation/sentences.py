@@ -1,6 +1,16 @@
 """Numbers in words, as reports say them: points, names of metrics, intervals."""
 
-from histodiff.evaluation.statistics import Interval
+from collections import Counter
+from collections.abc import Iterable
+
+from histodiff.evaluation.statistics import Interval, Verdict
+
+_COUNTED = {
+    Verdict.BETTER: "better",
+    Verdict.WORSE: "worse",
+    Verdict.NO_EFFECT: "with no effect shown",
+    Verdict.NOT_TESTABLE: "not testable",
+}
 
 
 def points(value: float) -> str:
@@ -28,3 +38,9 @@ def interval_words(difference: Interval, *, level: float) -> str:
         return f"no interval, {seeds}"
     low, high = points(difference.low), points(difference.high)
     return f"{level:.0%} interval {low} to {high}, {seeds}"
+
+
+def counted(verdicts: Iterable[Verdict]) -> str:
+    """How many there are of each: ``2 better, 1 with no effect shown``."""
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[each]} {text}" for each, text in _COUNTED.items() if counts[each])

@@ -4,13 +4,12 @@ Every sentence is computed from the evidence; a limit is stated whenever it hold
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from histodiff.artifacts import open_artifact
-from histodiff.evaluation.sentences import points, words
+from histodiff.evaluation.sentences import counted, points, words
 from histodiff.evaluation.statistics import FEWEST_SEEDS, Verdict
 from histodiff.storage import StoragePath
 from histodiff.workflows.report.comparisons import Comparison
@@ -75,22 +74,11 @@ def headline(evidence: Evidence) -> str:
     against = [item for item in evidence.comparisons if item.versus == evidence.control]
     if not against:
         return "No comparison with the control could be made."
-    verdicts = Counter(item.verdict for item in against)
     if len(against) == 1:
         return against[0].sentence
-    parts = [
-        f"{verdicts[verdict]} {text}"
-        for verdict, text in (
-            (Verdict.BETTER, "better"),
-            (Verdict.WORSE, "worse"),
-            (Verdict.NO_EFFECT, "with no effect shown"),
-            (Verdict.NOT_TESTABLE, "not testable"),
-        )
-        if verdicts[verdict]
-    ]
     return (
         f"Compared with {evidence.control} on {words(evidence.metric)} in {len(against)} settings:"
-        f" {', '.join(parts)}."
+        f" {counted(item.verdict for item in against)}."
     )
 
 

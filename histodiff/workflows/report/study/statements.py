@@ -1,11 +1,10 @@
 """What the study page says in words; every sentence is computed from the numbers it speaks of."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from histodiff.evaluation.bootstrap import Effect
-from histodiff.evaluation.sentences import capitalised, points, words
-from histodiff.evaluation.statistics import FEWEST_SEEDS, Verdict
+from histodiff.evaluation.sentences import capitalised, counted, points, words
+from histodiff.evaluation.statistics import FEWEST_SEEDS
 from histodiff.workflows.report.comparisons import setting_text, value_text
 from histodiff.workflows.report.study.contrasts import Contrast, Contrasts, Point, place_of
 from histodiff.workflows.report.study.lines import StudyData
@@ -18,20 +17,10 @@ _OTHER = "non-generative"
 
 def study_headline(found: Contrasts, study: StudyConfig, *, control: str) -> str:
     """The outcome: of the goal where there is one, and of the family."""
-    verdicts = Counter(item.verdict for item in found.family)
-    counted = [
-        f"{verdicts[verdict]} {text}"
-        for verdict, text in (
-            (Verdict.BETTER, "better"),
-            (Verdict.WORSE, "worse"),
-            (Verdict.NO_EFFECT, "with no effect shown"),
-            (Verdict.NOT_TESTABLE, "not testable"),
-        )
-        if verdicts[verdict]
-    ]
     if not found.family:
         return "No comparison of the family could be made."
-    text = f"Of {len(found.family)} comparisons in the family: {', '.join(counted)}."
+    verdicts = counted(item.verdict for item in found.family)
+    text = f"Of {len(found.family)} comparisons in the family: {verdicts}."
     goal = goal_sentence(found, study, control=control)
     return text if goal is None else f"{goal} {text}"
 
