@@ -22,6 +22,9 @@ from histodiff.models.autoencoder import Autoencoder
 from histodiff.runtime import derived_seed, generator_for
 from histodiff.telemetry import progress
 
+_DEALS = 200
+"""Ways to deal patients out that are tried until every part has every class."""
+
 Numbers = npt.NDArray[np.int64]
 
 
@@ -206,18 +209,26 @@ def cross_fitted_parts(
             str(labels[patches_of[group][0]]), derived_seed(seed, "stand-in", group), group,
         ),
     )  # fmt: skip
-    dealt: list[list[int]] = [[] for _ in range(num_folds)]
-    for place, group in enumerate(ordered):
-        dealt[place % num_folds] += patches_of[group]
-    parts = [np.array(sorted(part), np.int64) for part in dealt]
     classes = set(labels[labelled_N])
-    for part in parts:
-        rest = labelled_N[~np.isin(labelled_N, part)]
-        lacking = sorted((classes - set(labels[part])) | (classes - set(labels[rest])))
-        if lacking:
-            raise ConfigError(
-                f"budget: {why} cross-fitting it in {num_folds} parts"
-                f" leaves one without class '{lacking[0]}': label {num_folds} slides of each class"
-                " or more, or raise the budget"
-            )
-    return parts
+    lacking: list[str] = []
+    for attempt in range(_DEALS):  # patients with several classes may have to be dealt otherwise
+        order = np.arange(len(ordered))
+        if attempt:
+            order = generator_for(seed, "stand-in-deal", attempt).permutation(len(ordered))
+        dealt: list[list[int]] = [[] for _ in range(num_folds)]
+        for place, number in enumerate(order):
+            dealt[place % num_folds] += patches_of[ordered[number]]
+        parts = [np.array(sorted(part), np.int64) for part in dealt]
+        lacks = {
+            name
+            for part in parts
+            for side in (part, labelled_N[~np.isin(labelled_N, part)])
+            for name in classes - set(labels[side])
+        }
+        if not lacks:
+            return parts
+        lacking = lacking or sorted(lacks)
+    raise ConfigError(
+        f"budget: {why} cross-fitting it in {num_folds} parts leaves one without class"
+        f" '{lacking[0]}': label {num_folds} slides of each class or more, or raise the budget"
+    )

@@ -5,7 +5,7 @@ optimisation. The loss of step k is a function of ``(seed, k)`` alone. The last 
 result: no model is picked by looking at validation or test images. Legend: B batch, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ from histodiff.classification.learning_set import LearningSet, drawn_images
 from histodiff.errors import ConfigError
 from histodiff.models.classifier import Classifier, ClassifierConfig, create_classifier
 from histodiff.runtime import derived_seed
+from histodiff.runtime.interim import offer_interim
 from histodiff.storage import StoragePath
 from histodiff.telemetry import progress
 from histodiff.training import MetricsRow, OptimizationConfig, fit
@@ -70,6 +71,7 @@ def trained_classifier(
     checkpoints: StoragePath,
     run: str,
     tuned: Tuned = Tuned.ALL,
+    interim: Callable[[Classifier], Mapping[str, float]] | None = None,
 ) -> TrainedClassifier:
     """Trains a classifier from its first weights; goes on from ``checkpoints``, if there are any.
 
@@ -83,6 +85,7 @@ def trained_classifier(
         checkpoints: Folder of the checkpoints.
         run: Name on the progress bar and in metrics.
         tuned: Which weights are trained.
+        interim: Metrics of the classifier midway, for whoever listens (``runtime/interim.py``).
 
     Raises:
         ConfigError: Only the head is to be trained, and the backbone has none that is linear.
@@ -93,10 +96,39 @@ def trained_classifier(
     if tuned is Tuned.HEAD:
         freeze_backbone(classifier)
     loss = classifier_loss(classifier, images, training=training, seed=seed, device=device)
+    if interim is not None:
+        loss = _offering(loss, classifier, interim, training.num_steps)
     records = fit(
         classifier, loss=loss, config=training, seed=seed, checkpoints=checkpoints, run=run
     )
     return TrainedClassifier(classifier, records)
+
+
+def _offering(
+    loss: Callable[[int], Tensor],
+    classifier: Classifier,
+    interim: Callable[[Classifier], Mapping[str, float]],
+    num_steps: int,
+) -> Callable[[int], Tensor]:
+    """The same loss; interim metrics are offered before each step but the first.
+
+    Measuring changes nothing: every module is put back into the mode it was in.
+    """
+
+    def measured() -> Mapping[str, float]:
+        modes = [(module, module.training) for module in classifier.modules()]
+        try:
+            return interim(classifier)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def offered(step: int) -> Tensor:
+        if step:
+            offer_interim(step / num_steps, measured)
+        return loss(step)
+
+    return offered
 
 
 def freeze_backbone(classifier: Classifier) -> None:

@@ -5,10 +5,12 @@ import threading
 import pytest
 from ray.tune.schedulers import FIFOScheduler
 
+from histodiff.cluster.halving import Halving
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import LocalRay, Site
-from histodiff.cluster.tune import Trial, run_trials
+from histodiff.cluster.tune import EarlyStopping, Trial, run_trials
 from histodiff.config import parse_config
+from histodiff.runtime.interim import offer_interim
 from histodiff.workflows import registry
 from histodiff.workflows.sweep import SweepConfig, sweep
 from histodiff.workflows.sweep.trial_table import read_trials
@@ -120,7 +122,48 @@ def test_run_trials_of_one_wave_share_a_process_and_tell_the_scheduler(tmp_path)
     assert watching.completed == ["a", "b", "c"]
 
 
-def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch):
+def offering(payload):
+    path, name, values = payload
+    for step, value in enumerate(values, start=1):
+        offer_interim(step / len(values), lambda value=value: {"val_auc": value})
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(f"{name}\n")
+
+
+def test_run_trials_stops_those_that_fall_behind_and_uses_the_actor_again(tmp_path):
+    path = tmp_path / "log"
+    kept = {}
+    halving = Halving(
+        dict.fromkeys("abcd", "group"), rungs=(0.25, 0.5), reduction=2, standings={},
+        keep=kept.__setitem__,
+    )  # fmt: skip
+    values = {"a": 3.0, "b": 2.0, "c": 4.0, "d": 3.5, "free": 0.0}
+    ended = []
+    outcomes = run_trials(
+        [Trial(key, (path, key, [value] * 8)) for key, value in values.items()],
+        offering,
+        max_concurrent=1,
+        cpus=1,
+        gpus=0,
+        report=lambda outcome: ended.append(outcome.key),
+        early=EarlyStopping(halving, "val_auc", 1),
+    )
+    assert path.read_text().split() == ["a", "c", "d", "free"]
+    assert {key: outcome.stopped for key, outcome in outcomes.items()} == {
+        "a": None, "b": 0.25, "c": None, "d": None, "free": None,
+    }  # fmt: skip
+    assert {outcome.error for outcome in outcomes.values()} == {None}
+    assert ended == list(values)
+    assert kept["b"].stopped == 0.25
+    assert kept["c"].values == {0.25: 4.0, 0.5: 4.0}
+
+
+CHOICE = {"choose": {"axes": ["scale"], "metric": "accuracy"},
+          "scheduler": {"type": "asha", "grace": 0.25, "reduction": 2}}  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", [{}, CHOICE], ids=["plain", "asha"])
+def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch, chosen):
     for name, command in TOY_COMMANDS.items():
         monkeypatch.setitem(registry.COMMANDS, name, command)
     config = parse_config(
@@ -141,13 +184,14 @@ def test_sweep_on_ray_equals_the_sweep_in_process(tmp_path, monkeypatch):
             "seeds": [0, 1],
             "arms": [{"label": "real only", "step": "real"}],
             "control": "real only",
+            **chosen,
         },
         source="s.yaml",
     )
     tables = []
     for folder, ray in (("ray", LOCAL), ("here", {"type": "none"})):
-        site = Site(root=str(tmp_path / folder), ray=ray, device="cpu", trials=2)
+        site = Site(root=str(tmp_path / folder), ray=ray, device="cpu", trials=1 if chosen else 2)
         source(SourceConfig(name="t", version="1", text="x"), site)
         tables.append(read_trials(sweep(config, site).path))
     assert tables[0] == tables[1]
-    assert len(tables[0]) == 8
+    assert len(tables[0]) == (10 if chosen else 8)

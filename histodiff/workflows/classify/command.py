@@ -6,6 +6,7 @@ last step's model is scored on slides that no training image comes from.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from histodiff.workflows.classify.method_kinds import (
 )
 from histodiff.workflows.classify.methods import (
     Fitted,
+    Interim,
     Predictor,
     Probabilities,
     fitted,
@@ -47,6 +49,7 @@ from histodiff.workflows.classify.methods import (
 from histodiff.workflows.classify.scoring import (
     contents_of,
     failures,
+    interim_metrics,
     metrics_of,
     scored_splits,
     write_metrics,
@@ -135,13 +138,16 @@ def _fitted(
 ) -> Fitted:
     """The classifier, with a temperature where one is asked for."""
 
-    def fit(images: LearningSet, checkpoints: str, run: str) -> Fitted:
+    def fit(
+        images: LearningSet, checkpoints: str, run: str, interim: Interim | None = None
+    ) -> Fitted:
         return fitted(
             config, images, inputs, index=index, checkpoints=draft.path / checkpoints,
-            without_labels=draft.path / CHECKPOINTS, run=run, device=device,
+            without_labels=draft.path / CHECKPOINTS, run=run, device=device, interim=interim,
         )  # fmt: skip
 
-    found = fit(learned_from(config, index, training), CHECKPOINTS, "classify")
+    midway = partial(interim_metrics, index) if "val" in config.splits else None
+    found = fit(learned_from(config, index, training), CHECKPOINTS, "classify", midway)
     if config.calibration is None:
         return found
 

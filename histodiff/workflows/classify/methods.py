@@ -56,6 +56,8 @@ from histodiff.workflows.networks import open_autoencoder, open_denoiser
 Probabilities = npt.NDArray[np.float64]
 Predictor = Callable[[Pixels], Probabilities]
 """Probabilities (N, K) of images uint8."""
+Interim = Callable[[Predictor], Mapping[str, float]]
+"""Metrics of a classifier that is being trained."""
 Features = Callable[[Pixels], npt.NDArray[np.floating[Any]]]
 """Features (N, D) of images uint8."""
 
@@ -98,6 +100,7 @@ def fitted(
     without_labels: StoragePath,
     run: str,
     device: str,
+    interim: Interim | None = None,
 ) -> Fitted:
     """The classifier that the config describes, of these images.
 
@@ -110,6 +113,7 @@ def fitted(
         without_labels: The same of what learns without labels: one for all learning sets.
         run: Name on the progress bar.
         device: Where networks run.
+        interim: Metrics midway, for whoever listens; methods without steps have none.
     """
     classes = index.classes
     match config.method:
@@ -118,6 +122,7 @@ def fitted(
                 images, backbone=config.networks_backbone, training=config.networks_training,
                 num_classes=len(classes), seed=config.seed, device=device,
                 checkpoints=checkpoints, run=run, tuned=config.tuned,
+                interim=_of_network(interim, config, device),
             )  # fmt: skip
             return _network(config, trained.classifier, trained.records, classes, device)
         case SelfSupervisedMethod() as method:
@@ -143,6 +148,19 @@ def fitted(
                 lambda path: _save_linear(path, model, method, classes),
                 [],
             )
+
+
+def _of_network(
+    interim: Interim | None, config: ClassifyConfig, device: str
+) -> Callable[[Classifier], Mapping[str, float]] | None:
+    if interim is None:
+        return None
+
+    def of(classifier: Classifier) -> Mapping[str, float]:
+        predict = partial(predicted_probability, classifier, batch=config.eval_batch, device=device)
+        return interim(predict)
+
+    return of
 
 
 def _logistic(method: LinearMethod, features: Features, images: LearningSet) -> LogisticModel:

@@ -51,13 +51,24 @@ def scored_splits(
     config: ClassifyConfig, index: PatchIndex, predict: Predictor
 ) -> list[ScoredSplit]:
     """Every split that the config names, each patch looked at once."""
-    found = []
-    for split in config.splits:
-        read = read_real(index, labelled_patches(index, split=split), classes=index.classes)
-        slides = index.patches["slide_id"].take(read.patches_N).to_pylist()
-        scored = Scored(predict(read.images.pixels_NHWC), read.images.target_N, tuple(slides))
-        found.append(ScoredSplit(split, read, scored))
-    return found
+    return [_scored_split(index, split, predict) for split in config.splits]
+
+
+def interim_metrics(index: PatchIndex, predict: Predictor) -> dict[str, float]:
+    """Metrics on validation patches that are defined, as ``val_<name>``: of a training midway."""
+    scored = _scored_split(index, "val", predict).scored
+    return {
+        f"val_{name}": value
+        for name, value in metric_values(scored, positive=None).items()
+        if value is not None
+    }
+
+
+def _scored_split(index: PatchIndex, split: str, predict: Predictor) -> ScoredSplit:
+    read = read_real(index, labelled_patches(index, split=split), classes=index.classes)
+    slides = index.patches["slide_id"].take(read.patches_N).to_pylist()
+    scored = Scored(predict(read.images.pixels_NHWC), read.images.target_N, tuple(slides))
+    return ScoredSplit(split, read, scored)
 
 
 def failures(splits: Sequence[ScoredSplit]) -> tuple[UnitIssue, ...]:

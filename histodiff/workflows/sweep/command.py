@@ -30,6 +30,7 @@ from histodiff.workflows.sweep.grid import (
     expand_chosen,
     is_candidate,
 )
+from histodiff.workflows.sweep.stopping import StoppedTrials
 from histodiff.workflows.sweep.trial_table import TrialRow, trial_row, write_trials
 
 __all__ = ["Axis", "SweepConfig", "estimate", "sweep"]
@@ -61,19 +62,26 @@ def sweep(config: SweepConfig, site: Site) -> Artifact:
     if draft.finished and not draft.finished.manifest.failed:
         return draft.finished
     with draft:
-        failures = _run(trials, site)
+        ledger = StoppedTrials(draft.path)
+        failures = _run(trials, site, ledger, config)
         _require_some(config, trials, failures)
-        rows = [trial_row(trial, config, root, failures) for trial in trials]
+        stopped = ledger.stopped(trials)
+        rows = [trial_row(trial, config, root, failures, stopped) for trial in trials]
         choices = chosen_settings(config, rows)
         if config.choose is not None:
             write_choices(draft.path, list(choices.values()))
         final = expand_chosen(config, contents, {key: c.values for key, c in choices.items()})
         if final:
-            failures |= _run(final, site)
+            failures |= _run(final, site, ledger, config)
             rows += [trial_row(trial, config, root, failures) for trial in final]
         write_trials(draft.path, rows, config)
         return draft.finish(
-            {**_counts(trials), "compared": _num_compared(rows), "failed": len(failures)},
+            {
+                **_counts(trials),
+                "compared": _num_compared(rows),
+                "stopped": len(stopped),
+                "failed": len(failures),
+            },
             failed=[
                 UnitIssue(unit=unit, reason="TRIAL_FAILED", detail=text)
                 for unit, text in failures.items()
@@ -119,21 +127,29 @@ def _num_compared(rows: Sequence[TrialRow]) -> int:
     return sum(row.arm is not None for row in rows)
 
 
-def _run(trials: Sequence[PlannedTrial], site: Site) -> dict[str, str]:
-    """Runs what is not finished; returns why trials failed, by their address."""
+def _run(
+    trials: Sequence[PlannedTrial], site: Site, ledger: StoppedTrials, config: SweepConfig
+) -> dict[str, str]:
+    """Runs what is neither finished nor stopped; returns why trials failed, by their address."""
     root = site.storage_root
-    waiting = [trial for trial in trials if not is_finished(root, trial.config.output)]
+    stopped = ledger.stopped(trials)
+    waiting = [
+        trial
+        for trial in trials
+        if str(trial.config.output) not in stopped and not is_finished(root, trial.config.output)
+    ]
+    early = ledger.early(config, trials)
     tasks = _tasks(waiting, site)
     already = len(trials) - len(waiting)
     with progress("sweep", total=len(trials), unit="trials", already=already) as bar:
 
         def report(outcome: Outcome) -> None:
-            bar.advance(1, last=outcome.key if outcome.error is None else f"{outcome.key} FAILED")
+            bar.advance(1, last=f"{outcome.key}{_how(outcome)}")
 
         if not tasks:
             outcomes: Mapping[str, Outcome] = {}
         elif isinstance(site.ray, NoRay):
-            outcomes = run_trials_in_process(tasks, run_trial, report=report)
+            outcomes = run_trials_in_process(tasks, run_trial, report=report, early=early)
         else:
             with ray_session(site.ray):
                 outcomes = run_trials(
@@ -143,8 +159,15 @@ def _run(trials: Sequence[PlannedTrial], site: Site) -> dict[str, str]:
                     cpus=_threads(waiting),
                     gpus=1 if site.device == "cuda" else 0,
                     report=report,
+                    early=early,
                 )
     return {key: outcome.error for key, outcome in outcomes.items() if outcome.error is not None}
+
+
+def _how(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return " FAILED"
+    return "" if outcome.stopped is None else f" stopped at {outcome.stopped:.0%}"
 
 
 def _threads(trials: Sequence[PlannedTrial]) -> float:

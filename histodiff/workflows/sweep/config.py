@@ -87,6 +87,26 @@ class Choice(Config):
         return -1 if self.metric == "log_loss" else 1
 
 
+class NoScheduler(Config):
+    """Every trial runs to its end."""
+
+    type: Literal["none"]
+
+
+class AshaScheduler(Config):
+    """Settings that fall behind are stopped early (Li et al. 2020, arXiv 1810.05934).
+
+    Only settings that one is chosen of compete, those of one arm, seed and setting of the other
+    axes; by the metric of `choose`, on validation patches. What is compared always runs to its end.
+    """
+
+    type: Literal["asha"]
+    grace: float = Field(default=0.25, gt=0, lt=1)
+    """Share of its training that every trial gets."""
+    reduction: int = Field(default=3, ge=2)
+    """One of so many goes on at each rung; rungs are at grace, grace * reduction, and so on."""
+
+
 class SweepConfig(CommandConfig):
     """Config of ``sweep``."""
 
@@ -108,6 +128,11 @@ class SweepConfig(CommandConfig):
     """What is asked, and what is fixed before the test is scored; the report answers to it."""
     choose: Choice | None = None
     """Settings that are chosen on validation slides; null compares the arms at every setting."""
+    scheduler: Annotated[NoScheduler | AshaScheduler, Field(discriminator="type")] = NoScheduler(
+        type="none"
+    )
+    """Which settings of a choice are trained to their end: `none` stops none, `asha` those that
+    fall behind on validation."""
     tested: tuple[str, ...] | None = None
     """Labels of the arms that the test slides are scored by, once, at the chosen settings; the
     others are scored on validation slides alone. null: all arms, and without `choose` as their
@@ -149,6 +174,8 @@ class SweepConfig(CommandConfig):
                 raise ValueError(f"tested: '{label}' is none of arms: {', '.join(self.labels)}")
         if self.tested is not None and self.control not in self.tested:
             raise ValueError(f"tested: the control '{self.control}' must be among them")
+        if isinstance(self.scheduler, AshaScheduler) and self.choose is None:
+            raise ValueError("scheduler: asha stops settings of a choice; add `choose`")
         for axis in self.choose.axes if self.choose else ():
             if axis not in self.search:
                 known = ", ".join(self.search) or "none"

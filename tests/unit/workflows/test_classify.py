@@ -10,8 +10,9 @@ import pytest
 from histodiff.artifacts import Reference, open_artifact
 from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
-from histodiff.errors import ConfigError
+from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.evaluation.metrics import CALIBRATION, METRICS, Scored, metric_values
+from histodiff.runtime.interim import StoppedEarly, listening
 from histodiff.samples import Selection
 from histodiff.workflows.classify import classify, estimate
 from histodiff.workflows.guide import guide
@@ -253,3 +254,43 @@ def test_guide_of_another_division_than_the_classifiers_is_refused(chain):
             ),
             chain,
         )
+
+
+class Watching:
+    """Takes interim metrics at every step, and may stop the training at one."""
+
+    def __init__(self, stop_at=None):
+        self.shares, self.values, self._stop_at = [], [], stop_at
+
+    def offer(self, share, measure):
+        self.shares.append(share)
+        self.values.append(measure()["val_balanced_accuracy"])
+        if self._stop_at is not None and share >= self._stop_at:
+            raise StoppedEarly
+
+
+def test_classify_that_is_watched_gives_the_same_classifier(patches):
+    files = []
+    watching = Watching()
+    for name, listener in (("alone", None), ("watched", watching)):
+        with listening(listener):
+            artifact = classify(classify_config(name=name), patches)
+        files.append([(artifact.path / name).read_bytes() for name in WRITTEN])
+    assert files[0] == files[1]
+    assert watching.shares == [step / 8 for step in range(1, 8)]
+    assert all(0 <= value <= 1 for value in watching.values)
+
+
+def test_classify_that_was_stopped_early_is_not_finished_and_can_be_finished(patches):
+    with pytest.raises(StoppedEarly), listening(Watching(stop_at=0.5)):
+        classify(classify_config(name="stopped"), patches)
+    address = classify_config(name="stopped").output
+    with pytest.raises(ArtifactNotFound, match="is not finished"):
+        open_artifact(patches.storage_root, address)
+    later = classify(classify_config(name="stopped"), patches)
+    whole = classify(classify_config(name="whole"), patches)
+    for name in WRITTEN:
+        assert (later.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+WRITTEN = ("weights.safetensors", "predictions.parquet", "metrics.json")

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,12 +7,13 @@ import pytest
 from histodiff.artifacts import Reference, open_artifact
 from histodiff.cluster.site import Site
 from histodiff.config import parse_config
-from histodiff.errors import ConfigError
+from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.workflows import registry
 from histodiff.workflows.sweep import SweepConfig, command, sweep
 from histodiff.workflows.sweep.choice import read_choices
 from histodiff.workflows.sweep.grid import expand
 from histodiff.workflows.sweep.trial_table import read_trials
+from tests.support import toy_commands
 from tests.support.toy_commands import TOY_COMMANDS, SourceConfig, source
 
 STEPS = {
@@ -48,7 +50,7 @@ VALUES = {
 
 
 @pytest.fixture(autouse=True)
-def toy_commands(monkeypatch):
+def use_toy_commands(monkeypatch):
     for name, toy in TOY_COMMANDS.items():
         monkeypatch.setitem(registry.COMMANDS, name, toy)
 
@@ -126,6 +128,7 @@ def test_expand_with_a_wrong_field_names_step_and_key():
         ({"control": "none"}, "control: 'none' is none of arms: real only, random"),
         ({"arms": [{"label": "real only", "step": "reel"}]}, "'reel' is no step"),
         ({"seeds": [1, 1]}, "give each seed once"),
+        ({"scheduler": {"type": "asha"}}, "asha stops settings of a choice; add `choose`"),
         ({"tested": ["all"]}, "tested: 'all' is none of arms: real only, random"),
         ({"tested": ["random"]}, "the control 'real only' must be among them"),
         (
@@ -211,6 +214,59 @@ def test_sweep_choice_without_a_setting_that_failed(site):
     final = [row for row in rows if row.arm == "random"]
     assert {row.chosen["scale"] for row in final} == {1.0}
     assert [option.values for option in read_choices(artifact.path)[0].options] == [{"scale": 1.0}]
+
+
+ASHA = {"type": "asha", "grace": 0.25, "reduction": 2}
+RATIOS = {
+    "ratio": {"sets": ["random.ratio"], "values": [0.6, 0.9, 0.4, 0.8]},
+    "count": {"sets": ["real.count", "random.count"], "values": [2, 5]},
+}
+
+
+def asha(**changed):
+    choose = {"axes": ["ratio"], "metric": "accuracy"}
+    return config(**{"search": RATIOS, "choose": choose, "scheduler": ASHA, **changed})
+
+
+def test_sweep_with_asha_stops_settings_that_fall_behind_their_rivals(site):
+    artifact = sweep(asha(), site)
+    rows = read_trials(artifact.path)
+    stopped = [row for row in rows if row.stopped is not None]
+    # the toy's validation falls with the ratio: 0.9 and 0.8 are behind what was there before them
+    assert {(row.step, row.axes["ratio"], row.stopped) for row in stopped} == {
+        ("random", 0.9, 0.25),
+        ("random", 0.8, 0.25),
+    }
+    assert len(stopped) == 2 * 2 * 3 == artifact.manifest.contents["stopped"]
+    assert artifact.manifest.failed == ()
+    assert {(row.error, len(row.metrics)) for row in stopped} == {(None, 0)}
+    for row in stopped:
+        with pytest.raises(ArtifactNotFound, match="is not finished"):
+            open_artifact(site.storage_root, Reference(row.artifact))
+    assert {row.chosen["ratio"] for row in rows if row.arm == "random"} == {0.4}
+    options = read_choices(artifact.path)[0].options
+    assert {option.values["ratio"] for option in options} == {0.6, 0.4}
+
+
+def test_sweep_with_asha_that_was_interrupted_goes_on_with_the_same_rungs(site, monkeypatch):
+    begun = []
+    toy = toy_commands.classify
+
+    def classify(trial, site):
+        begun.append(trial.name)
+        if len(begun) == 12:
+            raise KeyboardInterrupt
+        return toy(trial, site)
+
+    monkeypatch.setattr(toy_commands, "classify", classify)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(asha(), site)
+    rows = read_trials(sweep(asha(), site).path)
+    assert max(Counter(begun).values()) == 2
+    assert [name for name, times in Counter(begun).items() if times > 1] == [begun[11]]
+    quiet = Site(root=f"{site.root}-quiet", ray={"type": "none"}, device="cpu")
+    source(SourceConfig(name="t", version="1", text="x"), quiet)
+    assert rows == read_trials(sweep(asha(), quiet).path)
 
 
 def test_sweeps_of_other_names_share_their_trials(site):
