@@ -18,6 +18,7 @@ import logging
 import queue
 import tempfile
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -283,9 +284,9 @@ class _AtRungs(Listener):
                 )
             self.judge(reached[-1], self._sign * measured[self._metric])
 
+    @abstractmethod
     def judge(self, rung: float, value: float) -> None:
         """Returns if the training goes on after a rung; raises StoppedEarly if not."""
-        raise NotImplementedError
 
 
 class _JudgingHere(_AtRungs):

@@ -223,5 +223,17 @@ def test_validation_latents_that_are_judged_can_be_fewer(encoded):
 
 
 def test_soft_labels_are_asked_where_validation_found_the_guide_best(encoded):
-    guide(guide_config(name="features", kind=by_validation("features")), encoded)
-    taught_by_soft_labels(encoded)
+    teacher = guide(guide_config(name="features", kind=by_validation("features")), encoded)
+    best = min(metrics_of(teacher)["accuracy_by_sigma"], key=lambda score: score["log_loss"])
+    weights = [
+        (
+            guide(guide_config(name=name, kind=pseudo(sigma=sigma)), encoded).path
+            / "weights.safetensors"
+        ).read_bytes()
+        for name, sigma in (("by-itself", None), ("best", middle(best)))
+    ]
+    assert weights[0] == weights[1]
+
+
+def middle(score):
+    return math.sqrt(score["sigma_low"] * score["sigma_high"])
