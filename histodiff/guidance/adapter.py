@@ -9,8 +9,6 @@ Legend: B batch, K classes, N latents.
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,10 +21,9 @@ from histodiff.guidance.calibration import CalibrationConfig
 from histodiff.guidance.labelled import LabelledLatents, joined, noisy_batch
 from histodiff.guidance.lesson import Lesson, Taught
 from histodiff.guidance.noise import NoiseConfig, ObjectiveNoise, sigma_drawer, sigma_range
-from histodiff.guidance.pseudo_labels import PseudoLabelConfig, PseudoLabelled
-from histodiff.guidance.training import drawn_row
+from histodiff.guidance.pseudo_labels import PseudoLabelConfig, shown_latents
 from histodiff.models.adapter import AdaptedDenoiser, Adapter, AdapterConfig
-from histodiff.runtime import derived_seed, generator_for
+from histodiff.runtime import derived_seed
 from histodiff.storage import StoragePath
 from histodiff.training import OptimizationConfig, fit
 
@@ -112,19 +109,26 @@ def adapter_loss(
 ) -> Callable[[int], Tensor]:
     """The loss of step ``k``: that of the denoiser's objective, of latents with their class."""
     denoiser, pseudo = lesson.denoiser, lesson.pseudo_labelled
-    drawer = _Drawer(training, len(lesson.classes), labelled, pseudo, lesson.seed)
+    num_classes = len(lesson.classes)
+    shown_at = shown_latents(labelled, pseudo, balanced=training.class_balanced, seed=lesson.seed)
     every = labelled if pseudo is None else joined(labelled, pseudo.latents)
     objective, scales = denoiser.config.objective, lesson.preconditioning
 
     def loss(step: int) -> Tensor:
         indices = range(step * training.batch, (step + 1) * training.batch)
-        shown = [drawer.of(index) for index in indices]
+        shown = [shown_at(index) for index in indices]
         batch = noisy_batch(
-            every, [row for row, _ in shown], sigma_of=sigma_drawer(training.noise, scales),
+            every, [each.row for each in shown], sigma_of=sigma_drawer(training.noise, scales),
             seed=lesson.seed, purpose="guide", indices=indices, symmetries=training.symmetries,
             device=lesson.device,
         )  # fmt: skip
-        class_B = torch.tensor([label for _, label in shown], device=lesson.device)
+        class_B = torch.tensor(
+            [
+                num_classes if each.uniform < training.label_dropout else each.label
+                for each in shown
+            ],
+            device=lesson.device,
+        )
         denoised_BCHW = denoise(batch.noisy_BCHW, batch.sigma_B, class_B)
         uncertainty = denoiser.uncertainty
         return training_loss(
@@ -134,49 +138,3 @@ def adapter_loss(
         )  # fmt: skip
 
     return loss
-
-
-class _Drawer:
-    """Which latent a sample shows, and as which class: a function of seed and index."""
-
-    def __init__(
-        self,
-        training: AdapterTraining,
-        num_classes: int,
-        labelled: LabelledLatents,
-        pseudo: PseudoLabelled | None,
-        seed: int,
-    ) -> None:
-        self._training, self._num_classes, self._seed = training, num_classes, seed
-        self._labelled, self._pseudo = labelled, pseudo
-        self._share = 0.0 if pseudo is None else pseudo.share
-        self._below_NK = np.zeros((0, num_classes)) if pseudo is None else _sums(pseudo, training)
-
-    def of(self, index: int) -> tuple[int, int]:
-        """Row among the labelled latents and then the others, and the class it is shown as."""
-        rng = generator_for(self._seed, "guide-shown", index)
-        from_pseudo, dropped = rng.random(2) < (self._share, self._training.label_dropout)
-        if from_pseudo:
-            row, label = self._pseudo_labelled(rng)
-        else:
-            row = drawn_row(
-                self._labelled.target_N, seed=self._seed, index=index,
-                balanced=self._training.class_balanced,
-            )  # fmt: skip
-            label = int(self._labelled.target_N[row])
-        return row, self._num_classes if dropped else label
-
-    def _pseudo_labelled(self, rng: np.random.Generator) -> tuple[int, int]:
-        total_K = self._below_NK[-1]
-        label = int(rng.choice(self._num_classes, p=total_K / total_K.sum()))
-        place = np.searchsorted(self._below_NK[:, label], rng.random() * total_K[label], "right")
-        return len(self._labelled) + min(int(place), len(self._below_NK) - 1), label
-
-
-def _sums(pseudo: PseudoLabelled, training: AdapterTraining) -> npt.NDArray[np.float64]:
-    """Running sums (N, K) of the probabilities; each class sums to one where classes balance."""
-    probability_NK = pseudo.probability_NK
-    if training.class_balanced:
-        probability_NK = probability_NK / probability_NK.sum(axis=0)
-    below_NK: npt.NDArray[np.float64] = probability_NK.cumsum(axis=0)
-    return below_NK

@@ -18,6 +18,7 @@ from histodiff.guidance.labelled import LabelledLatents, noisy_batch
 from histodiff.guidance.lesson import Lesson, Taught
 from histodiff.guidance.logistic_head import LogisticHeadConfig
 from histodiff.guidance.noise import NoiseConfig, sigma_drawer
+from histodiff.guidance.pseudo_labels import PseudoLabelConfig
 from histodiff.guidance.training import GuideTraining, Logits, guide_loss
 from histodiff.models.feature_head import DenoiserFeatures, FeatureHead, FeatureHeadConfig
 from histodiff.models.logistic_head import LogisticHead
@@ -50,6 +51,9 @@ class FeatureGuideKind(Config):
     """The head, by its `type`: `logistic`, or `perceptron` (which it is without one)."""
     training: GuideTraining | None = None
     """How a perceptron is trained; null for `logistic`."""
+    pseudo_labels: PseudoLabelConfig | None = None
+    """Latents without labels that a perceptron learns from as well; null learns from labels
+    alone."""
     calibration: CalibrationConfig | None = CalibrationConfig()
     """How its temperatures are found; null has none."""
 
@@ -61,6 +65,11 @@ class FeatureGuideKind(Config):
                 "network.type=logistic is fitted at once: remove training"
                 if logistic
                 else "network.type=perceptron needs training"
+            )
+        if logistic and self.pseudo_labels is not None:
+            raise ValueError(
+                "network.type=logistic learns from labels alone: remove pseudo_labels, or take a"
+                " perceptron"
             )
         return self
 
@@ -101,7 +110,7 @@ def learn_perceptron(
     loss = guide_loss(
         logits, latents, training=kind.training,
         sigma_of=sigma_drawer(kind.training.noise, lesson.preconditioning), seed=lesson.seed,
-        device=lesson.device,
+        device=lesson.device, pseudo=lesson.pseudo_labelled,
     )  # fmt: skip
     head.train()
     rows = fit(head, loss=loss, config=kind.training, seed=lesson.seed, checkpoints=folder, run=run)

@@ -143,6 +143,15 @@ def _targets(
     return np.array([classes.index(label) for label in labels], np.int64)
 
 
+def drawn_row(target_N: npt.NDArray[np.int64], *, seed: int, index: int, balanced: bool) -> int:
+    """The row that global sample ``index`` takes."""
+    rng = generator_for(seed, "guide-row", index)
+    if not balanced:
+        return int(rng.integers(len(target_N)))
+    members = np.flatnonzero(target_N == rng.choice(np.unique(target_N)))
+    return int(members[rng.integers(len(members))])
+
+
 def noisy_batch(
     latents: LabelledLatents,
     rows: Sequence[int],

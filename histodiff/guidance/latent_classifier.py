@@ -17,6 +17,7 @@ from histodiff.guidance.classifier_guide import ClassifierGuide
 from histodiff.guidance.labelled import LabelledLatents
 from histodiff.guidance.lesson import Lesson, Taught
 from histodiff.guidance.noise import NoiseConfig, sigma_drawer
+from histodiff.guidance.pseudo_labels import PseudoLabelConfig
 from histodiff.guidance.training import (
     ClassifierTraining,
     GuideTraining,
@@ -46,6 +47,8 @@ class LatentGuideKind(Config):
     lengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
     """Candidates: shares of `training.images` after which training ends, learning rate and all.
     The one with the least log loss on slides held out is used."""
+    pseudo_labels: PseudoLabelConfig | None = None
+    """Latents without labels that are learned from as well; null learns from labels alone."""
     calibration: CalibrationConfig | None = None
     """How its temperatures are found; null has none."""
 
@@ -148,7 +151,7 @@ def _learned(
     classifier = _initial_classifier(network, lesson, channels=latents.mean_NCHW.shape[1])
     loss = guide_loss(
         classifier, latents, training=training, sigma_of=sigma_of, seed=lesson.seed,
-        device=lesson.device,
+        device=lesson.device, pseudo=lesson.pseudo_labelled,
     )  # fmt: skip
     classifier.train()
     rows = fit(

@@ -4,16 +4,16 @@ The loss of step k is a function of ``(seed, k)`` alone. Legend: B batch, K clas
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from histodiff.guidance.labelled import LabelledLatents, NoisyBatch, noisy_batch
+from histodiff.guidance.labelled import LabelledLatents, NoisyBatch, joined, noisy_batch
 from histodiff.guidance.noise import NoiseConfig
+from histodiff.guidance.pseudo_labels import PseudoLabelled, Shown, shown_latents
 from histodiff.runtime import generator_for
 from histodiff.training import OptimizationConfig
 
@@ -52,6 +52,7 @@ def guide_loss(
     sigma_of: SigmaOf,
     seed: int,
     device: str,
+    pseudo: PseudoLabelled | None = None,
 ) -> Callable[[int], Tensor]:
     """The loss of step ``k``: cross-entropy of noisy latents.
 
@@ -62,12 +63,16 @@ def guide_loss(
         sigma_of: Noise levels from uniform numbers.
         seed: With the step, decides the batch.
         device: Where the batch is put.
+        pseudo: Latents without labels, and their classes as a teacher tells them.
     """
+    shown_at = shown_latents(latents, pseudo, balanced=training.class_balanced, seed=seed)
+    every = latents if pseudo is None else joined(latents, pseudo.latents)
 
     def loss(step: int) -> Tensor:
         batch = training_batch(
-            latents, step, training=training, sigma_of=sigma_of, seed=seed, device=device
-        )
+            every, step, shown_at=shown_at, training=training, sigma_of=sigma_of, seed=seed,
+            device=device,
+        )  # fmt: skip
         share_B = mixing_shares(training, step, seed=seed).to(device)
         # the partner is the next of the batch, an independent draw; the noise stays whole
         partner_BCHW = batch.clean_BCHW.roll(-1, dims=0)
@@ -100,20 +105,28 @@ def training_batch(
     latents: LabelledLatents,
     step: int,
     *,
+    shown_at: Callable[[int], Shown],
     training: ClassifierTraining,
     sigma_of: SigmaOf,
     seed: int,
     device: str = "cpu",
 ) -> NoisyBatch:
-    """The batch of step ``k``; sample b of it has the global index ``k * batch + b``."""
+    """The batch of step ``k``; sample b of it has the global index ``k * batch + b``.
+
+    Args:
+        latents: All that may be shown.
+        step: Number of the step.
+        shown_at: Which of them a sample shows, as which class.
+        training: How they are shown.
+        sigma_of: Noise levels from uniform numbers.
+        seed: Decides noise, noise levels and symmetries.
+        device: Where the batch is put.
+    """
     indices = range(step * training.batch, (step + 1) * training.batch)
-    rows = [
-        drawn_row(latents.target_N, seed=seed, index=i, balanced=training.class_balanced)
-        for i in indices
-    ]
-    return noisy_batch(
+    shown = [shown_at(index) for index in indices]
+    batch = noisy_batch(
         latents,
-        rows,
+        [each.row for each in shown],
         sigma_of=sigma_of,
         seed=seed,
         purpose="guide",
@@ -121,12 +134,4 @@ def training_batch(
         symmetries=training.symmetries,
         device=device,
     )
-
-
-def drawn_row(target_N: npt.NDArray[np.int64], *, seed: int, index: int, balanced: bool) -> int:
-    """The row that global sample ``index`` takes."""
-    rng = generator_for(seed, "guide-row", index)
-    if not balanced:
-        return int(rng.integers(len(target_N)))
-    members = np.flatnonzero(target_N == rng.choice(np.unique(target_N)))
-    return int(members[rng.integers(len(members))])
+    return replace(batch, target_B=torch.tensor([each.label for each in shown], device=device))

@@ -23,10 +23,10 @@ from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.splits import LabelBudget
 from histodiff.diffusion import Guide, Preconditioning
 from histodiff.errors import ConfigError
-from histodiff.guidance.adapter import AdapterGuideKind
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.kinds import GuideKind, evaluation_bins, save_guide
 from histodiff.guidance.labelled import LabelledLatents, read_labelled
+from histodiff.guidance.latent_classifier import CleanGuideKind
 from histodiff.guidance.lesson import Lesson
 from histodiff.guidance.noise import sigma_range
 from histodiff.guidance.pseudo_labels import PseudoLabelConfig, PseudoLabelled
@@ -36,7 +36,7 @@ from histodiff.latents import LatentStore, Whitening
 from histodiff.models.denoiser import LAST, LoadedDenoiser
 from histodiff.runtime import generator_for
 from histodiff.runtime.threads import use_threads
-from histodiff.storage import write_bytes
+from histodiff.storage import StoragePath, write_bytes
 from histodiff.workflows.labels import (
     LABELS_SHA256,
     LabelledRows,
@@ -100,7 +100,7 @@ class GuideConfig(CommandConfig):
     @property
     def pseudo_labels(self) -> PseudoLabelConfig | None:
         """What soft labels come from, for a guide that learns from any."""
-        return self.kind.pseudo_labels if isinstance(self.kind, AdapterGuideKind) else None
+        return None if isinstance(self.kind, CleanGuideKind) else self.kind.pseudo_labels
 
 
 def guide(config: GuideConfig, site: Site) -> Artifact:
@@ -138,7 +138,7 @@ def guide(config: GuideConfig, site: Site) -> Artifact:
         preconditioning = denoiser.denoiser.preconditioning
         lesson = Lesson(
             tuple(store.classes), denoiser.denoiser, config.seed, site.device,
-            _pseudo_labelled(config, inputs, store, denoiser, site.device),
+            _pseudo_labelled(config, inputs, store, denoiser, root, site.device),
         )  # fmt: skip
         validation = read(judged)
         trained = train_guide(
@@ -178,13 +178,14 @@ def _pseudo_labelled(
     inputs: Mapping[str, Artifact],
     store: LatentStore,
     denoiser: LoadedDenoiser,
+    root: StoragePath,
     device: str,
 ) -> PseudoLabelled | None:
     if config.pseudo_labels is None:
         return None
     return pseudo_labelled(
         config.pseudo_labels,
-        Asked(inputs, store, denoiser, config.kind.judged_batch, config.seed, device),
+        Asked(inputs, store, denoiser, root, config.kind.judged_batch, config.seed, device),
     )
 
 

@@ -1,7 +1,8 @@
-"""Soft labels for a guide ``adapter``: which artifacts they come from, and that they may be used.
+"""Soft labels for a guide: which artifacts they come from, and that they may be used.
 
-What an adapter may know is what its labels, and images without labels, say: the guide that labels
-must have been trained with the same labels, and no patch of a validation or test slide is shown.
+What a guide may know is what its labels, and images without labels, say: the guide or classifier
+that labels must have been trained with the same labels, and no patch of a validation or test slide
+is shown.
 """
 
 import json
@@ -12,17 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.artifacts import Artifact, Kind, Reference
+from histodiff.classification.images import read_patches
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.guidance.kinds import load_guide
-from histodiff.guidance.labelled import read_labelled
-from histodiff.guidance.pseudo_labels import PseudoLabelConfig, PseudoLabelled, soft_labels
+from histodiff.guidance.labelled import LabelledLatents, read_labelled
+from histodiff.guidance.pseudo_labels import (
+    ClassifierAsTeacher,
+    GuideAsTeacher,
+    PseudoLabelConfig,
+    PseudoLabelled,
+    soft_labels,
+)
 from histodiff.latents import LatentStore, Whitening
 from histodiff.models.denoiser import Denoiser, LoadedDenoiser
+from histodiff.storage import StoragePath
+from histodiff.workflows.classify.methods import TEMPERATURE, open_classifier
 from histodiff.workflows.labels import require_same_labels
 from histodiff.workflows.networks import open_denoiser, require_patch_px, require_same_encoder
 
-LATENTS, GUIDE = "kind.pseudo_labels.latents", "kind.pseudo_labels.guide"
-"""Keys of the two inputs."""
+LATENTS = "kind.pseudo_labels.latents"
+GUIDE = "kind.pseudo_labels.teacher.guide"
+CLASSIFIER, PATCHES = "kind.pseudo_labels.teacher.classifier", "kind.pseudo_labels.teacher.patches"
+"""Keys of the inputs."""
 _KINDS = ("features",)
 
 
@@ -30,10 +43,16 @@ def pseudo_label_inputs(config: PseudoLabelConfig | None) -> dict[str, Reference
     """Full addresses of what soft labels come from, by config key."""
     if config is None:
         return {}
-    return {
-        LATENTS: config.latents.as_kind(Kind.LATENTS),
-        GUIDE: config.guide.as_kind(Kind.GUIDES),
-    }
+    latents = {LATENTS: config.latents.as_kind(Kind.LATENTS)}
+    match config.teacher:
+        case GuideAsTeacher(guide=guide):
+            return {**latents, GUIDE: guide.as_kind(Kind.GUIDES)}
+        case ClassifierAsTeacher() as teacher:
+            return {
+                **latents,
+                CLASSIFIER: teacher.classifier.as_kind(Kind.CLASSIFIERS),
+                PATCHES: teacher.patches.as_kind(Kind.PATCHES),
+            }
 
 
 def require_pseudo_labels(
@@ -54,14 +73,38 @@ def require_pseudo_labels(
     Raises:
         ArtifactError: The latents are of another encoder.
         ConfigError: They are of another size, or of slides that are kept for validation or test;
-            or the guide is of another kind, denoiser, or set of labels, or was not calibrated.
+            or the teacher knows other labels or classes, is not calibrated, is a guide of another
+            kind or denoiser, or is to see other patches than the latents were encoded from.
     """
     if config is None:
         return
-    guide, unlabelled, denoiser = inputs[GUIDE], inputs[LATENTS], inputs["denoiser"]
+    unlabelled, denoiser = inputs[LATENTS], inputs["denoiser"]
     require_same_encoder(unlabelled, denoiser)
     store = _store(inputs, labelled)
     require_patch_px(store.patch_px, denoiser, owner=str(unlabelled.reference))
+    _require_apart(store, labelled, unlabelled)
+    match config.teacher:
+        case GuideAsTeacher() as teacher:
+            _require_guide(teacher, inputs)
+            require_same_labels(labels_sha256, inputs[GUIDE], what=GUIDE)
+            classes = tuple(inputs[GUIDE].manifest.contents["classes"])
+            _require_classes(classes, labelled, inputs[GUIDE], what=GUIDE)
+        case ClassifierAsTeacher():
+            _require_classifier(inputs)
+            require_same_labels(labels_sha256, inputs[CLASSIFIER], what=CLASSIFIER)
+
+
+def _require_classes(
+    known: tuple[str, ...], labelled: LatentStore, teacher: Artifact, *, what: str
+) -> None:
+    if known != tuple(labelled.classes):
+        raise ConfigError(
+            f"{what}: {teacher.reference} knows other classes; train it on those of `latents`"
+        )
+
+
+def _require_guide(teacher: GuideAsTeacher, inputs: Mapping[str, Artifact]) -> None:
+    guide, denoiser = inputs[GUIDE], inputs["denoiser"]
     kind = guide.manifest.config["kind"]["type"]
     if kind not in _KINDS:
         raise ConfigError(
@@ -72,12 +115,22 @@ def require_pseudo_labels(
         raise ConfigError(
             f"{GUIDE}: {guide.reference} was not trained for {denoiser.reference}; train one for it"
         )
-    require_same_labels(labels_sha256, guide, what=GUIDE)
-    if tuple(guide.manifest.contents["classes"]) != tuple(labelled.classes):
-        raise ConfigError(f"{GUIDE}: {guide.reference} knows other classes; train it on `latents`")
-    _require_apart(store, labelled, unlabelled)
-    if config.sigma is None:
+    if teacher.sigma is None:
         _best_sigma(guide)
+
+
+def _require_classifier(inputs: Mapping[str, Artifact]) -> None:
+    classifier, patches, latents = inputs[CLASSIFIER], inputs[PATCHES], inputs[LATENTS]
+    if not (classifier.path / TEMPERATURE).exists():
+        raise ConfigError(
+            f"{CLASSIFIER}: {classifier.reference} is not calibrated: its labels would be too sure;"
+            " train it with calibration: {folds: 4}"
+        )
+    if latents.manifest.inputs.get(str(patches.reference)) != patches.manifest.fingerprint:
+        raise ConfigError(
+            f"{PATCHES}: {latents.reference} was not encoded from {patches.reference}; name the"
+            " patches that it was encoded from"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +141,8 @@ class Asked:
     labelled: LatentStore
     """The store of the labelled target, as it is divided."""
     denoiser: LoadedDenoiser
+    root: StoragePath
+    """Where the artifacts are that a classifier's features come from."""
     batch: int
     seed: int
     device: str
@@ -110,18 +165,37 @@ def pseudo_labelled(config: PseudoLabelConfig, asked: Asked) -> PseudoLabelled:
         raise ConfigError(
             f"{LATENTS}: {asked.inputs[LATENTS].reference} has no patch of split train"
         )
+    match config.teacher:
+        case GuideAsTeacher() as teacher:
+            return PseudoLabelled(latents, _of_guide(teacher, latents, asked), config.share)
+        case ClassifierAsTeacher():
+            return _of_classifier(latents, asked, share=config.share)
+
+
+def _of_guide(
+    teacher: GuideAsTeacher, latents: LabelledLatents, asked: Asked
+) -> npt.NDArray[np.float64]:
     guide = asked.inputs[GUIDE]
 
     def opened(snapshot: str) -> Denoiser:
         artifact = asked.inputs["denoiser"]
         return open_denoiser(artifact, device=asked.device, snapshot=snapshot).denoiser
 
-    probability_NK = soft_labels(
+    return soft_labels(
         load_guide(guide.path, opened, asked.device), latents,
-        sigma=config.sigma or _best_sigma(guide), views=config.views, batch=asked.batch,
+        sigma=teacher.sigma or _best_sigma(guide), views=teacher.views, batch=asked.batch,
         seed=asked.seed, device=asked.device,
     )  # fmt: skip
-    return PseudoLabelled(latents, probability_NK, config.share)
+
+
+def _of_classifier(latents: LabelledLatents, asked: Asked, *, share: float) -> PseudoLabelled:
+    """Patches that cannot be read any more are not shown."""
+    classifier = asked.inputs[CLASSIFIER]
+    opened = open_classifier(classifier, asked.root, batch=asked.batch, device=asked.device)
+    _require_classes(opened.classes, asked.labelled, classifier, what=CLASSIFIER)
+    read = read_patches(PatchIndex.open(asked.inputs[PATCHES].path), latents.patch_N)
+    kept = np.flatnonzero(np.isin(latents.patch_N, read.patches_N))
+    return PseudoLabelled(latents.part(kept), opened.predict(read.pixels_NHWC), share)
 
 
 def _store(inputs: Mapping[str, Artifact], labelled: LatentStore) -> LatentStore:
@@ -144,7 +218,7 @@ def _best_sigma(guide: Artifact) -> float:
     if not calibrated or not bins or "log_loss" not in bins[0]:
         raise ConfigError(
             f"{GUIDE}: {guide.reference} was not calibrated, so nothing says at which noise level"
-            " it is best; name kind.pseudo_labels.sigma, or train it with calibration"
+            " it is best; name kind.pseudo_labels.teacher.sigma, or train it with calibration"
         )
     best = min(bins, key=lambda score: float(score["log_loss"]))
     return float(np.sqrt(best["sigma_low"] * best["sigma_high"]))

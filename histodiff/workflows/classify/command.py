@@ -4,6 +4,7 @@ The control is the same command with nothing added. Every arm takes the same num
 last step's model is scored on slides that no training image comes from.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from histodiff.classification.pseudo_labels import tempered
 from histodiff.cluster.site import Site
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
+from histodiff.models.weights import DESCRIPTION
 from histodiff.runtime.threads import use_threads
 from histodiff.training import CHECKPOINTS
 from histodiff.workflows.classify.added import (
@@ -34,6 +36,7 @@ from histodiff.workflows.classify.config import ClassifyConfig
 from histodiff.workflows.classify.method_kinds import (
     AUTOENCODER,
     DENOISER,
+    ENCODER,
     UNLABELLED,
     DenoiserFeaturesMethod,
     SelfSupervisedMethod,
@@ -184,7 +187,9 @@ def _checked_labels(
         require_same_encoder(inputs[DENOISER], inputs[AUTOENCODER])
         require_snapshot(inputs[DENOISER], config.method.snapshot)
         require_patch_px(index.patch_px, inputs[DENOISER], owner=str(config.patches))
-    if isinstance(config.method, SelfSupervisedMethod):
+    if ENCODER in inputs:
+        _require_encoder(inputs[ENCODER], index)
+    elif isinstance(config.method, SelfSupervisedMethod):
         candidates(
             index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=None, seed=config.seed,
             field=UNLABELLED,
@@ -192,3 +197,23 @@ def _checked_labels(
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     check_added(config, index, labels, inputs)
     return labels
+
+
+def _require_encoder(artifact: Artifact, index: PatchIndex) -> None:
+    """Checks that a network has seen no label, and fits the patches.
+
+    Raises:
+        ConfigError: It was trained otherwise, or tells another number of classes apart.
+    """
+    method = artifact.manifest.config["method"]["type"]
+    if method != "self_supervised":
+        raise ConfigError(
+            f"{ENCODER}: {artifact.reference} is of method {method}, whose network knows labels;"
+            " name one of method self_supervised"
+        )
+    known = json.loads((artifact.path / DESCRIPTION).read_bytes())["classes"]
+    if known != list(index.classes):
+        raise ConfigError(
+            f"{ENCODER}: {artifact.reference} tells {', '.join(known)} apart, the patches are of"
+            f" {', '.join(index.classes)}; train one on these patches"
+        )

@@ -17,6 +17,7 @@ from histodiff.workflows.classify.method_kinds import (
     MethodConfig,
     NetworkMethod,
     ScratchTuning,
+    SelfSupervisedMethod,
     method_inputs,
 )
 
@@ -59,7 +60,7 @@ class ClassifyConfig(CommandConfig):
     """What is trained: `network`, or a linear classifier of features: `colour_histogram`,
     `denoiser_features`, `self_supervised`."""
     backbone: ClassifierConfig | None = None
-    """The network of the methods `network` and `self_supervised`; null for others."""
+    """The network that `network` and `self_supervised` train; null for whatever trains none."""
     training: ClassifierTraining | None = None
     """How the method `network` is trained; null for others."""
     calibration: CalibrationConfig | None = None
@@ -104,8 +105,13 @@ class ClassifyConfig(CommandConfig):
     @model_validator(mode="after")
     def _method_is_whole(self) -> "ClassifyConfig":
         blocks = {"backbone": self.backbone, "training": self.training}
-        needed = {"network": {"backbone", "training"}, "self_supervised": {"backbone"}}
-        wanted = needed.get(self.method.type, set())
+        match self.method:
+            case NetworkMethod():
+                wanted = {"backbone", "training"}
+            case SelfSupervisedMethod(encoder=None):
+                wanted = {"backbone"}
+            case _:
+                wanted = set()
         spare = [name for name, block in blocks.items() if block is not None and name not in wanted]
         if spare:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histodiff.artifacts import Kind, Reference
 from histodiff.classification.self_supervised import ContrastiveTraining
@@ -10,7 +10,7 @@ from histodiff.config import Config, Location
 from histodiff.models.denoiser import LAST
 
 DENOISER, AUTOENCODER = "method.denoiser", "method.autoencoder"
-UNLABELLED = "method.pool"
+UNLABELLED, ENCODER = "method.pool", "method.encoder"
 """Keys of inputs."""
 
 
@@ -78,16 +78,35 @@ class DenoiserFeaturesMethod(LinearMethod):
 
 
 class SelfSupervisedMethod(LinearMethod):
-    """What unlabelled patches buy without a generator: a self-supervised `backbone`."""
+    """What unlabelled patches buy without a generator: a linear head on a self-supervised network.
+
+    It is trained here, by `pretraining` and the block `backbone`, or taken from `encoder`.
+    """
 
     type: Literal["self_supervised"]
+    encoder: Annotated[Reference | None, Location()] = None
+    """Finished classifier of this method, whose network is taken and whose head, which knows its
+    labels, is not: one network serves every budget and seed."""
     pool: Annotated[Reference | None, Location()] = None
     """PatchIndex whose training patches it learns from; null takes the target's, without a look at
     their labels."""
     candidates: int | None = Field(default=None, ge=2)
     """Patches it learns from at most, drawn by the seed; null takes all."""
-    pretraining: ContrastiveTraining
-    """How it learns."""
+    pretraining: ContrastiveTraining | None = None
+    """How it learns; null with `encoder`."""
+
+    @model_validator(mode="after")
+    def _trained_or_taken(self) -> "SelfSupervisedMethod":
+        if (self.encoder is None) == (self.pretraining is None):
+            raise ValueError(
+                "method self_supervised needs `pretraining`, or the `encoder` of a finished one,"
+                " and not both"
+            )
+        if self.encoder is not None and (self.pool, self.candidates) != (None, None):
+            raise ValueError(
+                "method.encoder has learned already: take `pool` and `candidates` away"
+            )
+        return self
 
 
 FeatureMethod = ColourHistogramMethod | DenoiserFeaturesMethod
@@ -104,6 +123,8 @@ def method_inputs(method: MethodConfig) -> dict[str, Reference]:
                 DENOISER: method.denoiser.as_kind(Kind.DENOISERS),
                 AUTOENCODER: method.autoencoder.as_kind(Kind.AUTOENCODERS),
             }
+        case SelfSupervisedMethod(encoder=encoder) if encoder is not None:
+            return {ENCODER: encoder.as_kind(Kind.CLASSIFIERS)}
         case SelfSupervisedMethod(pool=pool) if pool is not None:
             return {UNLABELLED: pool.as_kind(Kind.PATCHES)}
         case _:

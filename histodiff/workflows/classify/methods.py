@@ -43,6 +43,7 @@ from histodiff.workflows.classify.config import ClassifyConfig
 from histodiff.workflows.classify.method_kinds import (
     AUTOENCODER,
     DENOISER,
+    ENCODER,
     UNLABELLED,
     DenoiserFeaturesMethod,
     FeatureMethod,
@@ -126,20 +127,15 @@ def fitted(
             )  # fmt: skip
             return _network(config, trained.classifier, trained.records, classes, device)
         case SelfSupervisedMethod() as method:
-            found = candidates(
-                index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=method.candidates,
-                seed=config.seed, field=UNLABELLED,
-            )  # fmt: skip
-            read = read_patches(found.index, found.patches_N)
-            classifier, records = self_supervised_classifier(
-                read.pixels_NHWC, backbone=config.networks_backbone, training=method.pretraining,
-                num_classes=len(classes), seed=config.seed, device=device,
-                checkpoints=without_labels,
-            )  # fmt: skip
-            encode = partial(image_features, classifier, batch=config.eval_batch, device=device)
-            set_linear_head(classifier, _logistic(method, encode, images))
-            network = _network(config, classifier, records, classes, device)
-            return replace(network, failed=read.failed)
+            encoder = _self_supervised(
+                config, method, inputs, index=index, checkpoints=without_labels, device=device
+            )
+            encode = partial(
+                image_features, encoder.classifier, batch=config.eval_batch, device=device
+            )
+            set_linear_head(encoder.classifier, _logistic(method, encode, images))
+            network = _network(config, encoder.classifier, encoder.records, classes, device)
+            return replace(network, failed=encoder.failed)
         case method:
             features = pixel_features(method, inputs, batch=config.eval_batch, device=device)
             model = _logistic(method, features, images)
@@ -148,6 +144,40 @@ def fitted(
                 lambda path: _save_linear(path, model, method, classes),
                 [],
             )
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A network that learned without labels."""
+
+    classifier: Classifier
+    records: list[MetricsRow]
+    failed: tuple[UnitIssue, ...]
+
+
+def _self_supervised(
+    config: ClassifyConfig,
+    method: SelfSupervisedMethod,
+    inputs: Mapping[str, Artifact],
+    *,
+    index: PatchIndex,
+    checkpoints: StoragePath,
+    device: str,
+) -> _Encoder:
+    """The network of the method, trained or taken; its head says nothing yet."""
+    if method.pretraining is None:
+        taken = load_classifier(inputs[ENCODER].path, device=device).classifier
+        return _Encoder(taken, [], ())
+    found = candidates(
+        index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=method.candidates,
+        seed=config.seed, field=UNLABELLED,
+    )  # fmt: skip
+    read = read_patches(found.index, found.patches_N)
+    trained, records = self_supervised_classifier(
+        read.pixels_NHWC, backbone=config.networks_backbone, training=method.pretraining,
+        num_classes=len(index.classes), seed=config.seed, device=device, checkpoints=checkpoints,
+    )  # fmt: skip
+    return _Encoder(trained, records, read.failed)
 
 
 def _of_network(

@@ -9,6 +9,7 @@ from histodiff.guidance.classifier_guide import ClassifierGuide
 from histodiff.guidance.evaluate import accuracy_by_sigma
 from histodiff.guidance.labelled import LabelledLatents, noisy_batch, read_labelled
 from histodiff.guidance.noise import LogUniformNoise, sigma_drawer
+from histodiff.guidance.pseudo_labels import shown_latents
 from histodiff.guidance.training import GuideTraining, guide_loss, training_batch
 from histodiff.latents import Whitening
 from histodiff.models.latent_classifier import LatentClassifier, LatentClassifierConfig
@@ -80,7 +81,12 @@ def test_training_batch_is_a_function_of_seed_and_global_index():
 
     def batch(step, size, seed=0):
         return training_batch(
-            latents, step, training=training(batch=size), sigma_of=SIGMA_OF, seed=seed
+            latents,
+            step,
+            shown_at=shown_latents(latents, None, balanced=True, seed=seed),
+            training=training(batch=size),
+            sigma_of=SIGMA_OF,
+            seed=seed,
         )
 
     whole, first, second = batch(0, 8), batch(0, 4), batch(1, 4)
@@ -103,8 +109,8 @@ def test_training_batch_balanced_draws_rare_classes_as_often():
     shares = {
         balanced: float(
             training_batch(
-                rare, 0, training=training(batch=400, class_balanced=balanced),
-                sigma_of=SIGMA_OF, seed=0,
+                rare, 0, shown_at=shown_latents(rare, None, balanced=balanced, seed=0),
+                training=training(batch=400), sigma_of=SIGMA_OF, seed=0,
             ).target_B.float().mean()
         )
         for balanced in (True, False)

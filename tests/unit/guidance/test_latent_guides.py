@@ -14,6 +14,7 @@ from histodiff.guidance.labelled import LabelledLatents
 from histodiff.guidance.latent_classifier import CleanGuideKind, LatentGuideKind
 from histodiff.guidance.lesson import Lesson
 from histodiff.guidance.noise import LogUniformNoise
+from histodiff.guidance.pseudo_labels import shown_latents
 from histodiff.guidance.teaching import train_guide
 from histodiff.guidance.training import (
     ClassifierTraining,
@@ -106,7 +107,10 @@ def test_mixed_batches_mix_clean_latents_and_labels_alike_and_leave_the_noise(de
         return torch.zeros(len(x), 2)
 
     guide_loss(logits, whole, training=training, sigma_of=sigma_of, seed=0, device="cpu")(3)
-    plain = training_batch(whole, 3, training=training, sigma_of=sigma_of, seed=0)
+    plain = training_batch(
+        whole, 3, shown_at=shown_latents(whole, None, balanced=True, seed=0), training=training,
+        sigma_of=sigma_of, seed=0,
+    )  # fmt: skip
     share = mixing_shares(training, 3, seed=0).reshape(-1, 1, 1, 1)
     assert 0 < share.min() < 0.4 < 0.6 < share.max() < 1
     expected = (1 - share) * plain.clean_BCHW + share * plain.clean_BCHW.roll(-1, 0)
@@ -116,7 +120,10 @@ def test_mixed_batches_mix_clean_latents_and_labels_alike_and_leave_the_noise(de
 def test_loss_of_mixed_labels_is_least_for_their_shares():
     training = latent_kind(training={"mixing": 1.0}).training
     whole = latents(8, seed=0)
-    plain = training_batch(whole, 0, training=training, sigma_of=lambda u: u.float(), seed=0)
+    plain = training_batch(
+        whole, 0, shown_at=shown_latents(whole, None, balanced=True, seed=0), training=training,
+        sigma_of=lambda u: u.float(), seed=0,
+    )  # fmt: skip
     share = mixing_shares(training, 0, seed=0)
     hot = torch.nn.functional.one_hot(plain.target_B, 2).float()
     mixed = (1 - share)[:, None] * hot + share[:, None] * hot.roll(-1, 0)

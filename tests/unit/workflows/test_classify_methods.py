@@ -160,6 +160,45 @@ def test_self_supervised_is_calibrated_by_heads_of_one_encoder(patches):
     assert open_classifier(calibrated, patches.storage_root, batch=8, device="cpu").temperature
 
 
+def test_self_supervised_network_is_taken_and_its_head_is_not(patches):
+    trained = classify(self_supervised().model_copy(update={"name": "encoder"}), patches)
+    method = {"type": "self_supervised", "encoder": "encoder@v1"}
+    same = classify(linear_config(method, name="same"), patches)
+    assert "classifiers/encoder@v1" in same.manifest.inputs
+    assert weights_of(same).keys() == weights_of(trained).keys()
+    for name, weight in weights_of(trained).items():
+        torch.testing.assert_close(weights_of(same)[name], weight, rtol=0, atol=0)
+    every = classify(linear_config(method, name="all", budget={"type": "all"}), patches)
+    one, other = weights_of(same), weights_of(every)
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differing == {"backbone.fc.weight", "backbone.fc.bias"}
+
+
+def weights_of(artifact):
+    return load_classifier(artifact.path, device="cpu").classifier.state_dict()
+
+
+def test_network_that_knows_labels_is_no_self_supervised_one(patches):
+    classify(classify_config(name="knowing"), patches)
+    method = {"type": "self_supervised", "encoder": "knowing@v1"}
+    with pytest.raises(ConfigError, match="whose network knows labels"):
+        classify(linear_config(method), patches)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"encoder": "encoder@v1"}, "and not both"),
+        ({"pretraining": None}, "and not both"),
+        ({"pretraining": None, "encoder": "e@v1", "pool": "p@v1"}, "take `pool`"),
+        ({"pretraining": None, "encoder": "encoder@v1"}, "uses no `backbone`"),
+    ],
+)
+def test_self_supervised_is_trained_or_taken(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        self_supervised(**changes)
+
+
 def test_self_supervised_is_a_network_like_any_other(patches):
     artifact = classify(self_supervised(), patches)
     opened = open_classifier(artifact, patches.storage_root, batch=8, device="cpu")

@@ -9,10 +9,16 @@ from histodiff.artifacts import Kind, Reference, open_artifact
 from histodiff.errors import ArtifactError, ConfigError
 from histodiff.samples import SampleStore
 from histodiff.workflows import guide as command
+from histodiff.workflows.classify import classify
 from histodiff.workflows.guide import estimate, guide
 from histodiff.workflows.synthesize import synthesize
-from tests.support.labelled_chain import make_autoencoder, make_denoiser, make_latents
-from tests.support.labelled_configs import guide_config, synthesize_config
+from tests.support.labelled_chain import (
+    make_autoencoder,
+    make_denoiser,
+    make_latents,
+    make_patches,
+)
+from tests.support.labelled_configs import classify_config, guide_config, synthesize_config
 from tests.support.optimization import optimization
 
 NOISE = {"type": "log_uniform", "sigma_min": 0.05, "sigma_max": 5.0}
@@ -118,14 +124,34 @@ def test_guide_killed_after_its_training_resumes_to_the_same_bytes(encoded, kind
         assert (resumed.path / file).read_bytes() == (undisturbed.path / file).read_bytes()
 
 
-def pseudo(**changes):
-    given = {"latents": "toy@v1", "guide": "features@v1", "views": 2, **changes}
-    return {**KINDS["adapter"], "pseudo_labels": given}
+def pseudo(latents="toy@v1", **changes):
+    teacher = {"type": "guide", "guide": "features@v1", "views": 2, **changes}
+    return {**KINDS["adapter"], "pseudo_labels": {"latents": latents, "teacher": teacher}}
 
 
 def taught_by_soft_labels(site, *, count=2, **changes):
     budget = {"type": "slides_per_class", "count": count}
     return guide(guide_config(name="soft", kind=pseudo(**changes), budget=budget), site)
+
+
+PERCEPTRON = {
+    "type": "features", "network": {"layers": ["mid_block"]}, "calibration": None,
+    "training": {**TRAINING, "noise": NOISE},
+}  # fmt: skip
+
+
+def taught_by_classifier(site, kind="latent", *, patches="toy@v1", classifier="teacher@v1"):
+    teacher = {"type": "classifier", "classifier": classifier, "patches": patches}
+    soft = {"latents": "toy@v1", "teacher": teacher, "share": 0.9}
+    taught = {**{**KINDS, "perceptron": PERCEPTRON}[kind], "pseudo_labels": soft}
+    return guide(guide_config(name=f"{kind}-taught", kind=taught), site)
+
+
+def teacher(site, **changes):
+    linear = {"method": {"type": "colour_histogram"}, "backbone": None, "training": None}
+    budget = {"type": "slides_per_class", "count": 2}
+    calibrated = {"calibration": {"folds": 2}, "budget": budget, "splits": ["val"]}
+    return classify(classify_config(name="teacher", **{**linear, **calibrated, **changes}), site)
 
 
 def test_adapter_learns_from_soft_labels_of_another_guide(encoded):
@@ -138,6 +164,38 @@ def test_adapter_learns_from_soft_labels_of_another_guide(encoded):
     assert (found.path / "weights.safetensors").read_bytes() != (
         alone.path / "weights.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["latent", "adapter", "perceptron"])
+def test_guide_learns_what_a_classifier_says_of_latents_without_labels(encoded, kind):
+    teacher(encoded)
+    found = taught_by_classifier(encoded, kind)
+    assert {"classifiers/teacher@v1", "patches/toy@v1"} < set(found.manifest.inputs)
+    alone = guide(
+        guide_config(name="alone", kind={**KINDS, "perceptron": PERCEPTRON}[kind]), encoded
+    )
+    assert (found.path / "weights.safetensors").read_bytes() != (
+        alone.path / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_classifier_that_may_not_teach_is_refused(encoded, tmp_path):
+    teacher(encoded, calibration=None)
+    with pytest.raises(ConfigError, match=r"is not calibrated.* calibration"):
+        taught_by_classifier(encoded)
+    teacher(encoded, version="v2", budget={"type": "fraction", "fraction": 0.5})
+    with pytest.raises(ConfigError, match="was made with other labels"):
+        taught_by_classifier(encoded, classifier="teacher@v2")
+    teacher(encoded, version="v3")
+    make_patches(encoded, tmp_path / "other", name="other")
+    with pytest.raises(ConfigError, match="was not encoded from patches/other@v1"):
+        taught_by_classifier(encoded, classifier="teacher@v3", patches="other@v1")
+
+
+def test_regressions_learn_from_labels_alone():
+    soft = pseudo()["pseudo_labels"]
+    with pytest.raises(ConfigError, match="logistic learns from labels alone"):
+        guide_config(kind={**KINDS["features"], "pseudo_labels": soft})
 
 
 def test_soft_labels_of_a_guide_of_another_kind_or_other_labels_are_refused(encoded):
@@ -167,7 +225,7 @@ def test_soft_labels_of_latents_of_another_encoder_are_refused(encoded):
 def test_soft_labels_of_a_guide_without_calibration_need_a_noise_level(encoded):
     plain = {**KINDS["features"], "calibration": None}
     guide(guide_config(name="features", kind=plain), encoded)
-    with pytest.raises(ConfigError, match=r"name kind\.pseudo_labels\.sigma"):
+    with pytest.raises(ConfigError, match=r"name kind\.pseudo_labels\.teacher\.sigma"):
         taught_by_soft_labels(encoded)
     taught_by_soft_labels(encoded, sigma=0.3)
     assert open_artifact(encoded.storage_root, Reference("soft@v1").as_kind(Kind.GUIDES))
