@@ -10,6 +10,8 @@ from histodiff.features.kinds import ExtractorConfig, extractor_inputs
 from histodiff.runtime.symmetries import Symmetries
 
 Split = Literal["train", "val", "test"]
+JUDGE = "judge"
+"""Key of its input of the block."""
 
 
 class QualityConfig(Config):
@@ -29,6 +31,9 @@ class QualityConfig(Config):
     are looked for. Empty looks for none."""
     training_images: int | None = Field(default=None, ge=100)
     """Training patches at most, drawn by the seed; null compares with all, and so finds all."""
+    judge: Annotated[Reference | None, Location()] = None
+    """Finished classifier of real patches that says which class a sample shows; null asks none. It
+    should know more labels than the guide, of other slides, and never samples."""
     symmetries: Symmetries = "flips_and_turns"
     """Symmetries under which a copy counts as one; eight cost eight times the features of the
     samples and the real patches."""
@@ -58,4 +63,5 @@ class QualityConfig(Config):
         extractor = {
             f"extractor.{key}": address for key, address in extractor_inputs(self.extractor).items()
         }
-        return {"real": self.real.as_kind(Kind.PATCHES), **training, **extractor}
+        judge = {} if self.judge is None else {JUDGE: self.judge.as_kind(Kind.CLASSIFIERS)}
+        return {"real": self.real.as_kind(Kind.PATCHES), **training, **extractor, **judge}

@@ -25,12 +25,13 @@ from histodiff.evaluation.reconstruction import comparison_picture
 from histodiff.features.extractor import Extractor, extracted_features
 from histodiff.samples import SampleStore
 from histodiff.storage import StoragePath, write_bytes
-from histodiff.workflows.quality.config import QualityConfig
+from histodiff.workflows.quality.config import JUDGE, QualityConfig
 from histodiff.workflows.quality.extractors import check_extractor, open_extractor
+from histodiff.workflows.quality.judging import Drawn, Judge, checked_judge, judged
 from histodiff.workflows.quality.patches import PatchSource, patch_source
 
 METRICS_FILE, SUSPECTS_FILE = "metrics.json", "nearest_training.png"
-QUALITY, MEMORISATION = "quality", "memorisation"
+QUALITY, MEMORISATION, AGREEMENT = "quality", "memorisation", "agreement"
 """Keys of the measures in the contents of manifests."""
 _READ_AT_ONCE = 256
 _SHOWN = 8
@@ -38,10 +39,12 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Sources:
-    """Real patches: held-out ones, and what was trained on."""
+    """Real patches: held-out ones, and what was trained on; and who says what samples show."""
 
     real: PatchSource
     training: tuple[PatchSource, ...]
+    judge: Judge | None
+    """None where nobody is asked."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,26 @@ class Measured:
 
 
 def open_sources(
-    config: QualityConfig, inputs: Mapping[str, Artifact], *, image_px: int, seed: int
+    config: QualityConfig,
+    inputs: Mapping[str, Artifact],
+    drawn: Drawn,
+    *,
+    root: StoragePath,
+    seed: int,
 ) -> Sources:
     """The patches that samples are compared with, and whether everything fits, before any work.
 
     Args:
         config: The block.
         inputs: Its artifacts, by their key below the block.
-        image_px: Side of the samples.
+        drawn: What is known of the samples.
+        root: Where artifacts are that a judge's features and labels come from.
         seed: Draws which patches.
 
     Raises:
         ConfigError: Patches have another size than the samples, or there are none; or the extractor
-            does not fit.
+            or the judge does not fit.
+        ArtifactError: What the judge learned from is missing, or is something else now.
     """
     check_extractor(config.extractor, inputs)
     real = patch_source(
@@ -86,12 +96,13 @@ def open_sources(
         for number in range(len(config.training))
     )
     for source in (real, *training):
-        if source.index.patch_px != image_px:
+        if source.index.patch_px != drawn.image_px:
             raise ConfigError(
                 f"quality: {source.name} has patches of {source.index.patch_px} px, samples have"
-                f" {image_px} px; tile the same tissue with patch_px: {image_px}"
+                f" {drawn.image_px} px; tile the same tissue with patch_px: {drawn.image_px}"
             )
-    return Sources(real, training)
+    judge = None if config.judge is None else checked_judge(inputs[JUDGE], root, drawn, real)
+    return Sources(real, training, judge)
 
 
 def measure_store(
@@ -123,6 +134,11 @@ def measure_store(
         seed=seed,
     )
     contents = {QUALITY: {**described(extractor), **quality_record(quality)}}
+    if sources.judge is not None:
+        contents[AGREEMENT] = judged(
+            sources.judge, _sample_blocks(store), store.labels,
+            batch=config.batch, replicates=config.replicates, seed=seed, device=device,
+        )  # fmt: skip
     suspects: list[dict[str, Any]] = []
     if sources.training:
         copies = _copies(config, extractor, sources.training, samples_GND, real_GND)

@@ -11,7 +11,7 @@ from typing import Any
 from histodiff.artifacts import Artifact, open_artifact
 from histodiff.evaluation.quality.comparison import MEASURES
 from histodiff.storage import StoragePath, list_names
-from histodiff.workflows.quality.measuring import MEMORISATION, QUALITY, SUSPECTS_FILE
+from histodiff.workflows.quality.measuring import AGREEMENT, MEMORISATION, QUALITY, SUSPECTS_FILE
 from histodiff.workflows.report.comparisons import setting_text
 from histodiff.workflows.report.pictures import Picture, stored_picture
 from histodiff.workflows.report.samples import first_of_each_setting
@@ -46,6 +46,29 @@ class MeasureRow:
 
 
 @dataclass(frozen=True)
+class JudgedRow:
+    """One line of a table: samples asked for as one class, and what they were called."""
+
+    of: str
+    num_samples: int
+    share: float
+    low: float
+    high: float
+    mean_probability: float
+    counts: Sequence[int]
+    """By the most probable class, in the order of the judge's classes."""
+
+
+@dataclass(frozen=True)
+class JudgedShown:
+    """What a classifier of real patches said of one set of samples."""
+
+    sentence: str
+    classes: Sequence[str]
+    rows: Sequence[JudgedRow]
+
+
+@dataclass(frozen=True)
 class QualityShown:
     """What was measured of one set of samples."""
 
@@ -56,6 +79,8 @@ class QualityShown:
     warnings: Sequence[str]
     copies: str | None
     """What was found of copies, in words; None where it was not looked for."""
+    judged: "JudgedShown | None"
+    """What a classifier said that they show; None where none was asked."""
     picture: Picture | None
 
 
@@ -84,6 +109,7 @@ def sample_quality(
 def _shown(artifact: Artifact, settings: str) -> QualityShown:
     contents = artifact.manifest.contents
     quality, copies = contents[QUALITY], contents.get(MEMORISATION)
+    said = contents.get(AGREEMENT)
     rows = _rows("all", quality)
     for label, own in quality["by_class"].items():
         rows += _rows(label, own)
@@ -101,6 +127,7 @@ def _shown(artifact: Artifact, settings: str) -> QualityShown:
         rows=rows,
         warnings=_warnings(quality),
         copies=None if copies is None else _copies(copies, quality["num_images"]),
+        judged=None if said is None else _judged(said),
         picture=picture,
     )
 
@@ -148,3 +175,55 @@ def _copies(copies: Mapping[str, Any], num_images: int) -> str:
         )
     turned = copies["symmetries"]
     return f"{text}, {'as they are' if turned == 'none' else 'flipped and turned too'}."
+
+
+def _judged(said: Mapping[str, Any]) -> JudgedShown:
+    confusion = said["confusion"]
+    return JudgedShown(
+        sentence=_judged_sentence(said),
+        classes=tuple(next(iter(confusion.values()))),
+        rows=[
+            JudgedRow(
+                of=label,
+                num_samples=own["num_samples"],
+                share=own["share"]["value"],
+                low=own["share"]["low"],
+                high=own["share"]["high"],
+                mean_probability=own["mean_probability"]["value"],
+                counts=tuple(confusion[label].values()),
+            )
+            for label, own in said["by_class"].items()
+        ],
+    )
+
+
+def _judged_sentence(said: Mapping[str, Any]) -> str:
+    share, probability = said["share"], said["mean_probability"]
+    text = (
+        f"{said['judge']} calls {share['value']:.1%} of {said['num_samples']:,} samples what they"
+        f" were asked for (95 % interval {share['low']:.1%} to {share['high']:.1%}, over samples),"
+        f" and gives that class a mean probability of {probability['value']:.2f}."
+        f" {_worth(said['real'], said['num_real_known_to_judge'])}"
+    )
+    if said["same_labels"]:
+        text += " It learned from the same labels as the samples, so it is no independent judge."
+    return text
+
+
+def _worth(real: Mapping[str, Any] | None, num_known: int) -> str:
+    """What a judge is worth itself."""
+    if real is None:
+        why = (
+            f"the {num_known:,} labelled real patches are all of slides or patients that it learned"
+            " from"
+            if num_known
+            else "no real patch has a label of these classes"
+        )
+        return f"What it is worth itself is not known: {why}."
+    low, high = real["low"], real["high"]
+    spread = "" if low is None else f" ({low:.1%} to {high:.1%}, over slides or patients)"
+    return (
+        f"Its own balanced accuracy is {real['balanced_accuracy']:.1%}{spread} on"
+        f" {real['num_patches']:,} real patches of {real['num_groups']:,} slides or patients that"
+        " it did not learn from."
+    )

@@ -103,6 +103,9 @@ def sample_metrics(root: StoragePath, address: Reference) -> dict[str, float]:
         f"samples.{name}": float(measure["value"])
         for name, measure in contents.get("quality", {"measures": {}})["measures"].items()
     }
+    if "agreement" in contents:
+        for name in ("share", "mean_probability"):
+            found[f"samples.agreement_{name}"] = float(contents["agreement"][name]["value"])
     if "memorisation" in contents:
         found["samples.memorised_share"] = float(contents["memorisation"]["share"])
     return found

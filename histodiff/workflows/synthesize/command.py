@@ -28,7 +28,7 @@ def synthesize(config: SynthesizeConfig, site: Site) -> Artifact:
     """
     inputs = opened_inputs(config, site)
     labels = known_labels(config, inputs)
-    sources = opened_sources(config, inputs)
+    sources = opened_sources(config, inputs, labels, root=site.storage_root)
     inventory = {"device_class": site.device}
     draft = begin(site.storage_root, config, inputs=inputs, inventory=inventory)
     if draft.finished is not None:

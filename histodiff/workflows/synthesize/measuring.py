@@ -6,16 +6,24 @@ from histodiff.artifacts import Artifact
 from histodiff.samples import SampleStore
 from histodiff.storage import StoragePath
 from histodiff.workflows.networks import drawn_px
+from histodiff.workflows.quality.judging import Drawn
 from histodiff.workflows.quality.measuring import Measured, Sources, measure_store, open_sources
 from histodiff.workflows.synthesize.config import QUALITY, SynthesizeConfig
+from histodiff.workflows.synthesize.store import drawn_classes
 
 
-def opened_sources(config: SynthesizeConfig, inputs: Mapping[str, Artifact]) -> Sources | None:
-    """Patches that the samples will be measured against; None where nothing is measured."""
+def opened_sources(
+    config: SynthesizeConfig,
+    inputs: Mapping[str, Artifact],
+    labels_sha256: str | None,
+    *,
+    root: StoragePath,
+) -> Sources | None:
+    """What the samples will be measured with; None where nothing is measured."""
     if config.quality is None:
         return None
-    image_px = drawn_px(inputs["denoiser"])
-    return open_sources(config.quality, _of_quality(inputs), image_px=image_px, seed=config.seed)
+    drawn = Drawn(drawn_px(inputs["denoiser"]), drawn_classes(inputs), labels_sha256)
+    return open_sources(config.quality, _of_quality(inputs), drawn, root=root, seed=config.seed)
 
 
 def measured_samples(

@@ -14,6 +14,7 @@ from histodiff.samples import SampleStore, finish_store, finished_shards, write_
 from histodiff.samples.schema import SAMPLE_COLUMNS
 from histodiff.storage import storage_path
 from histodiff.workflows.quality.config import QualityConfig
+from histodiff.workflows.quality.judging import Drawn
 from histodiff.workflows.quality.measuring import measure_store, open_sources
 from histodiff.workflows.quality.patches import patch_source
 from histodiff.workflows.report import ReportConfig, report
@@ -24,6 +25,7 @@ from tests.support.labelled_chain import make_denoiser
 from tests.support.labelled_configs import classify_config, synthesize_config
 
 RANDOM = {"type": "random_features", "input_px": 32}
+UNLABELLED = Drawn(image_px=32, classes=("unconditional",), labels_sha256=None)
 
 
 def block(**changes):
@@ -70,7 +72,7 @@ def measured(site, path, pixels, **changes):
     inputs = {
         key: open_artifact(site.storage_root, address) for key, address in config.inputs().items()
     }
-    sources = open_sources(config, inputs, image_px=32, seed=0)
+    sources = open_sources(config, inputs, UNLABELLED, root=site.storage_root, seed=0)
     store = store_of(path, pixels)
     found = measure_store(config, inputs, store, sources, path=path, seed=0, device="cpu")
     return found.contents, json.loads((path / "metrics.json").read_bytes())
@@ -163,7 +165,7 @@ def test_training_patches_that_were_left_out_are_counted(sampled, tmp_path):
     inputs = {
         key: open_artifact(sampled.storage_root, address) for key, address in few.inputs().items()
     }
-    sources = open_sources(few, inputs, image_px=32, seed=0)
+    sources = open_sources(few, inputs, UNLABELLED, root=sampled.storage_root, seed=0)
     path = storage_path(tmp_path)
     store = store_of(path, pixels)
     found = measure_store(few, inputs, store, sources, path=path, seed=0, device="cpu")

@@ -16,7 +16,11 @@ from histodiff.workflows.report.study.figures import guidance_figure
 from histodiff.workflows.sweep.study import StudyConfig
 from histodiff.workflows.sweep.trial_table import TrialRow
 
-_DIVERSITY = ("precision", "recall", "density", "coverage")
+_SAMPLES = {
+    **{name: name for name in ("precision", "recall", "density", "coverage")},
+    "agreement_share": "agreement with a classifier",
+}
+"""Measures of samples in the table of trials, and what they are called."""
 
 
 def guidance_effect(
@@ -35,10 +39,10 @@ def guidance_effect(
         if row.command == "classify" and not row.chosen and name in row.metrics:
             label = row.candidate_of or row.arm or row.step
             scored[label][float(scale)].append(row.metrics[name])
-        for measure in _DIVERSITY:
+        for measure, called in _SAMPLES.items():
             value = row.metrics.get(f"samples.{measure}")
             if value is not None:
-                samples[measure][float(scale)].append(value)
+                samples[called][float(scale)].append(value)
         if row.command == "select":
             agreement = _agreement(root, row)
             if agreement is not None:
@@ -49,9 +53,10 @@ def guidance_effect(
             "agreement and diversity of samples": _means(samples),
         },
         axis=study.guidance,
-        caption="Means over all trials at a scale. Agreement is the share of samples whose nearest"
-        " class, in the features of the selection, is the one asked for; precision, recall, density"
-        " and coverage are those that synthesize measured.",
+        caption="Means over all trials at a scale. Agreement is the share of samples whose class is"
+        " the one asked for: the nearest class in the features of the selection, or the most"
+        " probable of a classifier of real patches. That, precision, recall, density and coverage"
+        " are what synthesize measured.",
     )  # fmt: skip
 
 
