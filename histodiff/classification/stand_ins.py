@@ -7,7 +7,6 @@ are within the budget, these are cross-fitted: a part of them stands for samples
 learned from, each part in turn. Legend of suffixes: N, M patches, H height, W width, C channels.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,13 +16,11 @@ import numpy.typing as npt
 import torch
 
 from histodiff.classification.images import Pixels, num_added
+from histodiff.data_prep.index.folds import dealt_folds
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import Autoencoder
-from histodiff.runtime import derived_seed, generator_for
+from histodiff.runtime import generator_for
 from histodiff.telemetry import progress
-
-_DEALS = 200
-"""Ways to deal patients out that are tried until every part has every class."""
 
 Numbers = npt.NDArray[np.int64]
 
@@ -198,37 +195,18 @@ def cross_fitted_parts(
     Raises:
         ConfigError: A part, or what it leaves, lacks a class.
     """
-    labels = np.asarray(table["label"].to_pylist(), dtype=object)
-    slides, patients = (table[key].to_pylist() for key in ("slide_id", "patient_id"))
-    patches_of: defaultdict[str, list[int]] = defaultdict(list)
-    for patch in labelled_N.tolist():
-        patches_of[patients[patch] or slides[patch]].append(patch)
-    ordered = sorted(
-        patches_of,
-        key=lambda group: (
-            str(labels[patches_of[group][0]]), derived_seed(seed, "stand-in", group), group,
-        ),
-    )  # fmt: skip
-    classes = set(labels[labelled_N])
-    lacking: list[str] = []
-    for attempt in range(_DEALS):  # patients with several classes may have to be dealt otherwise
-        order = np.arange(len(ordered))
-        if attempt:
-            order = generator_for(seed, "stand-in-deal", attempt).permutation(len(ordered))
-        dealt: list[list[int]] = [[] for _ in range(num_folds)]
-        for place, number in enumerate(order):
-            dealt[place % num_folds] += patches_of[ordered[number]]
-        parts = [np.array(sorted(part), np.int64) for part in dealt]
-        lacks = {
-            name
-            for part in parts
-            for side in (part, labelled_N[~np.isin(labelled_N, part)])
-            for name in classes - set(labels[side])
-        }
-        if not lacks:
-            return parts
-        lacking = lacking or sorted(lacks)
-    raise ConfigError(
-        f"budget: {why} cross-fitting it in {num_folds} parts leaves one without class"
-        f" '{lacking[0]}': label {num_folds} slides of each class or more, or raise the budget"
+    slides, patients, labels = (
+        table[key].take(labelled_N).to_pylist() for key in ("slide_id", "patient_id", "label")
     )
+    groups = [patient or slide for patient, slide in zip(patients, slides, strict=True)]
+    _, target_N = np.unique(labels, return_inverse=True)
+    fold_N = dealt_folds(
+        groups, target_N.astype(np.int64), count=num_folds, seed=seed, purpose="stand-in",
+        complete=True,
+    )  # fmt: skip
+    if fold_N is None:
+        raise ConfigError(
+            f"budget: {why} cross-fitting it in {num_folds} parts leaves one without some class:"
+            f" label {num_folds} slides of each class or more, or raise the budget"
+        )
+    return [np.sort(labelled_N[fold_N == fold]) for fold in range(num_folds)]

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from histodiff.data_prep.index.folds import dealt_folds
 from histodiff.diffusion import Guide
 from histodiff.errors import ConfigError
 from histodiff.guidance.labelled import LabelledLatents, bin_sigma, noisy_batch
-from histodiff.runtime import generator_for
 
 Bins = Sequence[tuple[float, float]]
 """Bins of noise levels, ascending."""
@@ -63,28 +63,16 @@ def folds(
     Raises:
         ConfigError: Without some fold a class has no latent left.
     """
-    groups = np.asarray(latents.group_N)
-    names = sorted(set(latents.group_N))
-    main = {name: int(np.bincount(latents.target_N[groups == name]).argmax()) for name in names}
-    shuffled = generator_for(seed, "guide-folds").permutation(len(names))
-    dealt = sorted((names[place] for place in shuffled), key=lambda name: main[name])
-    fewest = min(
-        len(set(groups[latents.target_N == label])) for label in set(latents.target_N.tolist())
+    fold_N = dealt_folds(
+        latents.group_N, latents.target_N, count=count, seed=seed, purpose="guide-folds"
     )
-    used = min(count, max(fewest, 2))
-    held_out = [
-        np.flatnonzero(np.isin(groups, dealt[number::used])).astype(np.int64)
-        for number in range(used)
-    ]
-    for rows in held_out:
-        left = np.setdiff1d(np.arange(len(latents)), rows)
-        if not len(rows) or set(latents.target_N[left]) != set(latents.target_N):
-            raise ConfigError(
-                f"{field}: nothing can be held out with fewer than two labelled slides of every"
-                " class; raise budget.count, or set kind.calibration to null and name one"
-                " candidate where there is a choice"
-            )
-    return held_out
+    if fold_N is None:
+        raise ConfigError(
+            f"{field}: nothing can be held out with fewer than two labelled slides of every"
+            " class; raise budget.count, or set kind.calibration to null and name one"
+            " candidate where there is a choice"
+        )
+    return [np.flatnonzero(fold_N == fold) for fold in range(fold_N.max() + 1)]
 
 
 @torch.no_grad()

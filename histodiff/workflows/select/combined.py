@@ -10,6 +10,7 @@ import numpy as np
 from histodiff.artifacts import Artifact
 from histodiff.classification.images import RealImages
 from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.errors import ConfigError
 from histodiff.features.kinds import ClassifierExtractor
 from histodiff.samples import SampleStore
 from histodiff.samples.schema import REASONS, SCORE
@@ -20,7 +21,13 @@ from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import require_same_labels
 from histodiff.workflows.quality.extractors import check_extractor
 from histodiff.workflows.quality.patches import PatchSource
-from histodiff.workflows.select.config import RANDOM, AllOfRule, SelectConfig, extractor_of
+from histodiff.workflows.select.config import (
+    RANDOM,
+    AllOfRule,
+    ConfidenceRule,
+    SelectConfig,
+    extractor_of,
+)
 from histodiff.workflows.select.criteria import Bench, Verdicts, verdicts
 from histodiff.workflows.select.held_out import held_out_patches
 from histodiff.workflows.select.lineage import Seen, images_seen
@@ -62,13 +69,24 @@ def surroundings(
                 if isinstance(extractor, ClassifierExtractor):
                     classifier = own["extractor.classifier"]
                     of_target = str(inputs["patches"].reference) in classifier.manifest.inputs
+                    place = f"{prefix}extractor.classifier"
+                    if isinstance(criterion, ConfidenceRule):
+                        _require_no_labels(classifier, place)
                     if of_target or isinstance(criterion, AgreementRule):
-                        place = f"{prefix}extractor.classifier"
                         require_same_labels(labels_sha256, classifier, what=place)
     if not any(isinstance(criterion, CopiesRule | RealismRule) for criterion in rule.rules):
         return Surroundings()
     seen = images_seen(root, inputs["samples"])
     return Surroundings(seen, held_out_patches(config, rule, inputs, index, seen))
+
+
+def _require_no_labels(classifier: Artifact, place: str) -> None:
+    if classifier.manifest.config["method"]["type"] != "self_supervised":
+        raise ConfigError(
+            f"{place}: {classifier.reference} saw the labels of every fold; name `timm`, `denoiser`"
+            " or a classifier of method self_supervised, or train a network per fold"
+            " (model: {type: network, ...})"
+        )
 
 
 def by_all(

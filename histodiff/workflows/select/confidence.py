@@ -16,12 +16,13 @@ import torch
 from histodiff.classification.images import Images
 from histodiff.classification.learning_set import JoinMixing, hard_targets, learning_set
 from histodiff.classification.training import predicted_probability, trained_classifier
+from histodiff.data_prep.index.folds import dealt_folds
 from histodiff.data_prep.index.patch_index import PatchIndex
+from histodiff.errors import ConfigError
 from histodiff.features.logistic import fitted_logistic
 from histodiff.guidance.calibration import best_temperature
 from histodiff.runtime import derived_seed
 from histodiff.selection.config import Reason
-from histodiff.selection.folds import dealt_folds
 from histodiff.selection.judgement import Judgement
 from histodiff.storage import StoragePath
 from histodiff.workflows.select.config import ConfidenceRule, LinearModel, NetworkModel, name_of
@@ -78,9 +79,13 @@ def confidence(
     labelled = pictures.labelled
     target_M = labelled.images.target_N
     groups = _groups(index, labelled.patches_N)
-    fold_M = dealt_folds(
-        groups, target_M, count=rule.folds, seed=seed, field=f"rule.rules {name_of(rule)}"
-    )
+    fold_M = dealt_folds(groups, target_M, count=rule.folds, seed=seed, purpose="selection-folds")
+    if fold_M is None:
+        raise ConfigError(
+            f"rule.rules {name_of(rule)}: judging images by models that never saw their slide takes"
+            " two labelled slides (patients) of every class; raise the budget, or leave the"
+            " rule out"
+        )
     judge = _judge(rule, pictures, extractor, checkpoints, seed)
     models = [judge(np.flatnonzero(fold_M != fold), fold) for fold in range(fold_M.max() + 1)]
     held_out_MK = np.stack([models[fold].labelled_MK[m] for m, fold in enumerate(fold_M)])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from histodiff.artifacts import CommandConfig, Kind, Reference
 from histodiff.classification.training import ClassifierTraining
@@ -33,21 +33,13 @@ RANDOM = "random"
 """Value of ``rank_by`` that takes what is left at random."""
 
 
-def _without_labels(extractor: ExtractorConfig) -> ExtractorConfig:
-    if extractor.type == "classifier":
-        raise ValueError(
-            "a classifier saw the labels of every fold; name `timm` or `denoiser`, or train a"
-            " network per fold (model: {type: network, ...})"
-        )
-    return extractor
-
-
 class LinearModel(Config):
     """Logistic regression on frozen features that no label was used for."""
 
     type: Literal["linear"]
-    extractor: Annotated[TrainedExtractor, AfterValidator(_without_labels)]
-    """Network whose features are used, `timm` or `denoiser`."""
+    extractor: TrainedExtractor
+    """Network whose features are used: `timm`, `denoiser`, or a `classifier` of the method
+    `self_supervised`, whose network knows no label."""
     inverse_penalty: float = Field(default=0.1, gt=0)
     """One over the weight of the penalty: `C` of scikit-learn. Features are standardised."""
 

@@ -16,13 +16,14 @@ from histodiff.errors import ConfigError
 from histodiff.runtime.symmetries import square_symmetry
 from histodiff.samples import SampleStore, Selection, finish_store, finished_shards, write_shard
 from histodiff.samples.schema import SAMPLE_COLUMNS
+from histodiff.workflows.classify import classify
 from histodiff.workflows.labels import LABELS_SHA256
 from histodiff.workflows.select import SelectConfig, select
 from histodiff.workflows.sweep import SweepConfig
 from histodiff.workflows.sweep.grid import expand
 from tests.support.given_weights import timm_extractor
 from tests.support.labelled_chain import CLASSES, MadeConfig, make_denoiser
-from tests.support.labelled_configs import select_config
+from tests.support.labelled_configs import classify_config, select_config
 from tests.support.optimization import optimization
 
 CLASSIFIER = {"type": "classifier", "classifier": "real@v1"}
@@ -314,6 +315,22 @@ def test_all_of_that_cannot_be_is_refused_in_one_line(sampled, rules, changes, m
     with pytest.raises(ConfigError, match=message) as told:
         chosen(sampled, all_of(*rules, **changes), name="toy")
     assert "\n" not in str(told.value)
+
+
+def test_all_of_confidence_reads_a_network_that_learned_without_labels(sampled):
+    encoder = {
+        "method": {
+            "type": "self_supervised",
+            "pretraining": {**optimization(steps=2, batch=8, lr=1.0e-3), "projection": 8},
+        },
+        "training": None, "name": "encoder",
+    }  # fmt: skip
+    classify(classify_config(**encoder), sampled)
+    extractor = {"type": "classifier", "classifier": "encoder@v1"}
+    model = {"type": "linear", "extractor": extractor}
+    rule = {"type": "confidence", "min_probability": 0.0, "model": model}
+    _, selection = chosen(sampled, all_of(rule, rank_by="confidence"), name="toy")
+    assert all(0 <= row["score.confidence"] <= 1 for row in selection.rows.to_pylist())
 
 
 def test_all_of_untrained_denoiser_as_extractor_is_refused(sampled):
