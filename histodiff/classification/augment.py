@@ -16,7 +16,8 @@ from torch import Tensor
 from histodiff.classification.rand_augment import RandAugmentConfig, rand_augmented
 from histodiff.classification.stain import stain_jittered
 from histodiff.config import Config
-from histodiff.runtime import generator_for
+from histodiff.runtime import generators_for
+from histodiff.runtime.symmetries import square_symmetry
 
 NUM_CHANGES = 6
 
@@ -50,44 +51,58 @@ def augmented(
     device: str,
 ) -> Tensor:
     """The images, each changed at random by its global index: float32 BCHW in 0..255."""
-    images, changes = [], []
-    for image_HWC, index in zip(pixels_BHWC, indices, strict=True):
-        rng = generator_for(seed, "augment", index)
-        which = int(rng.integers(8))
-        images.append(symmetry(image_HWC, which) if config.symmetries else image_HWC)
-        changes.append(rng.uniform(-1.0, 1.0, size=NUM_CHANGES).astype(np.float32))
-    pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+    rngs = list(generators_for(seed, "augment", indices))
+    which_B = np.array([rng.integers(8) for rng in rngs])
+    changes_B6 = np.stack([rng.uniform(-1.0, 1.0, size=NUM_CHANGES) for rng in rngs])
+    images = turned(pixels_BHWC, which_B) if config.symmetries else pixels_BHWC
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
     if config.rand_augment is not None:
         pixels = rand_augmented(pixels, config=config.rand_augment, seed=seed, indices=indices)
     if config.hed:
         stains_B6 = torch.from_numpy(_stain_changes(seed, indices)).to(device)
         pixels = stain_jittered(pixels, strength=config.hed, changes_B6=stains_B6)
     return jittered(
-        pixels, config=config, changes_B6=torch.from_numpy(np.stack(changes)).to(device)
+        pixels, config=config, changes_B6=torch.from_numpy(changes_B6).to(device, torch.float32)
     )
 
 
 def _stain_changes(seed: int, indices: Sequence[int]) -> npt.NDArray[np.float32]:
     """Six numbers in [-1, 1] for every image."""
     drawn = [
-        generator_for(seed, "augment-stain", index).uniform(-1.0, 1.0, size=NUM_CHANGES)
-        for index in indices
+        rng.uniform(-1.0, 1.0, size=NUM_CHANGES)
+        for rng in generators_for(seed, "augment-stain", indices)
     ]
     return np.stack(drawn).astype(np.float32)
 
 
 def jittered(pixels_BCHW: Tensor, *, config: AugmentConfig, changes_B6: Tensor) -> Tensor:
-    """Colours changed by six numbers in [-1, 1]: saturation, contrast, brightness, R, G, B."""
+    """Colours changed by six numbers in [-1, 1]: saturation, contrast, brightness, R, G, B.
+
+    The result lies in memory as the images do, whose layout decides how their mean is rounded;
+    between, colours are planes, where what differs by colour or pixel takes a quarter of the time.
+    """
     factor = changes_B6.reshape(-1, NUM_CHANGES, 1, 1)
-    grey_B1HW = pixels_BCHW.mean(dim=1, keepdim=True)
-    pixels = grey_B1HW + (pixels_BCHW - grey_B1HW) * (1 + config.saturation * factor[:, 0:1])
-    mean_B111 = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = mean_B111 + (pixels - mean_B111) * (1 + config.contrast * factor[:, 1:2])
+    planes_BCHW = pixels_BCHW.contiguous()
+    grey_B1HW = planes_BCHW.mean(dim=1, keepdim=True)
+    pixels = planes_BCHW - grey_B1HW
+    pixels.mul_(1 + config.saturation * factor[:, 0:1]).add_(grey_B1HW)
+    mean_B111 = _laid_out(pixels, like=pixels_BCHW).mean(dim=(1, 2, 3), keepdim=True)
+    pixels.sub_(mean_B111).mul_(1 + config.contrast * factor[:, 1:2]).add_(mean_B111)
     channels_BC11 = (1 + config.brightness * factor[:, 2:3]) * (1 + config.stain * factor[:, 3:6])
-    return (pixels * channels_BC11).clamp(0.0, 255.0)
+    return _laid_out(pixels.mul_(channels_BC11).clamp_(0.0, 255.0), like=pixels_BCHW)
 
 
-def symmetry(image_HWC: npt.NDArray[np.uint8], which: int) -> npt.NDArray[np.uint8]:
-    """One of the eight symmetries: ``which % 4`` quarter turns, then a flip from 4 on."""
-    turned = np.rot90(image_HWC, which % 4, axes=(0, 1))
-    return turned[:, ::-1] if which >= 4 else turned
+def _laid_out(values: Tensor, *, like: Tensor) -> Tensor:
+    """The values, with the strides of ``like``."""
+    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)
+
+
+def turned(
+    pixels_BHWC: npt.NDArray[np.uint8], which_B: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """Square images, each under its own symmetry of the square (``square_symmetry``)."""
+    images = np.empty_like(pixels_BHWC)
+    for which in range(8):
+        rows = np.flatnonzero(which_B == which)
+        images[rows] = square_symmetry(pixels_BHWC[rows], which)
+    return images

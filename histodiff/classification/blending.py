@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from histodiff.runtime import generator_for
+from histodiff.runtime import generators_for
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def drawn_blends(
         indices: Global index of every image.
     """
     blends = []
-    for index in indices:
-        rng = generator_for(seed, "blend", index)
+    for rng in generators_for(seed, "blend", indices):
         cuts = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
         alpha = cutmix if cuts else mixup
         kept = float(rng.beta(alpha, alpha))

@@ -9,6 +9,7 @@ nothing of its class. Legend: N images, K classes, B samples of a batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from pydantic import Field
 from histodiff.classification.images import Images, Pixels
 from histodiff.config import Config
 from histodiff.errors import ConfigError
-from histodiff.runtime import generator_for
+from histodiff.runtime import generators_for
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -69,7 +70,7 @@ class LearningSet:
     added_share: float
     """Probability that a sample of a class is an added image, where the class has any."""
 
-    @property
+    @cached_property
     def class_N(self) -> Numbers:
         """The likeliest class of every image."""
         return _likeliest(self.target_NK)
@@ -132,8 +133,7 @@ def drawn_images(
         number: images.num_real + np.flatnonzero(class_N[images.num_real :] == number)
         for number in np.unique(class_N[: images.num_real]).tolist()
     }
-    for place, index in enumerate(indices):
-        rng = generator_for(seed, "added-row", index)
+    for place, rng in enumerate(generators_for(seed, "added-row", indices)):
         candidates = added_of[int(class_N[rows[place]])]
         if len(candidates) and rng.random() < images.added_share:
             rows[place] = candidates[rng.integers(len(candidates))]
@@ -162,9 +162,9 @@ def image_weights(images: LearningSet, *, balanced: bool) -> Floats:
 def drawn_rows(target_N: Numbers, *, seed: int, indices: Sequence[int], balanced: bool) -> Numbers:
     """The image that each global sample index takes; ``balanced`` draws the class first."""
     members = [np.flatnonzero(target_N == target) for target in np.unique(target_N)]
+    everything = np.arange(len(target_N))
     rows = []
-    for index in indices:
-        rng = generator_for(seed, "classifier-row", index)
-        chosen = members[rng.integers(len(members))] if balanced else np.arange(len(target_N))
+    for rng in generators_for(seed, "classifier-row", indices):
+        chosen = members[rng.integers(len(members))] if balanced else everything
         rows.append(chosen[rng.integers(len(chosen))])
     return np.array(rows, np.int64)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from histodiff.classification.stain import NUM_CHANGES, stain_jittered
 from histodiff.config import Config
-from histodiff.runtime import generator_for
+from histodiff.runtime import generators_for
 
 SHAPES = ("turn", "shear_x", "shear_y", "shift_x", "shift_y")
 COLOURS = ("brightness", "contrast", "saturation", "sharpness", "stain")
@@ -49,7 +49,7 @@ def rand_augmented(
     pixels_BCHW: Tensor, *, config: RandAugmentConfig, seed: int, indices: Sequence[int]
 ) -> Tensor:
     """The images (0..255), each changed at random by its global index."""
-    drawn = [_drawn(config, seed, index) for index in indices]
+    drawn = [_drawn(config, rng) for rng in generators_for(seed, "rand-augment", indices)]
     amount = torch.tensor(
         np.stack([amounts for amounts, _ in drawn]), dtype=torch.float32, device=pixels_BCHW.device
     )
@@ -85,9 +85,8 @@ def changed(pixels_BCHW: Tensor, *, amounts_BO: Tensor, stains_B6: Tensor) -> Te
     return torch.where(stain == 0, pixels, restained)
 
 
-def _drawn(config: RandAugmentConfig, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(config: RandAugmentConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Signed amounts of all operations, and directions of the stains."""
-    rng = generator_for(seed, "rand-augment", index)
     amounts = np.zeros(len(OPERATIONS), np.float32)
     for number in rng.choice(len(OPERATIONS), size=config.num_ops, replace=False):
         strength = np.clip(rng.normal(config.magnitude, config.deviation), 0.0, _STRONGEST)

@@ -19,7 +19,7 @@ from histodiff.classification.images import Pixels
 from histodiff.classification.training import freeze_backbone, initial_classifier
 from histodiff.features.logistic import LogisticModel
 from histodiff.models.classifier import Classifier, ClassifierConfig
-from histodiff.runtime import derived_seed, generator_for
+from histodiff.runtime import derived_seed, generators_for
 from histodiff.storage import StoragePath
 from histodiff.training import MetricsRow, OptimizationConfig, fit
 
@@ -125,8 +125,7 @@ def contrastive_loss(first_BD: Tensor, second_BD: Tensor, *, temperature: float)
 def cropped(pixels_BCHW: Tensor, *, smallest: float, seed: int, indices: Sequence[int]) -> Tensor:
     """A random square of each image, of at least the share ``smallest``, at the image's size."""
     matrices = []
-    for index in indices:
-        rng = generator_for(seed, "crop", index)
+    for rng in generators_for(seed, "crop", indices):
         side = np.sqrt(rng.uniform(smallest, 1.0))
         across, down = rng.uniform(-1.0, 1.0, size=2) * (1 - side)
         matrices.append([[side, 0.0, across], [0.0, side, down]])
@@ -148,8 +147,7 @@ def _loss(
     def loss(step: int) -> Tensor:
         indices = range(step * training.batch, (step + 1) * training.batch)
         rows = [
-            int(generator_for(seed, "view-row", index).integers(len(pixels_NHWC)))
-            for index in indices
+            int(rng.integers(len(pixels_NHWC))) for rng in generators_for(seed, "view-row", indices)
         ]
         views = []
         for number in range(2):

@@ -30,9 +30,9 @@ def stain_jittered(pixels_BCHW: Tensor, *, strength: float, changes_B6: Tensor) 
     """
     stains_SC = torch.tensor(_STAINS_SC, dtype=pixels_BCHW.dtype, device=pixels_BCHW.device)
     apart_CS = torch.linalg.inv(stains_SC)
-    density = -(pixels_BCHW.clamp(min=_DARKEST) / _WHITE).log()
+    density = pixels_BCHW.clamp(min=_DARKEST).div_(_WHITE).log_().neg_()
     density_BSHW = torch.einsum("bchw,cs->bshw", density, apart_CS)
     factor, shift = (strength * changes_B6).reshape(-1, 2, 3, 1, 1).unbind(dim=1)
-    density_BSHW = density_BSHW * (1 + factor) + shift
+    density_BSHW.mul_(1 + factor).add_(shift)
     density = torch.einsum("bshw,sc->bchw", density_BSHW, stains_SC)
-    return (_WHITE * (-density).exp()).clamp(0.0, _WHITE)
+    return density.neg_().exp_().mul_(_WHITE).clamp_(0.0, _WHITE)

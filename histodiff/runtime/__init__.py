@@ -2,7 +2,7 @@
 
 from histodiff.runtime.notice import Notice
 from histodiff.runtime.prefetching import Prefetched
-from histodiff.runtime.seeds import derived_seed, generator_for
+from histodiff.runtime.seeds import derived_seed, generator_for, generators_for
 from histodiff.runtime.units import (
     Encoder,
     Finished,
@@ -26,5 +26,6 @@ __all__ = [
     "derived_seed",
     "encode_in_process",
     "generator_for",
+    "generators_for",
     "run_in_process",
 ]

@@ -22,6 +22,7 @@ def adamw(module: nn.Module, config: AdamWConfig, *, fused: bool) -> torch.optim
         betas=config.betas,
         eps=config.eps,
         fused=fused,
+        foreach=not fused,
     )
 
 
