@@ -114,6 +114,12 @@ def is_candidate(config: SweepConfig, step: str, axes: Mapping[str, Any]) -> boo
     return any(arm.step == step for arm in config.arms) and any(axis in axes for axis in chosen)
 
 
+def _has_rivals(config: SweepConfig, axes: Mapping[str, Any]) -> bool:
+    """Whether a candidate is one of several; the only one is chosen before it is trained."""
+    chosen = config.choose.axes if config.choose else ()
+    return any(len(config.search[axis].values) > 1 for axis in chosen if axis in axes)
+
+
 def candidates_of(config: SweepConfig, step: str, axes: Mapping[str, Any]) -> Candidates:
     """What a trial is a candidate of."""
     chosen = config.choose.axes if config.choose else ()
@@ -198,8 +204,8 @@ def _settings(
     if _takes_seed(step):
         settings["seed"] = seed
     if config.on_validation and SPLITS in step.command.config_class.model_fields:
-        candidate = is_candidate(config, step.name, axes)
-        settings[SPLITS] = ["val"] if candidate else _scored_splits(config, step.name)
+        rivals = is_candidate(config, step.name, axes) and _has_rivals(config, axes)
+        settings[SPLITS] = ["val"] if rivals else _scored_splits(config, step.name)
     return settings
 
 

@@ -65,6 +65,9 @@ def trial_row(
     ended = (stopped or {}).get(str(address))
     label = next((arm.label for arm in config.arms if arm.step == trial.step), None)
     candidate = not trial.chosen and is_candidate(config, trial.step, trial.axes)
+    metrics = _metrics(trial.command, root, address) if error is None and ended is None else {}
+    if candidate:  # one without rivals is scored on the test at once; the choice sees none of it
+        metrics = {name: metrics[name] for name in metrics if name.startswith(VALIDATION)}
     return TrialRow(
         step=trial.step,
         arm=None if candidate else label,
@@ -73,7 +76,7 @@ def trial_row(
         seed=trial.seed,
         axes=trial.axes,
         error=error,
-        metrics=_metrics(trial.command, root, address) if error is None and ended is None else {},
+        metrics=metrics,
         candidate_of=label if candidate else None,
         chosen=trial.chosen,
         stopped=ended,

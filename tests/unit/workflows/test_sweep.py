@@ -183,6 +183,21 @@ def test_sweep_chooses_on_validation_and_tests_the_chosen_setting_alone(site):
     assert len(final) + len(control) == artifact.manifest.contents["compared"]
 
 
+def test_sweep_trains_the_only_setting_of_an_arm_once(site):
+    search = {
+        "scale": {"sets": ["guide.scale"], "values": [1.0]},
+        "count": {"sets": ["real.count", "random.count"], "values": [2, 5]},
+    }
+    artifact = sweep(config(search=search, choose={**CHOOSE, "axes": ["scale"]}), site)
+    rows = read_trials(artifact.path)
+    candidates = [row for row in rows if row.candidate_of is not None]
+    final = [row for row in rows if row.arm == "random"]
+    assert [row.artifact for row in candidates] == [row.artifact for row in final]
+    assert len(final) == 2 * 3
+    assert all(name.startswith("val_") for row in candidates for name in row.metrics)
+    assert all({"accuracy", "val_accuracy"} <= set(row.metrics) for row in final)
+
+
 def test_sweep_choice_of_least_log_loss_and_its_record(site):
     artifact = sweep(config(choose={**CHOOSE, "metric": "log_loss"}), site)
     choices = read_choices(artifact.path)
