@@ -1,22 +1,21 @@
 """A plain self-supervised encoder: two views of a patch are alike, those of others are not.
 
 SimCLR (Chen et al. 2020, arXiv 2002.05709). No label is used: what unlabelled patches and the same
-minutes buy without a generator. The views are those of ``augment``, cropped at random before. The
-linear head is found by logistic regression afterwards, and becomes the head of the network. Legend:
-B batch, C colours, H height, W width, D features, K classes.
+minutes buy without a generator. What a view is, is in ``views.py``. The linear head is found by
+logistic regression afterwards, and becomes the head of the network. Legend: B batch, D features,
+K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histodiff.classification.augment import AugmentConfig, augmented
 from histodiff.classification.images import Pixels
 from histodiff.classification.training import freeze_backbone, initial_classifier
+from histodiff.classification.views import ViewConfig, views_of
 from histodiff.features.logistic import LogisticModel
 from histodiff.models.classifier import Classifier, ClassifierConfig
 from histodiff.runtime import derived_seed, generators_for
@@ -31,10 +30,8 @@ class ContrastiveTraining(OptimizationConfig):
     """Of the similarities: the lower, the more the nearest others count."""
     projection: int = Field(default=128, ge=2)
     """Features of the projection that similarities are taken in; it is thrown away."""
-    smallest_crop: float = Field(default=0.4, gt=0, le=1)
-    """Smallest area of a view, as a share of the patch."""
-    augment: AugmentConfig = AugmentConfig()
-    """What else may happen to a view."""
+    views: ViewConfig = ViewConfig()
+    """What may happen to a patch before it is compared with itself."""
 
 
 class _Encoder(nn.Module):
@@ -47,8 +44,9 @@ class _Encoder(nn.Module):
         assert isinstance(head, nn.Linear)
         width = head.in_features
         self.projection = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection)
-        )
+            nn.Linear(width, 2 * width, bias=False), nn.BatchNorm1d(2 * width), nn.ReLU(),
+            nn.Linear(2 * width, projection),
+        )  # fmt: skip
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Projected features of length one, (B, D)."""
@@ -122,20 +120,6 @@ def contrastive_loss(first_BD: Tensor, second_BD: Tensor, *, temperature: float)
     return functional.cross_entropy(similarity, partner)
 
 
-def cropped(pixels_BCHW: Tensor, *, smallest: float, seed: int, indices: Sequence[int]) -> Tensor:
-    """A random square of each image, of at least the share ``smallest``, at the image's size."""
-    matrices = []
-    for rng in generators_for(seed, "crop", indices):
-        side = np.sqrt(rng.uniform(smallest, 1.0))
-        across, down = rng.uniform(-1.0, 1.0, size=2) * (1 - side)
-        matrices.append([[side, 0.0, across], [0.0, side, down]])
-    matrix = torch.tensor(np.array(matrices), dtype=pixels_BCHW.dtype, device=pixels_BCHW.device)
-    grid = functional.affine_grid(matrix, list(pixels_BCHW.shape), align_corners=False)
-    return functional.grid_sample(
-        pixels_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-
-
 def _loss(
     encoder: _Encoder,
     pixels_NHWC: Pixels,
@@ -149,14 +133,13 @@ def _loss(
         rows = [
             int(rng.integers(len(pixels_NHWC))) for rng in generators_for(seed, "view-row", indices)
         ]
-        views = []
-        for number in range(2):
-            own = derived_seed(seed, "view", number)
-            view = augmented(
-                pixels_NHWC[rows], config=training.augment, seed=own, indices=indices,
-                device=device,
-            )  # fmt: skip
-            views.append(cropped(view, smallest=training.smallest_crop, seed=own, indices=indices))
+        views = [
+            views_of(
+                pixels_NHWC[rows], config=training.views, seed=derived_seed(seed, "view", number),
+                indices=indices, device=device,
+            )
+            for number in range(2)
+        ]  # fmt: skip
         first, second = encoder(torch.cat(views)).chunk(2)
         return contrastive_loss(first, second, temperature=training.temperature)
 

@@ -7,7 +7,6 @@ import torch
 
 from histodiff.classification.self_supervised import (
     contrastive_loss,
-    cropped,
     set_linear_head,
 )
 from histodiff.classification.training import initial_classifier, predicted_probability
@@ -37,17 +36,6 @@ def test_contrastive_loss_equals_a_naive_loop():
     torch.testing.assert_close(found, torch.tensor(total / 6))
     alike = contrastive_loss(first, first, temperature=0.5)
     assert alike < found
-
-
-def test_cropped_whole_image_stays_and_parts_are_enlarged():
-    images = torch.arange(64.0).reshape(1, 1, 8, 8).expand(2, 3, 8, 8)
-    whole = cropped(images, smallest=1.0, seed=0, indices=[0, 1])
-    torch.testing.assert_close(whole, images)
-    parts = cropped(images, smallest=0.2, seed=0, indices=[0, 1])
-    assert parts.shape == images.shape
-    assert (parts.amax((1, 2, 3)) - parts.amin((1, 2, 3)) < 63).all()
-    alone = cropped(images[1:], smallest=0.2, seed=0, indices=[1])
-    torch.testing.assert_close(parts[1:], alone)
 
 
 def test_set_linear_head_gives_the_probabilities_of_the_regression():
