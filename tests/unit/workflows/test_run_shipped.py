@@ -101,10 +101,13 @@ def test_study_adds_equally_many_images_in_every_arm_at_a_budget(name):
 def test_small_form_of_the_nuclei_study_is_what_its_header_says():
     small = ["version=small", "steps.denoiser.overrides.train.images=134400",
              "steps.sweep.config.seeds=[0,1,2]",
-             "steps.sweep.config.search.guidance_scale.values=[2.0]"]  # fmt: skip
+             "steps.sweep.config.search.guidance_scale.values=[8.0]",
+             "steps.sweep.config.search.variation_sigma.values=[[0.7]]"]  # fmt: skip
     config = sweep_of(resolved("studies/nuclei_few_labels.yaml", *small))
     assert config.seeds == (0, 1, 2)
-    assert config.search["guidance_scale"].values == (2.0,)
+    assert config.search["guidance_scale"].values == (8.0,)
+    scored = {trial.config.splits for trial in expand(config, {}) if trial.command == "classify"}
+    assert scored == {("val", "test")}  # settings without rivals are trained once
 
 
 def test_a_mistake_in_a_sweep_shows_before_anything_runs():
