@@ -5,6 +5,7 @@ the labels held out fits one temperature (``guidance.calibration``), and says ho
 Legend: F folds, M labelled images, N samples, K classes.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,12 +102,25 @@ def confidence(
     own_N = np.array([pictures.store.classes.index(label) for label in pictures.store.labels])
     score_N = probability_NK[every, own_N]
     judgement = Judgement(
-        name_of(rule), Reason.UNSURE, score_N >= rule.min_probability, score_N,
+        name_of(rule), Reason.UNSURE,
+        (score_N >= rule.min_probability) & _surest(score_N, own_N, share=rule.best_share), score_N,
         {f"fold.{name_of(rule)}": [None if f == _NO_FOLD else f for f in fold_N.tolist()]},
     )  # fmt: skip
     known = _measured(_tempered(held_out_MK, temperature), target_M)
     measured = {"folds": len(models), "temperature": temperature, **known}
     return Confidence(judgement, measured)
+
+
+def _surest(
+    score_N: Floats, class_N: npt.NDArray[np.integer[Any]], *, share: float
+) -> npt.NDArray[np.bool_]:
+    """Which images are among the best of their class; of equal ones, the first."""
+    chosen_N = np.zeros(len(score_N), bool)
+    for label in np.unique(class_N):
+        members = np.flatnonzero(class_N == label)
+        order = members[np.argsort(-score_N[members], kind="stable")]
+        chosen_N[order[: math.ceil(share * len(members))]] = True
+    return chosen_N
 
 
 def _groups(index: PatchIndex, patches_M: Numbers) -> list[str]:

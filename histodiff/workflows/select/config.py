@@ -68,8 +68,11 @@ class ConfidenceRule(Criterion):
     """What judges: `linear` or `network`."""
     folds: int = Field(default=4, ge=2)
     """Folds, as far as every class has as many labelled slides."""
-    min_probability: float = Field(ge=0, lt=1)
+    min_probability: float = Field(default=0.0, ge=0, lt=1)
     """Least probability that is accepted."""
+    best_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the samples of each class, the surest first, that is accepted: however unsure models
+    of few labels are, and rightly say that they are, some samples are likelier than others."""
 
 
 CriterionConfig = Annotated[

@@ -36,7 +36,14 @@ class Compared:
 
 
 def copies(
-    rule: CopiesRule, pictures: Pictures, seen: Seen, extractor: str, *, target: str, seed: int
+    rule: CopiesRule,
+    pictures: Pictures,
+    seen: Seen,
+    extractor: str,
+    *,
+    target: str,
+    index: PatchIndex,
+    seed: int,
 ) -> Compared:
     """Flags samples that are closer to a training image than held-out patches are.
 
@@ -46,12 +53,16 @@ def copies(
         seen: What the networks of the samples saw.
         extractor: Name of the opened extractor.
         target: Address of the PatchIndex that the labelled patches are of.
+        index: That PatchIndex, divided as the config says.
         seed: Draws training images, where the rule takes part of them.
 
     Raises:
         ConfigError: There is nothing to compare with.
     """
-    sources, others = _sources(rule, pictures, seen, target, seed)
+    sources, others = training_images(
+        seen, image_px=pictures.store.image_px, divided={target: index},
+        limit=rule.training_images, seed=seed,
+    )  # fmt: skip
     features = [pictures.of_source(extractor, source) for source in sources]
     if sum(map(len, features)) < _FEWEST:
         raise ConfigError(
@@ -87,21 +98,34 @@ def copies(
     return Compared(judgement, measured)
 
 
-def _sources(
-    rule: CopiesRule, pictures: Pictures, seen: Seen, target: str, seed: int
+def training_images(
+    seen: Seen,
+    *,
+    image_px: int,
+    divided: Mapping[str, PatchIndex],
+    limit: int | None,
+    seed: int,
 ) -> tuple[list[PatchSource], dict[str, str]]:
-    """Training patches of the samples' size, and why other indexes are left out."""
+    """Training patches of the samples' size, and why other indexes are left out.
+
+    Args:
+        seen: What the networks of the samples saw.
+        image_px: Side of the samples.
+        divided: Indexes whose labels were dealt out by another division than the stored one.
+        limit: Patches of each index at most; None takes all.
+        seed: Draws them.
+    """
     sources, others = [], {}
     for artifact in seen.patches:
         index, address = PatchIndex.open(artifact.path), str(artifact.reference)
-        learned = in_splits(index, ("train",))
-        if address == target:  # a new division may have taken labels from elsewhere
-            learned[pictures.labelled.patches_N] = True
-        if index.patch_px != pictures.store.image_px:
+        learned = in_splits(divided.get(address, index), ("train",))
+        if address in seen.unlabelled:  # networks learned before it was divided anew
+            learned |= in_splits(index, ("train",))
+        if index.patch_px != image_px:
             others[address] = f"patches of {index.patch_px} px"
             continue
         rows = np.flatnonzero(learned)
-        sources.append(drawn_patches(index, address, rows, limit=rule.training_images, seed=seed))
+        sources.append(drawn_patches(index, address, rows, limit=limit, seed=seed))
     for name, why in {**dict.fromkeys(seen.elsewhere, "imported"), **others}.items():
         _log.warning("copies: no sample is compared with what %s was trained on (%s)", name, why)
     return sources, others

@@ -91,7 +91,8 @@ def verdicts(rules: tuple[CriterionConfig, ...], bench: Bench) -> Verdicts:
                 assert bench.seen is not None
                 compared = copies(
                     rule, bench.pictures, bench.seen, extractor,
-                    target=str(bench.inputs["patches"].reference), seed=bench.seed,
+                    target=str(bench.inputs["patches"].reference), index=bench.index,
+                    seed=bench.seed,
                 )  # fmt: skip
                 found.judgements.append(compared.judgement)
                 found.measured[name_of(rule)] = compared.measured

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 from histodiff.artifacts import Kind, Reference, begin, open_artifact
 from histodiff.config import load_config
 from histodiff.config.loader import shipped_configs
+from histodiff.data_prep.index.dev_splits import DevSplit
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
 from histodiff.errors import ConfigError
@@ -17,8 +19,10 @@ from histodiff.runtime.symmetries import square_symmetry
 from histodiff.samples import SampleStore, Selection, finish_store, finished_shards, write_shard
 from histodiff.samples.schema import SAMPLE_COLUMNS
 from histodiff.workflows.classify import classify
-from histodiff.workflows.labels import LABELS_SHA256
+from histodiff.workflows.labels import LABELS_SHA256, opened_index
 from histodiff.workflows.select import SelectConfig, select
+from histodiff.workflows.select.copies import training_images
+from histodiff.workflows.select.lineage import Seen
 from histodiff.workflows.sweep import SweepConfig
 from histodiff.workflows.sweep.grid import expand
 from tests.support.given_weights import timm_extractor
@@ -235,6 +239,37 @@ def test_all_of_linear_confidence_on_given_weights(sampled, tmp_path):
     assert len(contents["extractors"]) == 1  # opened once, used twice
     again = chosen(sampled, rules, name="toy")[0]
     assert again.manifest.content_sha256 == artifact.manifest.content_sha256
+
+
+def test_all_of_surest_share_of_each_class_passes_however_unsure(sampled, tmp_path):
+    model = {"type": "linear", "extractor": timm_extractor(tmp_path)}
+    rule = {"type": "confidence", "model": model, "best_share": 0.5}
+    _, selection = chosen(sampled, all_of(rule, rank_by="confidence"), name="toy")
+    rows = selection.rows.to_pylist()
+    for label in CLASSES:
+        own = [row for row in rows if row["label"] == label]
+        sure = [row["score.confidence"] for row in own if row["reason"] != "UNSURE"]
+        rest = [row["score.confidence"] for row in own if row["reason"] == "UNSURE"]
+        assert len(sure) == math.ceil(len(own) / 2)
+        assert min(sure) >= max(rest)
+
+
+@pytest.mark.parametrize("by_networks", [False, True])
+def test_copies_are_looked_for_in_the_training_slides_of_the_own_division(sampled, by_networks):
+    stored, _, _ = patches_of(sampled, "train")
+    toy = open_artifact(sampled.storage_root, Reference("patches/toy@v1"))
+    divided = opened_index(toy, dev_split=DevSplit(val=0.5, group_by="slide"), seed=1)
+    splits = divided.patches["split"].to_pylist()
+    now = {number for number, split in enumerate(splits) if split == "train"}
+    assert now != set(stored)
+    address = str(toy.reference)
+    seen = Seen((toy,), frozenset({address} if by_networks else ()), ())
+    (source,), others = training_images(
+        seen, image_px=32, divided={address: divided}, limit=None, seed=0
+    )
+    assert others == {}
+    # what a denoiser learned from stays, however labels are dealt out later
+    assert set(source.rows.tolist()) == (now | set(stored) if by_networks else now)
 
 
 def test_all_of_agreement_alone_is_the_centroid_rule(sampled):
