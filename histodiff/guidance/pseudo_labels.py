@@ -69,7 +69,7 @@ class PseudoLabelled:
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return self.probability_NK.shape[1]
+        return int(self.probability_NK.shape[1])
 
     def without(self, groups: set[str]) -> "PseudoLabelled":
         """Those of other slides or patients than ``groups``."""
