@@ -28,7 +28,7 @@ from histodiff.guidance.pseudo_labels import (
 from histodiff.latents import LatentStore, Whitening
 from histodiff.models.denoiser import Denoiser, LoadedDenoiser
 from histodiff.storage import StoragePath
-from histodiff.workflows.classify.methods import TEMPERATURE, open_classifier
+from histodiff.workflows.classify.opened import TEMPERATURE, open_classifier
 from histodiff.workflows.labels import require_same_labels
 from histodiff.workflows.networks import open_denoiser, require_patch_px, require_same_encoder
 

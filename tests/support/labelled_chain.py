@@ -5,10 +5,12 @@ untrained denoiser. Everything is real in format, so the commands run as they do
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
@@ -98,6 +100,32 @@ def make_patches(site: Site, folder: Path, *, name: str = "toy") -> Artifact:
     return draft.finish({})
 
 
+def make_pool(site: Site, folder: Path, *, prefix: str = "pool-") -> Artifact:
+    """A PatchIndex ``pool@v1``, all of it for training: the colours of the target, no label.
+
+    Args:
+        site: Where it is written.
+        folder: Where its images are.
+        prefix: What the names of its slides and patients begin with; else they are the target's.
+    """
+    index = PatchIndex.open(make_patches(site, folder, name="source").path)
+    slides, rows = (_renamed(table, prefix) for table in (index.slides, index.patches))
+    for column, value in (("label", None), ("split", "train")):
+        values = pa.array([value] * rows.num_rows, pa.string())
+        rows = rows.set_column(rows.column_names.index(column), column, values)
+    draft = begin(site.storage_root, MadeConfig(name="pool", version="v1"))
+    facts = replace(index.facts, classes=())
+    write_patch_index(draft.path, replace(index, slides=slides, patches=rows, facts=facts))
+    return draft.finish({})
+
+
+def _renamed(table: Any, prefix: str) -> Any:
+    for column in ("slide_id", "patient_id"):
+        names = pa.array([f"{prefix}{name}" for name in table[column].to_pylist()])
+        table = table.set_column(table.column_names.index(column), column, names)
+    return table
+
+
 def _patch_row(slide: str, path: str, label: str, split: str) -> Mapping[str, Any]:
     return dict.fromkeys(PATCHES_SCHEMA.names) | {
         "slide_id": slide, "patient_id": slide, "path": path, "x": 0, "y": 0, "level": 0,
@@ -134,10 +162,10 @@ def make_autoencoder(site: Site, *, seed: int, name: str) -> Artifact:
     )
 
 
-def make_latents(site: Site, *, autoencoder: str, name: str) -> Artifact:
+def make_latents(site: Site, *, autoencoder: str, name: str, patches: str = "toy@v1") -> Artifact:
     """The patches, encoded."""
     config = EncodeConfig(
-        name=name, version="v1", patches="toy@v1", autoencoder=autoencoder,
+        name=name, version="v1", patches=patches, autoencoder=autoencoder,
         store=LatentStoreConfig(rows_per_shard=16, rows_per_chunk=4),
         supertile=1, mixing=4, batch=8, threads=1, precision="fp32", seed=0,
         max_failed_fraction=0.0,

@@ -14,7 +14,7 @@ from histodiff.classification.learning_set import JoinMixing, LearningSet, learn
 from histodiff.classification.pseudo_labels import fitted_temperature
 from histodiff.classification.stand_ins import cross_fitted_parts
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.workflows.classify.methods import Predictor
+from histodiff.workflows.classify.opened import Predictor
 
 
 def cross_fitted_temperature(

@@ -20,6 +20,7 @@ from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.models.weights import DESCRIPTION
 from histodiff.runtime.threads import use_threads
+from histodiff.storage import StoragePath
 from histodiff.training import CHECKPOINTS
 from histodiff.workflows.classify.added import (
     Training,
@@ -41,14 +42,8 @@ from histodiff.workflows.classify.method_kinds import (
     DenoiserFeaturesMethod,
     SelfSupervisedMethod,
 )
-from histodiff.workflows.classify.methods import (
-    Fitted,
-    Interim,
-    Predictor,
-    Probabilities,
-    fitted,
-    save_temperature,
-)
+from histodiff.workflows.classify.methods import Fitted, Interim, fitted
+from histodiff.workflows.classify.opened import Predictor, Probabilities, save_temperature
 from histodiff.workflows.classify.scoring import (
     contents_of,
     failures,
@@ -58,6 +53,7 @@ from histodiff.workflows.classify.scoring import (
     write_metrics,
     write_predictions,
 )
+from histodiff.workflows.classify.unseen import require_unseen
 from histodiff.workflows.labels import (
     LABELS_SHA256,
     LabelledRows,
@@ -85,7 +81,7 @@ def classify(config: ClassifyConfig, site: Site) -> Artifact:
     root = site.storage_root
     inputs = {key: open_artifact(root, address) for key, address in config.inputs().items()}
     index = opened_index(inputs["patches"], dev_split=config.dev_split, seed=config.seed)
-    labels = _checked_labels(config, index, inputs)
+    labels = _checked_labels(config, index, inputs, root)
     draft = begin(root, config, inputs=inputs, inventory={"device_class": site.device})
     if draft.finished is not None:
         return draft.finished
@@ -173,7 +169,7 @@ def _cooled(predict: Predictor, temperature: float) -> Predictor:
 
 
 def _checked_labels(
-    config: ClassifyConfig, index: PatchIndex, inputs: Mapping[str, Artifact]
+    config: ClassifyConfig, index: PatchIndex, inputs: Mapping[str, Artifact], root: StoragePath
 ) -> LabelledRows:
     """The labelled subset, after every check that needs no pixels."""
     for split in config.splits:
@@ -194,6 +190,7 @@ def _checked_labels(
             index, np.zeros(0, np.int64), inputs.get(UNLABELLED), limit=None, seed=config.seed,
             field=UNLABELLED,
         )  # fmt: skip
+    require_unseen(root, inputs["patches"], index, inputs)
     labels = labelled_rows(index.patches, budget=config.budget, seed=config.seed)
     check_added(config, index, labels, inputs)
     return labels

@@ -26,7 +26,7 @@ from histodiff.evaluation.metrics import (
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.workflows.classify.config import ClassifyConfig
-from histodiff.workflows.classify.methods import Predictor
+from histodiff.workflows.classify.opened import Predictor
 from histodiff.workflows.tables import write_table
 
 METRICS_FILE, PREDICTIONS = "metrics.json", "predictions.parquet"

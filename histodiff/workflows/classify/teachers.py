@@ -16,7 +16,7 @@ from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath
 from histodiff.telemetry import progress
 from histodiff.workflows.classify.additions import TEACHER, ClassifierTeacher, GuideTeacher
-from histodiff.workflows.classify.methods import TEMPERATURE, Predictor, open_classifier
+from histodiff.workflows.classify.opened import TEMPERATURE, Predictor, open_classifier
 from histodiff.workflows.guide import SIGMAS
 from histodiff.workflows.labels import require_same_labels
 from histodiff.workflows.networks import open_autoencoder, open_denoiser, require_same_encoder

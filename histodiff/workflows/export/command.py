@@ -27,9 +27,10 @@ from histodiff.storage import (
     write_bytes,
 )
 from histodiff.workflows.export.config import ExportConfig
-from histodiff.workflows.export.lineage import ancestors, autoencoder_of, measures
+from histodiff.workflows.export.lineage import autoencoder_of, measures
 from histodiff.workflows.export.pictures import GRID_SIDE, grid_png, largest_difference
 from histodiff.workflows.inspect import located
+from histodiff.workflows.lineage import ancestors
 from histodiff.workflows.networks import open_autoencoder, open_denoiser
 
 CARD, GRID, CLAIM = "README.md", "samples.png", "histodiff.json"

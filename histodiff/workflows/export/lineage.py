@@ -1,43 +1,13 @@
-"""What a denoiser was made from: its autoencoder, all its ancestors, and what was measured."""
+"""What a denoiser was made from, and what was measured."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.storage import StoragePath
+from histodiff.workflows.lineage import ancestors
 from histodiff.workflows.networks import ENCODER_SHA256, require_same_encoder
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """An artifact that another one was made from."""
-
-    address: str
-    """Full address ``kind/name@version``."""
-    fingerprint: str
-
-
-def ancestors(root: StoragePath, artifact: Artifact) -> list[Ancestor]:
-    """Everything that ``artifact`` was made from, nearest first, as far as it can be found.
-
-    Args:
-        root: Where artifacts are looked up.
-        artifact: Whose ancestors.
-    """
-    found: dict[str, Ancestor] = {}
-    waiting = [artifact.manifest.inputs]
-    while waiting:
-        for address, fingerprint in waiting.pop(0).items():
-            if address in found:
-                continue
-            found[address] = Ancestor(address, fingerprint)
-            try:
-                waiting.append(open_artifact(root, Reference(address)).manifest.inputs)
-            except ArtifactNotFound:
-                continue
-    return list(found.values())
 
 
 def autoencoder_of(root: StoragePath, denoiser: Artifact, given: Reference | None) -> Artifact:

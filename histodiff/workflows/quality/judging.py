@@ -25,7 +25,7 @@ from histodiff.models.weights import DESCRIPTION
 from histodiff.runtime import generator_for
 from histodiff.storage import StoragePath
 from histodiff.workflows.classify.added import ADDED_TABLE
-from histodiff.workflows.classify.methods import Predictor, open_classifier
+from histodiff.workflows.classify.opened import Predictor, open_classifier
 from histodiff.workflows.labels import labelled_rows, labels_of, opened_index
 from histodiff.workflows.quality.patches import PatchSource
 

@@ -7,7 +7,7 @@ from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.data_prep.sources.inputs import FoundTrap
 from histodiff.errors import ArtifactNotFound
 from histodiff.storage import StoragePath
-from histodiff.workflows.export.lineage import ancestors
+from histodiff.workflows.lineage import ancestors
 
 TRAPS = "traps"
 """Where the manifest's contents of a PatchIndex have them; indices from before have none."""

@@ -2,26 +2,23 @@
 
 import hashlib
 import json
-from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from histodiff.artifacts import begin
-from histodiff.data_prep.index.patch_index import PatchIndex, write_patch_index
+from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.splits import AllLabels
 from histodiff.errors import ConfigError
 from histodiff.models.classifier import load_classifier
 from histodiff.workflows.classify import classify, estimate
 from histodiff.workflows.classify.config import CalibrationConfig
-from histodiff.workflows.classify.methods import open_classifier
+from histodiff.workflows.classify.opened import open_classifier
 from histodiff.workflows.guide import guide
 from histodiff.workflows.select import select
-from tests.support.labelled_chain import MadeConfig, make_patches
+from tests.support.labelled_chain import make_patches, make_pool
 from tests.support.labelled_configs import classify_config, guide_config, select_config
 from tests.support.optimization import optimization
 
@@ -136,7 +133,7 @@ def self_supervised(**changes):
 
 
 def test_self_supervised_encoder_depends_on_no_label(patches, tmp_path):
-    pool(patches, tmp_path / "pool")
+    make_pool(patches, tmp_path / "pool")
     config = self_supervised(pool="pool@v1")
     one, other = (
         load_classifier(classify(each, patches).path, device="cpu").classifier.state_dict()
@@ -320,30 +317,8 @@ def test_pseudo_labels_teacher_without_calibration_or_of_other_labels_is_refused
         classify(other, patches)
 
 
-def pool(site, folder, *, prefix="pool-"):
-    """Patches of other slides, with the colours of the target and no label."""
-    index = PatchIndex.open(make_patches(site, folder, name="source").path)
-
-    def renamed(table):
-        for column in ("slide_id", "patient_id"):
-            names = pa.array([f"{prefix}{name}" for name in table[column].to_pylist()])
-            table = table.set_column(table.column_names.index(column), column, names)
-        return table
-
-    rows = renamed(index.patches)
-    for column, value in (("label", None), ("split", "train")):
-        values = pa.array([value] * rows.num_rows, pa.string())
-        rows = rows.set_column(rows.column_names.index(column), column, values)
-    draft = begin(site.storage_root, MadeConfig(name="pool", version="v1"))
-    unlabelled = replace(
-        index, slides=renamed(index.slides), patches=rows, facts=replace(index.facts, classes=())
-    )
-    write_patch_index(draft.path, unlabelled)
-    return draft.finish({})
-
-
 def test_retrieval_takes_what_looks_like_the_labelled_patches(patches, tmp_path):
-    pool(patches, tmp_path / "pool")
+    make_pool(patches, tmp_path / "pool")
     added = {
         "type": "retrieval", "pool": "pool@v1",
         "extractor": {"type": "random_features", "input_px": 32},
@@ -364,7 +339,7 @@ def test_retrieval_takes_what_looks_like_the_labelled_patches(patches, tmp_path)
 
 def test_pool_that_shares_slides_with_what_is_scored_is_refused(patches, tmp_path):
     teacher(patches)
-    pool(patches, tmp_path / "pool", prefix="")
+    make_pool(patches, tmp_path / "pool", prefix="")
     config = classify_config(name="arm", added=pseudo(pool="pool@v1"), synthetic_ratio=1.0)
     with pytest.raises(ConfigError, match="share 6 slide_ids with validation or test"):
         classify(config, patches)
