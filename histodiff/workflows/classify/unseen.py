@@ -14,7 +14,7 @@ from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.storage import StoragePath
-from histodiff.workflows.lineage import Ancestor, ancestors
+from histodiff.workflows.lineage import Ancestor, ancestors, learned_from
 
 _COLUMNS = ("slide_id", "patient_id")
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def require_unseen(
     """
     sources: dict[str, tuple[str, Ancestor]] = {}
     for key, artifact in inputs.items():
-        for ancestor in ancestors(root, artifact):
+        for ancestor in ancestors(root, artifact, parents=_learned_from):
             if ancestor.address.startswith(f"{Kind.PATCHES}/"):
                 sources.setdefault(ancestor.address, (f"{key}: {artifact.reference}", ancestor))
     known = {str(artifact.reference) for artifact in [target, *inputs.values()]}
@@ -62,6 +62,14 @@ def require_unseen(
                     f" ({', '.join(shared[:3])}): train it without them; or, if they are others of"
                     " the same name, tile the patches with other names"
                 )
+
+
+def _learned_from(artifact: Artifact) -> list[str]:
+    found = learned_from(artifact)
+    if artifact.manifest.kind != Kind.SAMPLES:
+        return found
+    measures = f"{Kind.CLASSIFIERS}/"  # of samples they judge the quality alone
+    return [address for address in found if not address.startswith(measures)]
 
 
 def _training_names(root: StoragePath, ancestor: Ancestor) -> dict[str, set[str]] | None:

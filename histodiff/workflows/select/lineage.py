@@ -1,20 +1,16 @@
 """Which images a SampleStore's networks saw: its lineage, walked back to the PatchIndexes.
 
-What was only measured on (``quality`` of samples, ``targets`` of an autoencoder) was not learned
-from. A denoiser and an autoencoder see the train split of what they are given; a guide and a
+A denoiser and an autoencoder see the train split of what they are given; a guide and a
 variation see labelled patches of it, so all of that split is the safe side.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from histodiff.artifacts import Artifact, Kind, Reference, open_artifact
 from histodiff.errors import ArtifactNotFound, ConfigError
 from histodiff.storage import StoragePath
+from histodiff.workflows.lineage import learned_from
 
-_MEASURED = {Kind.SAMPLES: "quality", Kind.AUTOENCODERS: "targets"}
-"""Block of a config whose PatchIndexes were measured on."""
 _NETWORKS = (Kind.DENOISERS, Kind.AUTOENCODERS)
 
 
@@ -80,30 +76,9 @@ def _imported(artifact: Artifact) -> bool:
 
 
 def _learned_from(artifact: Artifact) -> list[str]:
-    """Inputs of an artifact, without PatchIndexes that it was only measured on."""
-    config = artifact.manifest.config
-    block = _MEASURED.get(Kind(artifact.manifest.kind))
-    measured = {_patches(text) for text in _texts(config.get(block))} if block else set()
-    measured -= {_patches(text) for text in _texts(config.get("patches"))}
-    return sorted(
+    """What an artifact learned from; classifiers measure samples, or choose among them."""
+    return [
         address
-        for address in artifact.manifest.inputs
-        if address not in measured and not address.startswith(f"{Kind.CLASSIFIERS}/")
-    )  # classifiers measure samples, or choose among them
-
-
-def _patches(text: str) -> str:
-    """The address of a PatchIndex that a config names in short or in full."""
-    return f"{Kind.PATCHES}/{text.removeprefix(f'{Kind.PATCHES}/')}"
-
-
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for part in value.values():
-                yield from _texts(part)
-        case list() | tuple():
-            for part in value:
-                yield from _texts(part)
+        for address in learned_from(artifact)
+        if not address.startswith(f"{Kind.CLASSIFIERS}/")
+    ]
