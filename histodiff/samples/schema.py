@@ -43,8 +43,9 @@ SELECTION_COLUMNS = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-SCORE, REASONS = "score.", "reasons"
-"""Beginning of the columns with the scores of a combined rule, and the column of all reasons."""
+SCORE, GROUP, REASONS = "score.", "group.", "reasons"
+"""Beginnings of the columns with the scores of a combined rule and with the groups of its quotas,
+and the column of all reasons."""
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -66,6 +66,22 @@ class RandomRule(Config):
     """At most this many per class; all of them by default."""
 
 
+class AblationRule(Config):
+    """Decide anew by what a finished selection of the rule `all_of` says of every sample.
+
+    What each of its criteria does, and what the order, is seen in seconds.
+    """
+
+    type: Literal["ablation"]
+    selection: Annotated[Reference, Location()]
+    """Selection of the same samples whose scores, reasons and groups are taken."""
+    without: tuple[str, ...] = ()
+    """Names of its criteria that reject nothing."""
+    rank_by: str | None = None
+    """Name of the criterion whose score decides the order, or `random`; null for the order of the
+    selection."""
+
+
 def _trained(extractor: ExtractorConfig) -> ExtractorConfig:
     if extractor.type == "random_features":
         raise ValueError(f"{_UNTRAINED}, of `timm`, `classifier` or `denoiser`")

@@ -1,11 +1,8 @@
 """The rule `all_of`: every criterion judges every sample, then one score and the quotas decide."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from histodiff.artifacts import Artifact
 from histodiff.classification.images import RealImages
@@ -13,9 +10,9 @@ from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.errors import ConfigError
 from histodiff.features.kinds import ClassifierExtractor
 from histodiff.samples import SampleStore
-from histodiff.samples.schema import REASONS, SCORE
+from histodiff.samples.schema import GROUP, REASONS, SCORE
 from histodiff.selection.config import AgreementRule, CopiesRule, RealismRule
-from histodiff.selection.judgement import Judged, decided, eligible, random_order
+from histodiff.selection.judgement import Judged, decided, random_order
 from histodiff.storage import StoragePath
 from histodiff.training import CHECKPOINTS
 from histodiff.workflows.labels import require_same_labels
@@ -31,7 +28,7 @@ from histodiff.workflows.select.config import (
 from histodiff.workflows.select.criteria import Bench, Verdicts, verdicts
 from histodiff.workflows.select.held_out import held_out_patches
 from histodiff.workflows.select.lineage import Seen, images_seen
-from histodiff.workflows.select.outcome import Outcome
+from histodiff.workflows.select.outcome import Outcome, summary_of
 from histodiff.workflows.select.pictures import HeldOutPatches, Pictures
 
 
@@ -109,11 +106,8 @@ def by_all(
         samples, store.labels, judgements=filters, quotas=quotas, order_N=order_N,
         max_per_class=rule.max_per_class,
     )  # fmt: skip
-    passes_N = eligible(filters, count=len(samples))
-    eligible_labels = Counter(np.asarray(store.labels, dtype=object)[passes_N])
     measured = {
-        "eligible": int(passes_N.sum()),
-        "eligible_by_class": {label: eligible_labels[label] for label in store.classes},
+        **summary_of(filters, store),
         "failed_by_rule": {j.name: int((~j.passes_N).sum()) for j in found.judgements},
         "extractors": pictures.described(),
         "rules": found.measured,
@@ -143,5 +137,5 @@ def _details(judged: Judged, found: Verdicts) -> dict[str, Sequence[Any]]:
         columns[f"{SCORE}{judgement.name}"] = judgement.score_N.tolist()
         columns |= judgement.details
     for quota in found.quotas:
-        columns[f"group.{quota.name}"] = quota.group_N
+        columns[f"{GROUP}{quota.name}"] = quota.group_N
     return columns

@@ -2,8 +2,9 @@
 
 Rule `centroid`: features of the real-only classifier, centroids of the labelled subset alone, keep
 a sample whose nearest centroid is its own. Rule `all_of`: criteria of several kinds, and one score.
-Rule `random`: the control of the same size. Test patches are never looked at, and of validation
-patches no label is. Accepted and rejected samples are recorded with their reason.
+Rule `ablation`: the same once more without some of them. Rule `random`: the control of the same
+size. Test patches are never looked at, and of validation patches no label is. Accepted and rejected
+samples are recorded with their reason.
 """
 
 import json
@@ -22,7 +23,7 @@ from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.runtime.threads import use_threads
 from histodiff.samples import Decision, SampleStore, Selection, write_selection
-from histodiff.selection.config import CentroidRule, RandomRule
+from histodiff.selection.config import AblationRule, CentroidRule, RandomRule
 from histodiff.storage import StoragePath, write_bytes
 from histodiff.workflows.labels import (
     LABELS_SHA256,
@@ -30,6 +31,7 @@ from histodiff.workflows.labels import (
     opened_index,
     require_same_labels,
 )
+from histodiff.workflows.select.ablation import by_ablation, check_ablation
 from histodiff.workflows.select.combined import Surroundings, by_all, surroundings
 from histodiff.workflows.select.config import AllOfRule, SelectConfig, require_enough_drawn
 from histodiff.workflows.select.outcome import Outcome
@@ -102,13 +104,15 @@ def _check(config: SelectConfig, inputs: dict[str, Artifact], subset: Subset) ->
                 f"rule.classifier {classifier.reference} was trained on synthetic images too;"
                 " name the one trained on real images only"
             )
-    if "rule.match" in inputs:
-        matched = inputs["rule.match"].manifest.inputs
-        if str(inputs["samples"].reference) not in matched:
+    for key in ("rule.match", "rule.selection"):
+        if key in inputs and str(inputs["samples"].reference) not in inputs[key].manifest.inputs:
             raise ConfigError(
-                f"rule.match {inputs['rule.match'].reference} selects from other samples than"
+                f"{key} {inputs[key].reference} selects from other samples than"
                 f" {inputs['samples'].reference}; name a selection of these"
             )
+    if isinstance(config.rule, AblationRule):
+        require_same_labels(subset.sha256, inputs["rule.selection"], what="rule.selection")
+        check_ablation(config.rule, inputs["rule.selection"])
     pixels = inputs["samples"].manifest.contents["image_px"]
     if pixels != subset.index.patch_px:
         raise ConfigError(
@@ -135,6 +139,8 @@ def _outcome(
             return by_centroid(config, rule, inputs, store, real(), device=device)
         case RandomRule() as rule:
             return at_random(config, rule, inputs, store)
+        case AblationRule() as rule:
+            return by_ablation(config, rule, inputs["rule.selection"], store)
         case AllOfRule() as rule:
             return by_all(
                 config, rule, inputs, around, store, real(),

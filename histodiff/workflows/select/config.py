@@ -15,6 +15,7 @@ from histodiff.errors import ConfigError
 from histodiff.features.kinds import ExtractorConfig, extractor_inputs
 from histodiff.models.classifier import ClassifierConfig
 from histodiff.selection.config import (
+    AblationRule,
     AgreementRule,
     CentroidRule,
     ClusterQuota,
@@ -125,7 +126,9 @@ class AllOfRule(Config):
         return self
 
 
-RuleConfig = Annotated[CentroidRule | RandomRule | AllOfRule, Field(discriminator="type")]
+RuleConfig = Annotated[
+    CentroidRule | RandomRule | AllOfRule | AblationRule, Field(discriminator="type")
+]
 
 
 def name_of(rule: Criterion) -> str:
@@ -177,6 +180,8 @@ class SelectConfig(CommandConfig):
                 found["rule.classifier"] = classifier.as_kind(Kind.CLASSIFIERS)
             case RandomRule(match=Reference() as match_of):
                 found["rule.match"] = match_of.as_kind(Kind.SELECTIONS)
+            case AblationRule(selection=selection):
+                found["rule.selection"] = selection.as_kind(Kind.SELECTIONS)
             case AllOfRule() as rule:
                 found |= _inputs_of_all(rule)
         return found
@@ -198,7 +203,7 @@ def require_enough_drawn(config: SelectConfig, drawn: Mapping[str, int]) -> None
         ConfigError: There are fewer; says how many are to be drawn.
     """
     rule = config.rule
-    if isinstance(rule, RandomRule):
+    if isinstance(rule, RandomRule | AblationRule):
         return
     wanted = math.ceil(rule.oversampling * rule.max_per_class)
     label, fewest = min(drawn.items(), key=lambda item: item[1])
