@@ -1,11 +1,13 @@
 """The one door to local and object storage (fsspec, universal-pathlib, s3fs)."""
 
+from histodiff.storage.local_files import FoundFiles, NoFile
 from histodiff.storage.paths import (
     StoragePath,
     async_filesystem,
     check_writable,
     create_bytes,
     file_sizes,
+    found_files,
     is_local,
     list_names,
     local_copy,
@@ -21,6 +23,8 @@ from histodiff.storage.ranges import RangeReader, range_reader
 from histodiff.storage.remote import file_size, is_http, open_blockwise, read_ranges, told_apart
 
 __all__ = [
+    "FoundFiles",
+    "NoFile",
     "RangeReader",
     "StoragePath",
     "async_filesystem",
@@ -28,6 +32,7 @@ __all__ = [
     "create_bytes",
     "file_size",
     "file_sizes",
+    "found_files",
     "is_http",
     "is_local",
     "list_names",

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -23,7 +24,8 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from upath import UPath
 
 from histodiff.errors import ConfigError
-from histodiff.storage.remote import error_code, http_file_sizes, is_http, told_apart
+from histodiff.storage.local_files import FoundFiles, local_files
+from histodiff.storage.remote import error_code, http_files, is_http, told_apart
 
 StoragePath: TypeAlias = UPath
 """A path or URL; see universal-pathlib."""
@@ -173,22 +175,42 @@ def file_sizes(
     Args:
         folder: Where to look.
         suffixes: Endings of the names that count, in lower case; over HTTP others cost nothing.
-        recursive: Whether web pages below it are followed; other folders are listed whole anyway.
+        recursive: Whether folders and web pages in it are followed.
+    """
+    return found_files(folder, suffixes=suffixes, recursive=recursive).sizes
+
+
+def found_files(
+    folder: StoragePath, *, suffixes: tuple[str, ...] = ("",), recursive: bool = True
+) -> FoundFiles:
+    """What lies below ``folder``, with what else there is; nothing when there is no such folder.
+
+    Links are followed once. Arguments are those of `file_sizes`.
     """
     if is_http(folder):
-        return http_file_sizes(folder, suffixes=suffixes, recursive=recursive)
-    base = folder.path.rstrip("/")
+        return http_files(folder, suffixes=suffixes, recursive=recursive)
     try:
         with told_apart(folder):
-            found = folder.fs.find(base, detail=True)
-    except FileNotFoundError:
-        return {}
-    sizes = {
-        name[len(base) :].lstrip("/"): int(details["size"])
-        for name, details in found.items()
-        if not name.endswith(".part") and name.lower().endswith(suffixes)
-    }
-    return dict(sorted(sizes.items()))
+            if is_local(folder):
+                found = local_files(folder.path, suffixes=suffixes, recursive=recursive)
+            else:
+                found = _objects(folder, suffixes=suffixes, recursive=recursive)
+    except (FileNotFoundError, NotADirectoryError):
+        return FoundFiles()
+    finished = {name: size for name, size in found.sizes.items() if not name.endswith(".part")}
+    return replace(found, sizes=finished)
+
+
+def _objects(folder: StoragePath, *, suffixes: tuple[str, ...], recursive: bool) -> FoundFiles:
+    base = folder.path.rstrip("/")
+    listed = folder.fs.find(base, detail=True)
+    below = {name[len(base) :].lstrip("/"): details for name, details in listed.items()}
+    names = {name: details for name, details in below.items() if recursive or "/" not in name}
+    wanted = {name for name in names if name.lower().endswith(suffixes)}
+    return FoundFiles(
+        {name: int(names[name]["size"]) for name in sorted(wanted)},
+        tuple(sorted(names.keys() - wanted)),
+    )
 
 
 def remove_tree(folder: StoragePath) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
@@ -21,6 +20,7 @@ from botocore.parsers import ResponseParserError
 from upath import UPath
 
 from histodiff.errors import TransientError
+from histodiff.storage.local_files import FoundFiles, NoFile
 
 _AS_THEY_ARE = (
     FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
@@ -56,7 +56,10 @@ def told_apart(path: UPath) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        raise _meaning(path, error) from error
+        meaning = _meaning(path, error)
+        if meaning is error:
+            raise
+        raise meaning from error
 
 
 def file_size(path: UPath) -> int:
@@ -127,8 +130,8 @@ def open_blockwise(path: UPath, *, block_bytes: int, size_bytes: int) -> Iterato
         yield cast(BinaryIO, stream)
 
 
-def http_file_sizes(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool) -> dict[str, int]:
-    """Size of every file that the pages below ``folder`` link to, by relative path, sorted."""
+def http_files(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool) -> FoundFiles:
+    """What the pages below ``folder`` link to; only files with these endings are asked for."""
     base = str(folder).rstrip("/")
     with told_apart(folder):
         found = folder.fs.ls(f"{base}/", detail=False)
@@ -136,9 +139,22 @@ def http_file_sizes(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool
             found = folder.fs.find(f"{base}/")
     links = {unquote(link.removeprefix(base).lstrip("/")): link for link in found}
     names = sorted(name for name in links if name.lower().endswith(suffixes))
-    urls = [UPath(links[name]) for name in names]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        return dict(zip(names, threads.map(partial(file_size), urls), strict=True))
+        sizes = list(threads.map(_linked_size, (UPath(links[name]) for name in names)))
+    known = dict(zip(names, sizes, strict=True))
+    return FoundFiles(
+        {name: size for name, size in known.items() if size is not None},
+        tuple(sorted(links.keys() - known.keys())),
+        {name: NoFile.DEAD_END for name, size in known.items() if size is None},
+    )
+
+
+def _linked_size(path: UPath) -> int | None:
+    """Bytes of a file that a page links to, None where the link leads to nothing."""
+    try:
+        return file_size(path)
+    except FileNotFoundError:
+        return None
 
 
 def _is_beyond_end(error: Exception) -> bool:
@@ -156,7 +172,7 @@ def error_code(error: Exception) -> str:
 def _meaning(path: UPath, error: Exception) -> Exception:
     """The exception that says what has happened."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN):
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN) and cause is not error:
         return _meaning(path, cause)  # fsspec: whatever fails over HTTP is "not found"
     if isinstance(error, _AS_THEY_ARE):
         return error
