@@ -10,6 +10,7 @@ torchrun's, and under Ray Train when a node is about to be reclaimed. A second S
 """
 
 import itertools
+import json
 import logging
 import os
 import pickle
@@ -34,7 +35,17 @@ from histodiff.cluster.environment import environment
 from histodiff.cluster.mailbox import Mailbox
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Ranks, RayConfig, fewest_ranks
-from histodiff.errors import ConfigError, HistodiffError, Preempted, TransientError
+from histodiff.errors import (
+    ArtifactBusy,
+    ArtifactCorrupt,
+    ArtifactDrift,
+    ArtifactError,
+    ArtifactNotFound,
+    ConfigError,
+    HistodiffError,
+    Preempted,
+    TransientError,
+)
 from histodiff.runtime import Notice
 
 _log = logging.getLogger(__name__)
@@ -43,7 +54,15 @@ _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 600
 _PREEMPTION_CALLS = 20
 """Every how many steps Ray Train is asked whether nodes are about to be reclaimed."""
-_MADE = "histodiff-spec"
+_MADE = "histodiff-made"
+_PLAIN_ERRORS = {
+    error.__name__: error
+    for error in (
+        ConfigError, TransientError, ArtifactError,
+        ArtifactNotFound, ArtifactBusy, ArtifactDrift, ArtifactCorrupt,
+    )
+}  # fmt: skip
+"""Errors that are made of their message alone."""
 _LONGEST_MAKING = timedelta(days=2)
 """How long ranks of torchrun wait for the first; they are ended earlier if it ends."""
 _NEXT_TO_NOTHING = 0.001
@@ -74,8 +93,8 @@ def run_gang(
 
     Args:
         rank_function: A function at the top of a module; resumes by itself when called again.
-        make_spec: Makes what it is given, picklable; called once in all, by the driver. Under
-            torchrun the other ranks wait for what rank 0 makes.
+        make_spec: Makes what it is given, picklable; called by the driver. Under torchrun every
+            rank calls it, the others after rank 0: what is measured for it must be kept.
         ranks: How many, or how few and how many; of no account under torchrun, which has decided.
         ray_config: The Ray that runs more than one rank.
         device: ``cpu`` or ``cuda``; a rank on cuda has one GPU.
@@ -145,24 +164,37 @@ def _run_under_torchrun(
 
 
 def _made_once(make: Callable[[], SpecT], store: Any, rank: int) -> SpecT:
-    """What rank 0 makes, on every rank; what keeps it from that ends all ranks alike.
+    """What ``make`` gives, on every rank; what keeps rank 0 from it ends all ranks alike.
 
-    Nothing is sent while it is made, so that it may take longer than a process group would wait.
+    Rank 0 makes it first, and keeps in the artifact what it measured for it; the others wait, and
+    then make the same from that. The store says in JSON that they may, and nothing more: whoever
+    reaches its port can put there what he likes.
     """
     if rank == 0:
         try:
             made = make()
         except HistodiffError as error:
-            store.set(_MADE, pickle.dumps(error))
+            store.set(_MADE, json.dumps({"error": type(error).__name__, "message": str(error)}))
             raise
-        store.set(_MADE, pickle.dumps(made))
+        store.set(_MADE, json.dumps({"error": None}))
         return made
     store.wait([_MADE], _LONGEST_MAKING)
-    found = pickle.loads(store.get(_MADE))
-    if isinstance(found, HistodiffError):
-        raise found
-    made_there: SpecT = found
-    return made_there
+    _require_made(store.get(_MADE))
+    return make()
+
+
+def _require_made(told: bytes) -> None:
+    """Raises the error of rank 0, if it had one; nothing that was sent is run."""
+    try:
+        news = json.loads(told)
+        failed, message = news["error"], str(news.get("message"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            "torchrun: MASTER_PORT was given something that rank 0 does not send; close the port to"
+            " all but the nodes of the run, and start it again"
+        ) from error
+    if failed is not None:
+        raise _PLAIN_ERRORS.get(failed, HistodiffError)(message)
 
 
 @contextmanager

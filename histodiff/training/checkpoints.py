@@ -118,14 +118,14 @@ def opened_newest(
 
 def _records(checkpoints: StoragePath) -> list[CheckpointRecord]:
     """Of all complete checkpoints, the newest first; rank 0 looks for all."""
-    texts: list[bytes] = []
+    texts: list[str] = []
     if ranks.rank() == 0:
         steps = reversed(complete_steps(checkpoints))
-        texts = [(checkpoint_folder(checkpoints, step) / COMPLETE).read_bytes() for step in steps]
+        texts = [(checkpoint_folder(checkpoints, step) / COMPLETE).read_text() for step in steps]
     return [_record(text, checkpoints) for text in ranks.broadcast(texts)]
 
 
-def _record(text: bytes, checkpoints: StoragePath) -> CheckpointRecord:
+def _record(text: str, checkpoints: StoragePath) -> CheckpointRecord:
     values = json.loads(text)
     here = str(checkpoints)
     if values.get("address") != here:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import asdict
 from typing import NoReturn
 
 from histodiff.errors import TrainingDiverged
@@ -11,6 +12,7 @@ from histodiff.training.checkpoints import discard_checkpoints
 from histodiff.training.config import TrainConfig
 from histodiff.training.engine import StepResult
 from histodiff.training.rollbacks import (
+    Rollback,
     RolledBack,
     batch_of,
     loss_limit,
@@ -39,7 +41,8 @@ class DivergenceMonitor:
         self._config = config.on_divergence
         self._folder = state.checkpoints
         before = read_rollbacks(self._folder) if ranks.rank() == 0 else []
-        self.rollbacks = ranks.broadcast(before)
+        told = ranks.broadcast([asdict(rollback) for rollback in before])
+        self.rollbacks = [Rollback(**values) for values in told]
         """Those of the run so far."""
 
     @property

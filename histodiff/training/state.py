@@ -133,10 +133,10 @@ class TrainingState:
         Raises:
             Preempted: It must go at once, and the checkpoint is complete.
         """
-        notices = ranks.all_gather(self._noticed)
+        notices = ranks.all_gather(int(self._noticed))
         if self._saved_step != self.step:
             self.save()
-        if max(notices) is Notice.LEAVE and not self.is_at_end:
+        if max(notices) == Notice.LEAVE and not self.is_at_end:
             self.wait()
             raise Preempted(self.images_seen)
 

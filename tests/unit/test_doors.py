@@ -1,6 +1,7 @@
 """One door per vendor: each large framework is imported by exactly one package."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,20 @@ def test_vendor_is_imported_through_its_door_alone(
     inside = tuple(f"{each}/" for each in doors)
     outside = [file for file in importers(vendor) if not file.startswith(inside)]
     assert outside == []
+
+
+def test_nothing_that_another_process_says_through_an_open_port_is_unpickled() -> None:
+    """Ray has a token of its own, and so ``pickle`` in ``cluster``; torch's ports have none."""
+    objects = re.compile(r"\w*_object(_list)?$")
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {node.attr}"
+        for folder in CODE
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and (
+            (node.attr in ("load", "loads") and ast.unparse(node.value) in ("pickle", "marshal"))
+            or (objects.match(node.attr) and ast.unparse(node.value).startswith("torch.dist"))
+        )
+    ]
+    assert found == ["cluster/gang.py: loads"]

@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
 from histodiff.errors import ConfigError
 from histodiff.runtime import generator_for
@@ -22,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 _COLOURS = 3
 _BLOCKS = 65_536
 _QUARTERS = 4
+_ARRAYS, _CHANNELS = ("mean_D", "components_CD", "variance_C"), "channels"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,20 @@ class LinearMap:
     """Variance of each component over the blocks and their symmetries."""
     channels: ChannelSymmetries
     """What turning the pixels does to the components."""
+
+    def to_bytes(self) -> bytes:
+        """The map as safetensors, the same to the bit when it is read again."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        return safetensors.numpy.save(
+            arrays | {_CHANNELS: np.frombuffer(self.channels.model_dump_json().encode(), np.uint8)}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "LinearMap":
+        """What ``to_bytes`` gave."""
+        arrays = safetensors.numpy.load(data)
+        channels = ChannelSymmetries.model_validate_json(arrays.pop(_CHANNELS).tobytes())
+        return cls(**arrays, channels=channels)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ The loop is that of every training (``training.Trainer``); here are its batches 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import torch
-import torch.distributed
 
 from histodiff.artifacts import UnitIssue
 from histodiff.data_prep.index.patch_index import PatchIndex
@@ -52,6 +50,7 @@ from histodiff.training import (
     TrainingState,
     mean_over_ranks,
     micro_batches,
+    ranks,
 )
 
 _AHEAD = 2
@@ -154,19 +153,18 @@ def _linear_map(spec: AutoencoderSpec, *, rank: int) -> LinearMap | None:
     architecture = training.architecture
     if not isinstance(architecture, PatchArchitecture):
         return None
-    found: list[LinearMap | None] = [None]
+    found = b""
     if rank == 0:
         indexes = [PatchIndex.open(storage_path(index)) for index in spec.indexes]
         count = min(_LINEAR_PATCHES, training.max_patches)
         patches = load_patches(indexes, split="train", count=count, seed=spec.seed)
-        found[0] = principal_components(
+        found = principal_components(
             patches.pixels_NHWC,
             side=architecture.downsampling,
             count=architecture.latent_channels,
             seed=spec.seed,
-        )
-    torch.distributed.broadcast_object_list(found)
-    return found[0]
+        ).to_bytes()
+    return LinearMap.from_bytes(ranks.broadcast_bytes(found))
 
 
 def initial_network(
@@ -214,9 +212,8 @@ def _crops(
         batch=spec.training.train.batch,
         seed=spec.seed,
     )
-    failed: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(failed, patches.failed)
-    return source, tuple(issue for part in failed for issue in part)
+    failed = ranks.all_gather([issue.model_dump() for issue in patches.failed])
+    return source, tuple(UnitIssue.model_validate(issue) for part in failed for issue in part)
 
 
 def _prepared(network: AutoencoderNetwork, config: TrainConfig) -> AutoencoderNetwork:
