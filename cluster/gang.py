@@ -136,11 +136,6 @@ def torchrun_rank() -> int | None:
     return int(os.environ["RANK"]) if under else None
 
 
-def torchrun_host() -> str:
-    """Address of the machine of torchrun's rank 0."""
-    return os.environ["MASTER_ADDR"]
-
-
 def _run_under_torchrun(
     rank_function: RankFunction[SpecT, ResultT],
     make_spec: Callable[[], SpecT],

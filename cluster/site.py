@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from histodiff.config import Config, find_config, load_config
 from histodiff.storage import StoragePath, storage_path
+from histodiff.telemetry.server import LOOPBACK
 
 
 class LocalRay(Config):
@@ -132,9 +133,12 @@ class Site(Config):
     """Sweep trials that run at the same time, as far as there are CPUs for their threads."""
     prices: Prices | None = None
     """What it costs, for `plan`."""
-    metrics_port: int | None = None
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of a command's driver: ``/metrics``, and ``/sd``, where Prometheus finds all processes
     of the command; 0 takes a free one, null serves nothing."""
+    metrics_host: str = LOOPBACK
+    """Address that the driver, its actors and ranks serve metrics at: loopback, for this machine
+    alone, unless others are to ask; 0.0.0.0 is every interface, and whoever reaches it reads."""
     peak_flops: float | None = Field(default=None, gt=0)
     """Peak FLOP/s of the device of one training rank, in the precision of the training: what MFU
     is a share of. Null takes that of a GPU which is known by its name, in bf16 and fp16."""

@@ -19,6 +19,7 @@ from histodiff.storage.paths import (
     upload_tree,
     write_bytes,
 )
+from histodiff.storage.private import write_private
 from histodiff.storage.ranges import RangeReader, range_reader
 from histodiff.storage.remote import file_size, is_http, open_blockwise, read_ranges, told_apart
 
@@ -48,4 +49,5 @@ __all__ = [
     "told_apart",
     "upload_tree",
     "write_bytes",
+    "write_private",
 ]

@@ -30,7 +30,7 @@ from histodiff.workflows.autoencoder.config import (
     TrainMode,
 )
 from histodiff.workflows.autoencoder.reconstructions import measured, measured_on_targets
-from histodiff.workflows.gangs import rank_hub, reporter
+from histodiff.workflows.gangs import hub_of_ranks, rank_hub, reporter
 from histodiff.workflows.labels import (
     LABELS_SHA256,
     labelled_rows,
@@ -150,7 +150,7 @@ def _spec(
         seed=config.seed,
         threads=config.threads,
         device=site.device,
-        hub=hub,
+        hub=hub_of_ranks(draft.path, hub),
     )
 
 

@@ -114,7 +114,7 @@ def _encoded(
     plan = shard_plan(config, index)
     writer.write_metadata()
     watch, reading = Stopwatch(num_encoders(site, plan.num_shards)), Reading()
-    with metrics_hub(site.metrics_port) as hub:
+    with metrics_hub(site.metrics_port, host=site.metrics_host) as hub:
         run = partial(_run, config, site, inputs=inputs, hub=hub)
         records = _encode_missing(run, plan, writer, watch, reading)
     took = watch.speed(source="run", end_seconds=time.monotonic() - started - watch.ended)

@@ -20,6 +20,7 @@ from histodiff.pretraining.gaussian import fitted_gaussian, save_fit
 from histodiff.pretraining.spec import PretrainSpec, PreviewQuality, StoreShare
 from histodiff.storage import read_bytes, write_bytes
 from histodiff.telemetry import HubAddress
+from histodiff.workflows.gangs import hub_of_ranks
 from histodiff.workflows.networks import preview_autoencoder, snapshot_path
 from histodiff.workflows.pretrain.config import PretrainConfig
 from histodiff.workflows.quality.previews import preview_measurement
@@ -66,7 +67,7 @@ def pretrain_spec(run: PretrainRun, hub: HubAddress | None) -> PretrainSpec:
         threads=config.threads,
         device=site.device,
         cache=_cache(site),
-        hub=hub,
+        hub=hub_of_ranks(run.draft.path, hub),
         peak_flops=site.peak_flops,
         preview_images=config.preview_images or None,
         preview_autoencoder=autoencoder,

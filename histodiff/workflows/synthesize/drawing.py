@@ -36,7 +36,7 @@ def draw_missing(
     missing = [shard for shard in range(shards) if shard not in done]
     already = sum(len(plan.samples_of(shard)) for shard in done)
     with (
-        metrics_hub(site.metrics_port) as hub,
+        metrics_hub(site.metrics_port, host=site.metrics_host) as hub,
         progress("synthesize", total=plan.num_samples, unit="samples", already=already) as bar,
     ):
         make = partial(open_worker, plan, config, inputs, site.device)

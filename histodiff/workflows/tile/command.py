@@ -131,11 +131,11 @@ def _run_on(
     """On Ray where that brings more than one worker, else here."""
     alone = isinstance(site.ray, NoRay) or site.reader_workers == 1 or len(units) < 2
     if alone and not isinstance(site.ray, ClusterRay):
-        with metrics_hub(site.metrics_port):
+        with metrics_hub(site.metrics_port, host=site.metrics_host):
             yield from run_in_process(make_worker, units)
         return
     each = ActorResources(num_cpus=1 if isinstance(site.ray, ClusterRay) else 0)
-    with metrics_hub(site.metrics_port) as hub, ray_session(site.ray):
+    with metrics_hub(site.metrics_port, host=site.metrics_host) as hub, ray_session(site.ray):
         require_capacity(site.ray, {"reader_workers": Actors(site.reader_workers, each)})
         make = partial(announced, make_worker, hub=hub, labels={"stage": "tile", "role": "reader"})
         yield from run_pool(make, units, num_workers=site.reader_workers, resources=each)
