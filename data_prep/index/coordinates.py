@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.data_prep.readers.hdf5 import DataElsewhere, own_dataset
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath
 
@@ -40,10 +41,13 @@ def read_coordinates(path: StoragePath) -> ImportedGrid:
     """
     try:
         with path.open("rb") as stream, h5py.File(stream, "r") as file:
-            if not isinstance(file.get("coords"), h5py.Dataset):
+            dataset = own_dataset(file, "coords")
+            if dataset is None:
                 raise _refused(path, f"has no dataset 'coords', only {sorted(file)}")
-            corners = np.asarray(file["coords"])
-            attributes = dict(file["coords"].attrs)
+            corners = np.asarray(dataset)
+            attributes = dict(dataset.attrs)
+    except DataElsewhere as error:
+        raise _refused(path, str(error)) from error
     except (OSError, RuntimeError, KeyError) as error:
         raise _refused(path, f"cannot be read ({error})") from error
     if "patch_size_level0" in attributes:

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from histodiff.data_prep.readers.hdf5 import own_datasets
 from histodiff.errors import ConfigError, SkipReason, SlideError
 from histodiff.storage import StoragePath, local_copy
 
@@ -241,7 +242,7 @@ class _NpzContainer(_Container):
 
 def _image_dataset(file: Any) -> Any:
     """The one dataset of images in an HDF5 file: ``(n, H, W)`` or ``(n, H, W, channels)``."""
-    shapes = {name: item.shape for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    shapes = {name: item.shape for name, item in own_datasets(file).items()}
     found = [name for name, shape in shapes.items() if _is_images(shape)]
     if len(found) != 1:
         raise ValueError(f"has {len(found)} datasets of images instead of one, among {shapes}")

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histodiff.data_prep.readers.containers import member_path, npz_lengths, num_images
+from histodiff.data_prep.readers.hdf5 import DataElsewhere, own_dataset
 from histodiff.data_prep.sources.csv_files import read_csv
 from histodiff.data_prep.sources.published_sets import MedmnistSource, PannukeSource, PcamSource
 from histodiff.errors import ConfigError, SlideError
@@ -101,7 +102,10 @@ def _pcam_slides(path: StoragePath, names: set[str], where: str) -> list[str]:
 def _hdf5_labels(path: StoragePath, where: str) -> list[str]:
     try:
         with path.open("rb") as stream, h5py.File(stream, "r") as file:
-            values = np.asarray(file["y"])
+            dataset = own_dataset(file, "y")
+            if dataset is None:
+                raise ValueError(f"has no dataset 'y', only {sorted(file)}")
+            values = np.asarray(dataset)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise _damaged(path, error, where) from error
     return _labels(values, path, where)
@@ -199,6 +203,8 @@ def _array(
     try:
         length = num_images(path)
     except SlideError as error:
+        if isinstance(error.__cause__, DataElsewhere):
+            raise _damaged(path, error.__cause__, where) from error
         raise ConfigError(
             f"{where}.path: {path} is damaged or no such file ({error.detail}); fetch it again"
         ) from error
@@ -246,5 +252,7 @@ def _shares(path: StoragePath, length: int) -> list[int]:
 def _damaged(path: StoragePath, error: Exception, where: str) -> ConfigError:
     if isinstance(error, FileNotFoundError):
         return ConfigError(f"{where}.path: {path} does not exist; fetch it, or correct `path`")
+    if isinstance(error, DataElsewhere):
+        return ConfigError(f"{where}.path: {path}: {error}")
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(f"{where}.path: {path} is damaged or incomplete ({reason}); fetch it again")
