@@ -17,6 +17,7 @@ import numpy.typing as npt
 from histodiff.data_prep.readers.containers import member_path, npz_lengths, num_images
 from histodiff.data_prep.readers.hdf5 import DataElsewhere, own_dataset
 from histodiff.data_prep.sources.csv_files import read_csv
+from histodiff.data_prep.sources.left_out import is_foreign
 from histodiff.data_prep.sources.published_sets import MedmnistSource, PannukeSource, PcamSource
 from histodiff.errors import ConfigError, SlideError
 from histodiff.storage import StoragePath, file_sizes, list_names
@@ -142,7 +143,8 @@ def _medmnist(
 def _the_npz(root: StoragePath, where: str) -> StoragePath:
     if root.name.lower().endswith(".npz"):
         return root
-    found = [name for name in list_names(root) if name.lower().endswith(".npz")]
+    names = (name for name in list_names(root) if not is_foreign(name))
+    found = [name for name in names if name.lower().endswith(".npz")]
     if len(found) != 1:
         raise ConfigError(
             f"{where}.path: {root} has {len(found)} .npz files; name one file, such as"
@@ -159,9 +161,9 @@ def _npz_labels(stream: IO[bytes], images: str) -> npt.NDArray[Any]:
 
 
 def _pannuke(source: PannukeSource, folder: StoragePath, where: str) -> list[ArrayPatch]:
-    sizes = file_sizes(folder)
+    files = [name for name in file_sizes(folder) if not is_foreign(name)]
     found: list[ArrayPatch] = []
-    for images in (name for name in sizes if name == "images.npy" or name.endswith("/images.npy")):
+    for images in (name for name in files if name == "images.npy" or name.endswith("/images.npy")):
         fold = images.removesuffix("images.npy").rstrip("/")
         types = folder / fold / "types.npy" if fold else folder / "types.npy"
         try:

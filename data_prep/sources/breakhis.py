@@ -5,7 +5,7 @@
 
 from pathlib import PurePosixPath
 
-from histodiff.data_prep.sources.inputs import ImageInput
+from histodiff.data_prep.sources.inputs import FoundTrap, ImageInput
 from histodiff.data_prep.sources.listing import files_below, joined, mapped_label, parsed_name
 from histodiff.data_prep.sources.published_sets import BreakhisSource
 from histodiff.errors import ConfigError
@@ -17,18 +17,15 @@ _PARTS = {"train": None, "test": "test"}
 
 def breakhis_images(
     source: BreakhisSource, data: str, where: str
-) -> tuple[StoragePath, list[ImageInput]]:
-    """The folder, and the images in it of the wanted magnification.
+) -> tuple[StoragePath, list[ImageInput], tuple[FoundTrap, ...]]:
+    """The folder, the images in it of the wanted magnification, and what of it is left out.
 
     Raises:
         ConfigError: A name is not one of BreakHis, or images and fold list are not the same.
     """
     folder = joined(data, source.path)
-    files = {
-        name: size
-        for name, size in files_below(folder, (".png",), where, "images").items()
-        if _is_of(name, source.magnification)
-    }
+    below = files_below(folder, (".png",), where, "images")
+    files = {name: size for name, size in below.sizes.items() if _is_of(name, source.magnification)}
     splits = _fold(source, data, where, files)
     images = []
     for name, size in files.items():
@@ -50,7 +47,7 @@ def breakhis_images(
                 given_split=splits.get(PurePosixPath(name).name),
             )
         )
-    return folder, images
+    return folder, images, below.traps(source.path)
 
 
 def _is_of(name: str, magnification: int) -> bool:

@@ -40,15 +40,18 @@ def find_inputs(
     """
     slides: list[SlideInput] = []
     found: list[FoundImages] = []
+    left_out: list[FoundTrap] = []
     owners: dict[str, str] = {}
     for number, source in enumerate(sources):
         if isinstance(source, SlidesSource):
             own = slides_of(source, data, f"sources.{number}")
-            _check_names(own)
-            _claim(owners, ((slide.slide_id, slide.url) for slide in own))
-            slides += own
+            _check_names(own.slides)
+            _claim(owners, ((slide.slide_id, slide.url) for slide in own.slides))
+            slides += own.slides
+            left_out += own.traps
         else:
             found.append(found_images(source, data, number))
+            left_out += found[-1].traps
     stated = _stated_traps(sources, found)
     found, met = without_shared_patients(found, shared)
     for item in found:
@@ -56,7 +59,7 @@ def find_inputs(
         _claim(owners, ((slide_id, str(item.folder)) for slide_id in ids))
     slides.sort(key=lambda slide: slide.slide_id)
     sets = [part for item in found for part in image_sets_of(item)]
-    return Inputs(tuple(slides), tuple(sets), (*stated, *met))
+    return Inputs(tuple(slides), tuple(sets), (*stated, *left_out, *met))
 
 
 def _stated_traps(

@@ -9,7 +9,7 @@ from histodiff.data_prep.readers.image_files import IMAGE_SUFFIXES
 from histodiff.data_prep.sources.array_sets import ArraySource, array_patches
 from histodiff.data_prep.sources.breakhis import breakhis_images
 from histodiff.data_prep.sources.csv_lists import listed_images
-from histodiff.data_prep.sources.inputs import ImageInput, ImageSet
+from histodiff.data_prep.sources.inputs import FoundTrap, ImageInput, ImageSet
 from histodiff.data_prep.sources.listing import (
     files_below,
     joined,
@@ -39,6 +39,8 @@ class FoundImages:
     folder: StoragePath
     """What the paths of the images are relative to."""
     images: Sequence[ImageInput]
+    traps: tuple[FoundTrap, ...] = ()
+    """What of the folder is left out."""
 
     @property
     def where(self) -> str:
@@ -53,12 +55,13 @@ def found_images(source: PatchSetSource, data: str, number: int) -> FoundImages:
         ConfigError: There are none, or one is listed twice.
     """
     where = f"sources.{number}"
+    traps: tuple[FoundTrap, ...] = ()
     if isinstance(source, CsvSource):
         folder, images = listed_images(source, data, where)
     elif isinstance(source, ImageFolderSource):
-        folder, images = _folder_images(source, data, where)
+        folder, images, traps = _folder_images(source, data, where)
     elif isinstance(source, BreakhisSource):
-        folder, images = breakhis_images(source, data, where)
+        folder, images, traps = breakhis_images(source, data, where)
     else:
         folder, images = _array_images(source, data, where)
     if not images:
@@ -68,7 +71,7 @@ def found_images(source: PatchSetSource, data: str, number: int) -> FoundImages:
         raise ConfigError(f"{where}: {repeated[0]} is listed more than once; remove the other rows")
     if source.published_split is not None:
         images = [replace(image, given_split=source.published_split) for image in images]
-    return FoundImages(number, source, folder, images)
+    return FoundImages(number, source, folder, images, traps)
 
 
 def image_sets_of(found: FoundImages) -> list[ImageSet]:
@@ -89,10 +92,11 @@ def image_sets_of(found: FoundImages) -> list[ImageSet]:
 
 def _folder_images(
     source: ImageFolderSource, data: str, where: str
-) -> tuple[StoragePath, list[ImageInput]]:
+) -> tuple[StoragePath, list[ImageInput], tuple[FoundTrap, ...]]:
     folder = joined(data, source.path)
+    below = files_below(folder, IMAGE_SUFFIXES, where, "images")
     images = []
-    for name, size in files_below(folder, IMAGE_SUFFIXES, where, "images").items():
+    for name, size in below.sizes.items():
         parents = PurePosixPath(name).parent.as_posix()
         parsed = parsed_name(source.identifiers, name, where)
         label = name.split("/")[0] if source.labels == "folder" else None
@@ -118,7 +122,7 @@ def _folder_images(
                 size_bytes=size,
             )
         )
-    return folder, images
+    return folder, images, below.traps(source.path)
 
 
 def _array_images(

@@ -1,7 +1,7 @@
 """The slides of a source: files, with scales, patients, labels and companions from tables."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from histodiff.config.loader import shipped_configs
@@ -12,18 +12,26 @@ from histodiff.data_prep.sources.companions import (
     find_companions,
 )
 from histodiff.data_prep.sources.csv_files import read_csv
-from histodiff.data_prep.sources.inputs import SlideInput
+from histodiff.data_prep.sources.inputs import FoundTrap, SlideInput
 from histodiff.data_prep.sources.listing import files_below, is_file, joined, parsed_name, url_below
 from histodiff.data_prep.sources.sources import (
     SlidesSource,
 )
-from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, storage_path
 
 _EVERY_OTHER = "*"
 
 
-def slides_of(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
+@dataclass(frozen=True)
+class FoundSlides:
+    """The slides of one source."""
+
+    slides: tuple[SlideInput, ...]
+    traps: tuple[FoundTrap, ...]
+    """What of its folder is left out."""
+
+
+def slides_of(source: SlidesSource, data: str, where: str) -> FoundSlides:
     """The slides of one source.
 
     Args:
@@ -35,18 +43,10 @@ def slides_of(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
         ConfigError: There are none, or a table does not fit.
     """
     root = joined(data, source.path)
-    files = files_below(root, SLIDE_SUFFIXES, where, "slides", recursive=source.recursive)
-    files = {
-        name: size
-        for name, size in files.items()
-        if fnmatch(PurePosixPath(name).name, source.pattern)
-        and (source.recursive or "/" not in name)
-    }
-    if not files:
-        raise ConfigError(
-            f"{where}.path: {root} has no slides named '{source.pattern}'"
-            f" ({', '.join(SLIDE_SUFFIXES)}); set `pattern`, or `recursive: true`"
-        )
+    listed_files = files_below(
+        root, SLIDE_SUFFIXES, where, "slides", recursive=source.recursive, pattern=source.pattern
+    )
+    files = listed_files.sizes
     listed = _scales(source, data, where)
     scales = dict(source.scale) | listed
     about = _about_slides(source, data, where)
@@ -79,7 +79,7 @@ def slides_of(source: SlidesSource, data: str, where: str) -> list[SlideInput]:
                 min_coverage=source.min_coverage,
             )
         )
-    return found
+    return FoundSlides(tuple(found), listed_files.traps(source.path))
 
 
 def _companions(

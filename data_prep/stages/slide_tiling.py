@@ -29,6 +29,7 @@ from histodiff.data_prep.index.patch_index import REJECTED_SCHEMA
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
 from histodiff.data_prep.readers.resampling import shrunk
+from histodiff.data_prep.readers.stacks import further_pages
 from histodiff.data_prep.readers.thumbnails import Thumbnail, best_level, thumbnail
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.data_prep.sources.companions import Companion, CompanionKind
@@ -37,6 +38,8 @@ from histodiff.data_prep.stages.tile_rows import (
     REJECTED_COUNTS,
     Row,
     info_columns,
+    joined_warnings,
+    pages_warning,
     scale_columns,
     scale_warning,
     slide_patches,
@@ -57,7 +60,7 @@ from histodiff.data_prep.tissue.tissue_mask import (
     slide_mask,
 )
 from histodiff.errors import ConfigError, SkipReason, SlideError
-from histodiff.storage import storage_path
+from histodiff.storage import is_local, storage_path
 
 GeoJsonKind = Literal["masks", "patches"]
 Corners = npt.NDArray[np.int64]
@@ -121,7 +124,9 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
         findings.row |= info_columns(opened.reader.info)
         try:
             findings.row |= scale_columns(unit, opened.reader.info)
-            findings.row["warning"] = scale_warning(findings.row)
+            findings.row["warning"] = joined_warnings(
+                scale_warning(findings.row), pages_warning(_further_pages(unit))
+            )
             slide_mpp = (findings.row["mpp_x"], findings.row["mpp_y"])
             plan, grid = _planned(unit, opened.reader, slide_mpp, rules)
         except SlideError:
@@ -156,6 +161,12 @@ def _opened(unit: SlideInput, stack: ExitStack, *, tile_by_tile: bool = True) ->
     opened = open_slide_at(storage_path(unit.url), tile_by_tile=tile_by_tile)
     stack.callback(opened.close)
     return opened
+
+
+def _further_pages(unit: SlideInput) -> dict[str, int]:
+    """Pages of a local slide that are not taken; of a remote one no header is read again."""
+    path = storage_path(unit.url)
+    return {unit.slide_id: further_pages(path) if is_local(path) else 0}
 
 
 def _planned(

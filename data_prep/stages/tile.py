@@ -29,8 +29,10 @@ from histodiff.data_prep.index.patch_index import (
     table_bytes,
     table_from_rows,
 )
+from histodiff.data_prep.readers.containers import member_of
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.resampling import resized
+from histodiff.data_prep.readers.stacks import further_pages
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, SlideInput
 from histodiff.data_prep.stages.slide_tiling import SlideFindings, TileRules, tile_slide
 from histodiff.data_prep.stages.tile_rows import (
@@ -184,6 +186,7 @@ class TileWorker:
         failures: dict[str, SlideError] = {}
         num_patches: defaultdict[str, int] = defaultdict(int)
         enlarged: dict[str, float] = {}
+        further: dict[str, int] = {}
         shown: list[npt.NDArray[np.uint8]] = []
         described: dict[str, npt.NDArray[np.uint8]] = {}
         for image in unit.images:
@@ -196,6 +199,7 @@ class TileWorker:
             patches += found
             num_patches[image.path] = len(found)
             enlarged[image.path] = enlargement(unit, found, self.rules.patch_px)
+            further[image.path] = _further_pages(unit, image)
             if self.rules.describe_images:
                 described[image.path] = describe(pixels)
             if len(shown) < SHEET_COLUMNS * SHEET_ROWS:
@@ -204,7 +208,7 @@ class TileWorker:
         if self.rules.describe_images:
             self._write_descriptors(unit.name, described)
         record = TileRecord(
-            slides=tuple(set_rows(unit, num_patches, failures, enlarged)),
+            slides=tuple(set_rows(unit, num_patches, failures, enlarged, further)),
             num_patches=len(patches),
             labels=_label_counts(patches),
             splits={row["slide_id"]: row["split"] for row in patches if row["split"]},
@@ -229,6 +233,13 @@ class TileWorker:
         return image_patches(
             image, regions, [_tissue_fraction(pixels, region) for region in regions]
         )
+
+
+def _further_pages(unit: ImageSet, image: ImageInput) -> int:
+    """Pages of an image file that are not taken; patches in array files have none."""
+    if member_of(image.path) is not None:
+        return 0
+    return further_pages(storage_path(unit.url) / image.path)
 
 
 def _tissue_fraction(pixels: npt.NDArray[np.uint8], region: Region) -> float:

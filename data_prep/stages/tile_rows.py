@@ -1,7 +1,7 @@
 """Rows of the PatchIndex tables, as plain dictionaries, from what a worker found."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,28 @@ def scale_warning(row: Row) -> str:
     )
 
 
+def joined_warnings(*warnings: str) -> str:
+    """Several warnings of one slide in a line, each once; none is empty."""
+    return "; ".join(dict.fromkeys(filter(None, warnings)))
+
+
+def pages_warning(further: Mapping[str, int]) -> str:
+    """What files with more pages than the one that is taken leave out, or nothing.
+
+    Args:
+        further: Pages that are not taken, by name of the file.
+    """
+    stacks = {name: count for name, count in further.items() if count}
+    if not stacks:
+        return ""
+    name, count = next(iter(stacks.items()))
+    others = f", as have {len(stacks) - 1} other files" if len(stacks) > 1 else ""
+    return (
+        f"further pages are left out ({sum(stacks.values())}): {name} has {count} after the"
+        f" first{others}; write each page to a file of its own if they belong here"
+    )
+
+
 def slide_patches(
     slide: SlideInput,
     corners: npt.NDArray[np.int64],
@@ -178,6 +200,7 @@ def set_rows(
     num_patches: dict[str, int],
     failures: dict[str, SlideError],
     enlarged: dict[str, float],
+    further: dict[str, int],
 ) -> list[Row]:
     """One row for every slide that the images of a unit come from.
 
@@ -186,6 +209,7 @@ def set_rows(
         num_patches: Patches by path of the image.
         failures: What was wrong, by path of the image.
         enlarged: Factor by which its patches are enlarged, by path of the image.
+        further: Pages of its file that are not taken, by path of the image.
     """
     members: dict[str, list[ImageInput]] = {}
     for image in unit.images:
@@ -193,6 +217,7 @@ def set_rows(
     return [
         _set_row(unit, images, num_patches, failures)
         | {"enlargement": max(enlarged.get(image.path, 1.0) for image in images)}
+        | {"warning": pages_warning({image.path: further.get(image.path, 0) for image in images})}
         for images in members.values()
     ]
 
@@ -207,6 +232,7 @@ def merged(rows: Sequence[Row]) -> Row:
         "size_bytes": sum(row["size_bytes"] for row in rows),
         "num_patches": sum(row["num_patches"] for row in rows),
         "enlargement": max(row["enlargement"] for row in rows),
+        "warning": joined_warnings(*(row["warning"] for row in rows)),
         "content_hash": _digest([row["content_hash"] for row in rows]),
     }
 
