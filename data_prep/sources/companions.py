@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from histodiff.data_prep.index.patch_index import file_name_of
 from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, file_sizes
 
@@ -36,35 +37,37 @@ class Companion:
     content_hash: str = ""
 
 
-def find_companions(
-    folder: StoragePath, kind: CompanionKind, stems: Sequence[str], *, where: str
+Companions = Mapping[CompanionKind, Companion]
+
+
+def companion_files(
+    folder: StoragePath, kind: CompanionKind, *, where: str
 ) -> dict[str, Companion]:
-    """The companions of slides, by the stem of the slide's file name; some may have none.
+    """All files of a kind below a folder, by relative path.
 
     Args:
         folder: Where they lie.
         kind: What they say.
-        stems: File names of the slides without their endings.
         where: Config key that named the folder, for errors.
 
     Raises:
-        ConfigError: There is no such folder, it has none for any slide, or coordinates are missing
-            for a slide.
+        ConfigError: There is no such folder, or it has none.
     """
-    sizes = file_sizes(folder)
-    endings = _ENDINGS[kind]
-    found: dict[str, Companion] = {}
-    for stem in stems:
-        name = next((stem + ending for ending in endings if stem + ending in sizes), None)
-        if name is not None:
-            found[stem] = Companion(str(folder / name), sizes[name])
-    missing = [stem for stem in stems if stem not in found]
-    if missing and (not found or kind is CompanionKind.COORDINATES):
+    sizes = file_sizes(folder, suffixes=_ENDINGS[kind])
+    found = {
+        name: Companion(str(folder / name), size)
+        for name, size in sizes.items()
+        if not any(part.startswith(".") for part in name.split("/"))
+    }
+    if not found:
         raise ConfigError(
-            f"{where}: {folder} has no {missing[0]}{endings[0]} for slide '{missing[0]}'; name the"
-            " files after the slides"
+            f"{where}: {folder} has no {' or '.join(_ENDINGS[kind])}; give the folder with files"
+            " that are named after the slides"
         )
     return found
 
 
-Companions = Mapping[CompanionKind, Companion]
+def companion_names(kind: CompanionKind, *, slide_id: str, stem: str) -> Sequence[str]:
+    """Names that a companion of a slide may have, those that ``tile`` itself writes first."""
+    bases = dict.fromkeys((file_name_of(slide_id), slide_id, stem))
+    return [base + ending for base in bases for ending in _ENDINGS[kind]]

@@ -1,10 +1,19 @@
 """The images of a patch set that a CSV or a JSON file lists."""
 
-from histodiff.data_prep.sources.csv_files import CsvTable, read_csv, read_json_list
+from collections.abc import Sequence
+
+from histodiff.data_prep.sources.csv_files import CsvTable, Row, read_csv, read_json_list
 from histodiff.data_prep.sources.inputs import ImageInput
+from histodiff.data_prep.sources.listed_files import ListedFiles
 from histodiff.data_prep.sources.listing import joined, mapped_label, parsed_name, stem_id
 from histodiff.data_prep.sources.sources import (
     CsvSource,
+)
+from histodiff.data_prep.sources.spelling import (
+    Spelled,
+    id_key,
+    label_key,
+    require_one_spelling,
 )
 from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath, file_sizes
@@ -18,41 +27,45 @@ _SPLITS = {
 def listed_images(source: CsvSource, data: str, where: str) -> tuple[StoragePath, list[ImageInput]]:
     """The folder that paths are relative to, and the images in it that the file lists.
 
+    Every row is an image, or of a label that ``label_map`` leaves out.
+
     Raises:
-        ConfigError: A column or a file is missing.
+        ConfigError: A column or a file is missing, an image is listed twice, or one label or id is
+            spelled in two ways.
     """
     table = _table(source, data, where)
     columns = source.columns
     named = (columns.path, columns.label, columns.slide_id, columns.patient_id, columns.site)
-    folder = table.path.parent
-    sizes = file_sizes(folder)
-    images = []
     required = [column for column in (*named, columns.split) if column is not None]
+    kept: list[tuple[Row, str | None]] = []
     for row in table.rows(required=required):
-        image = row[columns.path]
-        parsed = parsed_name(source.identifiers, image, where)
-        label = row[columns.label] if columns.label else None
-        if parsed and source.labels == "identifiers":
-            label = parsed.label
+        label = _label(table, row, source, where)
         if label is not None and source.label_map:
             label = mapped_label(label, source, where)
             if label is None:
                 continue
-        own_id = parsed.slide_id if parsed else stem_id(image)
-        slide_id = source.prefix + (row[columns.slide_id] if columns.slide_id else own_id)
+        kept.append((row, label))
+    rows = [row for row, _ in kept]
+    _require_one_spelling(table, rows, source)
+    files = ListedFiles(table.path.parent, file_sizes(table.path.parent))
+    images = []
+    for (row, label), path in zip(kept, files.names(table, rows, columns.path), strict=True):
+        parsed = parsed_name(source.identifiers, path, where)
+        own_id = parsed.slide_id if parsed else stem_id(path)
+        slide_id = source.prefix + (_text(table, row, columns.slide_id) or own_id)
         own_patient = parsed.patient_id if parsed else slide_id
         images.append(
             ImageInput(
-                path=image,
+                path=path,
                 slide_id=slide_id,
-                patient_id=row[columns.patient_id] if columns.patient_id else own_patient,
-                site=row[columns.site] if columns.site else parsed.site if parsed else None,
+                patient_id=_text(table, row, columns.patient_id) or own_patient,
+                site=_text(table, row, columns.site) or (parsed.site if parsed else None),
                 label=label or None,
-                size_bytes=_listed_size(sizes, image, table),
+                size_bytes=files.sizes[path],
                 given_split=_listed_split(row, columns.split, table),
             )
         )
-    return folder, images
+    return files.folder, images
 
 
 def _table(source: CsvSource, data: str, where: str) -> CsvTable:
@@ -64,21 +77,36 @@ def _table(source: CsvSource, data: str, where: str) -> CsvTable:
     return read_csv(whole, place=f"{where}.path")
 
 
-def _listed_split(row: dict[str, str], column: str | None, table: CsvTable) -> str | None:
+def _label(table: CsvTable, row: Row, source: CsvSource, where: str) -> str | None:
+    if source.labels == "identifiers":
+        parsed = parsed_name(source.identifiers, row[source.columns.path], where)
+        return parsed.label if parsed else None
+    column = source.columns.label
+    return None if column is None else table.value(row, column, stated=source.label_map)
+
+
+def _text(table: CsvTable, row: Row, column: str | None) -> str:
+    return "" if column is None else table.value(row, column)
+
+
+def _listed_split(row: Row, column: str | None, table: CsvTable) -> str | None:
     if column is None:
         return None
     split = _SPLITS.get(row[column].lower())
     if split is None:
-        line = next(line for line, other in table.lines if other is row)
         raise ConfigError(
-            f"{table.path}: line {line}: {column} is '{row[column]}'; write train, val or test"
+            f"{table.at(row)}: {column} is {row[column]!r:.80}; write train, val or test"
         )
     return split
 
 
-def _listed_size(sizes: dict[str, int], image: str, table: CsvTable) -> int:
-    if image not in sizes:
-        raise ConfigError(
-            f"{table.path}: lists '{image}', which is not there; paths are relative to the CSV"
-        )
-    return sizes[image]
+def _require_one_spelling(table: CsvTable, rows: Sequence[Row], source: CsvSource) -> None:
+    columns = source.columns
+    keys = [(columns.slide_id, id_key), (columns.patient_id, id_key), (columns.site, label_key)]
+    if not source.label_map:
+        keys.append((columns.label, label_key))
+    for column, key in keys:
+        if column is not None:
+            first = {row[column]: row for row in reversed(rows)}
+            spelled = [Spelled(text, row) for text, row in reversed(first.items())]
+            require_one_spelling(spelled, key=key, what=column, at=table.at)

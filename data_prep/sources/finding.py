@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 
 from histodiff.data_prep.index.patch_index import file_name_of
 from histodiff.data_prep.index.splits import SharedPatients
+from histodiff.data_prep.sources.consistency import require_consistent
 from histodiff.data_prep.sources.inputs import MET_HERE, FoundTrap, Inputs, SlideInput
 from histodiff.data_prep.sources.patch_sets import FoundImages, found_images, image_sets_of
 from histodiff.data_prep.sources.shared_patients import without_shared_patients
+from histodiff.data_prep.sources.slide_matches import Matches, require_matches
 from histodiff.data_prep.sources.slides import slides_of
 from histodiff.data_prep.sources.sources import (
     PatchSetSource,
@@ -35,12 +37,14 @@ def find_inputs(
         shared: What is done about patients whom published splits have in two parts.
 
     Raises:
-        ConfigError: A path is missing or empty, a list does not fit, two things share a slide id,
-            or a published split is refused.
+        ConfigError: A path is missing or empty, a list or table does not fit, two things share a
+            slide id, a slide has two patients, a name is spelled in two ways, or a published split
+            is refused.
     """
     slides: list[SlideInput] = []
     found: list[FoundImages] = []
     left_out: list[FoundTrap] = []
+    matches: list[Matches] = []
     owners: dict[str, str] = {}
     for number, source in enumerate(sources):
         if isinstance(source, SlidesSource):
@@ -48,10 +52,13 @@ def find_inputs(
             _check_names(own.slides)
             _claim(owners, ((slide.slide_id, slide.url) for slide in own.slides))
             slides += own.slides
+            matches += own.matches
             left_out += own.traps
         else:
             found.append(found_images(source, data, number))
             left_out += found[-1].traps
+    left_out += require_matches(matches)
+    require_consistent(slides, found)
     stated = _stated_traps(sources, found)
     found, met = without_shared_patients(found, shared)
     for item in found:

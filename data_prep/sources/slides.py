@@ -1,34 +1,47 @@
 """The slides of a source: files, with scales, patients, labels and companions from tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from histodiff.config.loader import shipped_configs
 from histodiff.data_prep.readers.opening import SLIDE_SUFFIXES
 from histodiff.data_prep.sources.companions import (
     Companion,
     CompanionKind,
-    find_companions,
+    companion_files,
+    companion_names,
 )
-from histodiff.data_prep.sources.csv_files import read_csv
 from histodiff.data_prep.sources.inputs import FoundTrap, SlideInput
 from histodiff.data_prep.sources.listing import files_below, is_file, joined, parsed_name, url_below
+from histodiff.data_prep.sources.slide_matches import Matches, SlideName
+from histodiff.data_prep.sources.slide_tables import (
+    AboutSlides,
+    GivenScales,
+    about_slides,
+    given_scales,
+)
 from histodiff.data_prep.sources.sources import (
     SlidesSource,
 )
-from histodiff.storage import StoragePath, storage_path
-
-_EVERY_OTHER = "*"
 
 
 @dataclass(frozen=True)
 class FoundSlides:
-    """The slides of one source."""
+    """The slides of one source, and how its tables and folders fit them."""
 
-    slides: tuple[SlideInput, ...]
-    traps: tuple[FoundTrap, ...]
+    slides: Sequence[SlideInput]
+    matches: Sequence[Matches]
+    traps: Sequence[FoundTrap]
     """What of its folder is left out."""
+
+
+@dataclass(frozen=True)
+class _Companions:
+    """The files of one kind."""
+
+    kind: CompanionKind
+    files: Mapping[str, Companion]
+    matches: Matches
 
 
 def slides_of(source: SlidesSource, data: str, where: str) -> FoundSlides:
@@ -40,61 +53,28 @@ def slides_of(source: SlidesSource, data: str, where: str) -> FoundSlides:
         where: Its place in the config, for errors.
 
     Raises:
-        ConfigError: There are none, or a table does not fit.
+        ConfigError: There are none, or a table cannot be read.
     """
     root = joined(data, source.path)
-    listed_files = files_below(
+    listed = files_below(
         root, SLIDE_SUFFIXES, where, "slides", recursive=source.recursive, pattern=source.pattern
     )
-    files = listed_files.sizes
-    listed = _scales(source, data, where)
-    scales = dict(source.scale) | listed
-    about = _about_slides(source, data, where)
-    companions = _companions(source, data, [slide_stem(name) for name in files], where)
+    files = listed.sizes
+    names = {file: _name_of(source, file) for file in files}
+    slides = list(names.values())
+    scales = given_scales(source, data, slides, where)
+    about = about_slides(source, data, slides, where)
+    companions = _companions(source, data, slides, where)
     single = is_file(root, SLIDE_SUFFIXES)
-    found = []
-    for name, size in files.items():
-        stem = slide_stem(name)
-        keys = (source.prefix + stem, stem, PurePosixPath(name).name)
-        row = next((about[key] for key in keys if key in about), {})
-        given = next((scales[key] for key in keys if key in scales), None)
-        mpp_from = "scale_csv" if any(key in listed for key in keys) else "config"
-        slide_id = source.prefix + stem
-        default = scales.get(_EVERY_OTHER) if given is None else None
-        parsed = parsed_name(source.identifiers, name, where)
-        found.append(
-            SlideInput(
-                slide_id=slide_id,
-                patient_id=row.get("patient_id") or (parsed.patient_id if parsed else slide_id),
-                site=row.get("site") or (parsed.site if parsed else None),
-                label=row.get("label") or None,
-                url=str(root) if single else url_below(root, name),
-                size_bytes=size,
-                given_mpp=_pair(given if given is not None else default),
-                mpp_is_default=given is None,
-                mpp_from=mpp_from,
-                companions={
-                    kind: files[stem] for kind, files in companions.items() if stem in files
-                },
-                min_coverage=source.min_coverage,
-            )
+    found = [
+        _slide(
+            source, names[file], str(root) if single else url_below(root, file), size,
+            scales=scales, about=about, companions=companions, where=where,
         )
-    return FoundSlides(tuple(found), listed_files.traps(source.path))
-
-
-def _companions(
-    source: SlidesSource, data: str, stems: Sequence[str], where: str
-) -> dict[CompanionKind, dict[str, Companion]]:
-    folders = {
-        CompanionKind.MASK: source.masks,
-        CompanionKind.ANNOTATIONS: source.annotations,
-        CompanionKind.COORDINATES: source.coordinates,
-    }
-    return {
-        kind: find_companions(joined(data, folder), kind, stems, where=f"{where}.{kind}")
-        for kind, folder in folders.items()
-        if folder is not None
-    }
+        for file, size in files.items()
+    ]  # fmt: skip
+    matches = [*scales.matches, *about.matches, *(item.matches for item in companions)]
+    return FoundSlides(found, matches, listed.traps(source.path))
 
 
 def slide_stem(name: str) -> str:
@@ -104,31 +84,75 @@ def slide_stem(name: str) -> str:
     return stem.removesuffix(".ome")
 
 
-def _scales(source: SlidesSource, data: str, where: str) -> dict[str, float | tuple[float, float]]:
-    if source.scale_csv is None:
-        return {}
-    table = read_csv(_csv_path(data, source.scale_csv), place=f"{where}.scale_csv")
-    scales: dict[str, float | tuple[float, float]] = {}
-    for row in table.rows(required=("slide",)):
-        columns = ("mpp", "mpp") if "mpp" in table.columns else ("mpp_x", "mpp_y")
-        values = tuple(table.number(row, column, low=0, high=100) for column in columns)
-        scales[row["slide"]] = (values[0], values[1])
-    return scales
+def _name_of(source: SlidesSource, file: str) -> SlideName:
+    stem = slide_stem(file)
+    return SlideName(source.prefix + stem, stem, PurePosixPath(file).name)
 
 
-def _about_slides(source: SlidesSource, data: str, where: str) -> dict[str, dict[str, str]]:
-    if source.slide_csv is None:
-        return {}
-    table = read_csv(_csv_path(data, source.slide_csv), place=f"{where}.slide_csv")
-    return {row["slide"]: row for row in table.rows(required=("slide",))}
+def _slide(
+    source: SlidesSource,
+    name: SlideName,
+    url: str,
+    size_bytes: int,
+    *,
+    scales: GivenScales,
+    about: AboutSlides,
+    companions: Sequence[_Companions],
+    where: str,
+) -> SlideInput:
+    slide_id = name.slide_id
+    scale = scales.of(slide_id)
+    row = about.of(slide_id)
+    parsed = parsed_name(source.identifiers, name.file, where)
+    return SlideInput(
+        slide_id=slide_id,
+        patient_id=row.patient_id or (parsed.patient_id if parsed else slide_id),
+        site=row.site or (parsed.site if parsed else None),
+        label=row.label or None,
+        url=url,
+        size_bytes=size_bytes,
+        given_mpp=scale.mpp,
+        mpp_is_default=scale.is_default,
+        mpp_from=scale.source,
+        companions={
+            item.kind: item.files[item.matches.name_of[slide_id]]
+            for item in companions
+            if slide_id in item.matches.name_of
+        },
+        min_coverage=source.min_coverage,
+    )
 
 
-def _csv_path(data: str, path: str) -> StoragePath:
-    """Relative to ``data``; or one that ships with histodiff."""
-    beside = joined(data, path)
-    shipped = shipped_configs() / path.removeprefix("configs/")
-    return beside if beside.exists() or not shipped.is_file() else storage_path(shipped)
-
-
-def _pair(scale: float | tuple[float, float] | None) -> tuple[float, float] | None:
-    return (scale, scale) if isinstance(scale, float) else scale
+def _companions(
+    source: SlidesSource, data: str, slides: Sequence[SlideName], where: str
+) -> list[_Companions]:
+    folders = {
+        CompanionKind.MASK: source.masks,
+        CompanionKind.ANNOTATIONS: source.annotations,
+        CompanionKind.COORDINATES: source.coordinates,
+    }
+    without = {
+        CompanionKind.MASK: "fine",
+        CompanionKind.ANNOTATIONS: source.unlisted_slides,
+        CompanionKind.COORDINATES: "never",
+    }
+    found = []
+    for kind, path in folders.items():
+        if path is None:
+            continue
+        folder = joined(data, path)
+        files = companion_files(folder, kind, where=f"{where}.{kind}")
+        matches = Matches(
+            table=f"{where}.{kind}: {folder}",
+            source=where,
+            noun="file",
+            entries=dict.fromkeys(files, ""),
+            slides={
+                slide.slide_id: companion_names(kind, slide_id=slide.slide_id, stem=slide.stem)
+                for slide in slides
+            },
+            leaves_out_rows=source.unmatched_rows == "leave_out",
+            without=without[kind],
+        )
+        found.append(_Companions(kind, files, matches))
+    return found

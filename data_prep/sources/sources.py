@@ -41,6 +41,14 @@ class SlidesSource(AnySource):
     `data`, or one that ships with histodiff."""
     slide_csv: Annotated[str | None, Location()] = None
     """CSV with columns `slide` and any of `patient_id`, `site`, `label`."""
+    unmatched_rows: Annotated[Literal["refuse", "leave_out"], Location()] = "refuse"
+    """What is done about rows of `slide_csv`, `scale_csv` and `scale`, and files of `masks`,
+    `annotations` and `coordinates`, that no slide is named like: an error that names them, or they
+    are left out and counted."""
+    unlisted_slides: Annotated[Literal["refuse", "take"], Location()] = "refuse"
+    """What is done about slides without a row in `slide_csv` or a file in `annotations`, and about
+    rows without a patient: an error that names them, or they are taken without label, each its own
+    patient."""
     identifiers: IdentifierRule | None = None
     """How the files are named: gives patient and site where `slide_csv` does not."""
     masks: Annotated[str | None, Location()] = None

@@ -130,12 +130,20 @@ def test_coordinates_of_other_patches_are_refused(
     assert message in index.slides["reason"][0].as_py()
 
 
+@pytest.mark.parametrize("other", [None, "another"])
 def test_coordinates_that_are_missing_name_the_slide(
-    slides_folder: Path, site: Site, tmp_path: Path
+    slides_folder: Path, site: Site, tmp_path: Path, other: str | None
 ) -> None:
-    (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigError, match=rf"sources\.0\.coordinates: .*{NAME}\.h5"):
-        indexed(slides_folder, site, "v1", source={"coordinates": str(tmp_path / "none")})
+    folder = tmp_path / "none"
+    folder.mkdir()
+    if other:
+        write_trident(folder, [(0, 0)], side=128)
+        (folder / f"{NAME}_patches.h5").rename(folder / f"{other}.h5")
+    with pytest.raises(ConfigError, match=r"sources\.0\.coordinates: .*none") as caught:
+        indexed(slides_folder, site, "v1", source={"coordinates": str(folder)})
+    assert other is None or {NAME, "'another.h5'"} <= set(
+        str(caught.value).replace(";", "").split()
+    )
 
 
 def test_patches_for_qupath_have_their_scores(slides_folder: Path, site: Site) -> None:

@@ -144,7 +144,9 @@ def test_slides_keep_their_id_and_take_patient_and_site_from_the_name(tmp_path: 
         (tmp_path / f"TCGA-02-0001-01Z-00-{part}.{UUID}.svs").write_bytes(b"slide")
     (tmp_path / "about.csv").write_text(f"slide,site\nTCGA-02-0001-01Z-00-DX2.{UUID},Utrecht\n")
     source = {"type": "slides", "identifiers": "tcga", "slide_csv": "about.csv"}
-    found = inputs(tmp_path, source).slides
+    with pytest.raises(ConfigError, match=r"1 of 2 slides .* has no row: TCGA.*DX1"):
+        inputs(tmp_path, source)
+    found = inputs(tmp_path, source | {"unlisted_slides": "take"}).slides
     assert [slide.slide_id for slide in found] == [
         f"TCGA-02-0001-01Z-00-{part}.{UUID}" for part in ("DX1", "DX2")
     ]

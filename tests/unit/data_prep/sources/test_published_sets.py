@@ -255,7 +255,7 @@ def test_traps_are_told_once(tmp_path: Path, site: Site, caplog: pytest.LogCaptu
         ('["a.png"]', "is no list of objects"),
         ("[{", "give the path of a JSON list"),
         ('[{"label": 0}]', "has no column 'name'; its columns are label"),
-        ('[{"name": "a.png"}, {"label": 1}]', "line 1: 'label' is empty"),
+        ('[{"name": "a.png"}, {"label": 1}]', "object 1: 'label' is empty"),
         ('[{"name": "5-IMG1x1-0.JPG", "label": 0}]', "lists '5-IMG1x1-0.JPG', which is not there"),
     ],
 )
