@@ -41,7 +41,8 @@ def redrawn_splits(rows: Any, config: DevSplit, *, seed: int) -> Any:
         seed: Seed, where the config has none.
 
     Raises:
-        ConfigError: No slide is in training or validation, or only one group is.
+        ConfigError: No slide is in training or validation, or only one group is; or a slide is of
+            two patients.
     """
     split_of = _divided(rows, config, seed)
     old = rows["split"].to_pylist()
@@ -86,7 +87,13 @@ def _divided(rows: Any, config: DevSplit, seed: int) -> dict[str, str]:
     patient_of: dict[str, str] = {}
     labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in counted.to_pylist():
-        patient_of[row["slide_id"]] = row["patient_id"]
+        patient = patient_of.setdefault(row["slide_id"], row["patient_id"])
+        if patient != row["patient_id"]:
+            raise ConfigError(
+                f"dev_split: slide {row['slide_id']} is of two patients, {patient} and"
+                f" {row['patient_id']}, so a new division could part them; correct the ids and tile"
+                " again, or leave dev_split out"
+            )
         if row["label"] is not None:
             labels[row["slide_id"]][row["label"]] += row["split_count"]
     num_groups = len(set(patient_of.values() if config.group_by == "patient" else patient_of))

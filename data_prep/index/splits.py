@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from histodiff.config import Added, Config
@@ -42,6 +41,11 @@ class SplitConfig(Config):
     """What is done about a patient whose images the published splits part: `refuse`; `leave_out`
     takes only those of the last part (test, then val, then train) and leaves the others out;
     `keep` takes all as published, as different patients. What was done is recorded."""
+
+    @property
+    def group_column(self) -> str:
+        """Column of the table of slides whose values are the groups."""
+        return _GROUP_COLUMN[self.group_by]
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> "SplitConfig":
@@ -145,7 +149,7 @@ def assign_splits(
     Raises:
         ConfigError: A slide has no patient or site to be grouped by.
     """
-    column = _GROUP_COLUMN[config.group_by]
+    column = config.group_column
     if None in slides[column].to_pylist():
         raise ConfigError(
             f"split.group_by is {config.group_by}, but not all slides have a {column}; give them"
@@ -214,30 +218,6 @@ def labelled_subset(rows: Any, *, budget: LabelBudget, seed: int) -> npt.NDArray
         case AllLabels():
             chosen = list(members.values())
     return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
-def assert_disjoint(rows: Any) -> None:
-    """Checks that no two splits share a slide or a patient.
-
-    Args:
-        rows: Table with slide_id, patient_id and split; rows without a split do not count.
-
-    Raises:
-        ConfigError: They do; names the splits and the first few.
-    """
-    for column in ("slide_id", "patient_id"):
-        divided = rows.select([column, "split"]).filter(pc.is_valid(rows["split"]))
-        found = divided.group_by([column, "split"]).aggregate([])
-        splits_of: defaultdict[str, set[str]] = defaultdict(set)
-        for row in found.to_pylist():
-            splits_of[str(row[column])].add(row["split"])
-        shared = sorted(name for name, splits in splits_of.items() if len(splits) > 1)
-        if shared:
-            between = " and ".join(sorted(splits_of[shared[0]], key=SPLITS.index))
-            raise ConfigError(
-                f"splits {between} share {len(shared)} {column}s ({', '.join(shared[:3])}); split"
-                " by patient"
-            )
 
 
 def majority_label(counts: Mapping[str, int]) -> str:

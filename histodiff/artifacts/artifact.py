@@ -119,6 +119,16 @@ class Draft:
             self._lease.__exit__(*raised)
             self._lease = None
 
+    def abandon(self) -> None:
+        """Removes all that was begun, because it is worth no artifact: its name is free again.
+
+        Raises:
+            ArtifactBusy: Another driver has taken over.
+        """
+        if self._lease is not None:
+            self._lease.check()
+        remove_tree(self.path)
+
     def finish(
         self,
         contents: Mapping[str, Any],

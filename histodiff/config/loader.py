@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from histodiff.config.base import Config
-from histodiff.config.problems import explained
+from histodiff.config.problems import causes, explained
 from histodiff.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -180,7 +180,7 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], *, source: str) 
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(explained(cls, problem) for problem in error.errors())
+        problems = "; ".join(explained(cls, problem) for problem in causes(error.errors()))
         raise ConfigError(f"{source}: {problems}") from error
 
 

@@ -2,9 +2,28 @@
 
 import difflib
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from pydantic import BaseModel
+
+_SCALARS = (bool, int, float, date)
+"""What YAML makes of words without quotes."""
+_KEY_MARK = "[key]"
+
+
+def causes(problems: Sequence[Any]) -> list[Any]:
+    """The problems without those that only follow: a list is too short without its bad items."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(
+            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"]
+            for place in places
+        )
+    ]
 
 
 def explained(cls: type[BaseModel], problem: Any) -> str:
@@ -18,10 +37,25 @@ def explained(cls: type[BaseModel], problem: Any) -> str:
         return f"{key}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{key}: required, but not given"
+    if problem["type"] == "string_type" and isinstance(problem["input"], _SCALARS):
+        return _quoted(problem["input"], location)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}"
     return f"{key}: {message} (got {problem['input']!r:.80})"
+
+
+def _quoted(value: bool | float | date, location: Sequence[str]) -> str:
+    """How a word is written that YAML takes for something else."""
+    is_key = location[-1] == _KEY_MARK
+    key = ".".join(location[:-1] if is_key else location)
+    word = str(value).lower() if isinstance(value, bool) else str(value)
+    kind = {bool: "true or false", int: "a number", float: "a number"}.get(type(value), "a date")
+    on_command_line = f" (on the command line: '{key}=\"{word}\"')" if len(location) == 1 else ""
+    return (
+        f"{key}: must be text, but YAML takes {word} for {kind}; put it in quotes as you wrote it,"
+        f' such as "{word}"{on_command_line}'
+    )
 
 
 def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from histodiff.data_prep.index.splits import assert_disjoint
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.latents import LatentMixture, LatentStore
 from histodiff.pretraining.spec import PretrainSpec
 from histodiff.runtime.symmetries import ChannelSymmetries

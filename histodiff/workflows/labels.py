@@ -15,8 +15,9 @@ import numpy.typing as npt
 from histodiff.artifacts import Artifact, content_sha256
 from histodiff.classification.images import labelled_patches
 from histodiff.data_prep.index.dev_splits import DevSplit, redrawn_splits, require_undivided
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.splits import LabelBudget, assert_disjoint, labelled_subset
+from histodiff.data_prep.index.splits import LabelBudget, labelled_subset
 from histodiff.errors import ConfigError
 from histodiff.latents import LatentStore
 

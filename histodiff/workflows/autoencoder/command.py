@@ -15,8 +15,8 @@ import torch
 from histodiff.artifacts import Artifact, Draft, begin, open_artifact
 from histodiff.cluster.gang import torchrun_rank
 from histodiff.cluster.site import Site, fewest_ranks, possible_ranks
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.models.autoencoder import (
     create_network,

@@ -19,8 +19,8 @@ from histodiff.cluster.capacity import ActorResources, Actors, require_capacity
 from histodiff.cluster.pool import run_encode_pool
 from histodiff.cluster.session import ray_session
 from histodiff.cluster.site import ClusterRay, NoRay, Site
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.data_prep.stages.encode import (
     EncodedShard,
     EncoderLoad,

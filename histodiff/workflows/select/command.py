@@ -18,8 +18,8 @@ import numpy.typing as npt
 from histodiff.artifacts import Artifact, begin, open_artifact
 from histodiff.classification.images import RealImages, read_real
 from histodiff.cluster.site import Site
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.patch_index import PatchIndex
-from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.errors import ConfigError
 from histodiff.runtime.threads import use_threads
 from histodiff.samples import Decision, SampleStore, Selection, write_selection

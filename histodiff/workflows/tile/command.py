@@ -43,7 +43,7 @@ from histodiff.data_prep.stages.tile import (
     slide_of_unit,
     unit_name,
 )
-from histodiff.errors import SkipReason
+from histodiff.errors import ConfigError, SkipReason
 from histodiff.runtime import Worker, run_in_process
 from histodiff.runtime.units import Finished
 from histodiff.storage import StoragePath, list_names, write_bytes
@@ -51,6 +51,7 @@ from histodiff.telemetry import announced, metrics_hub, progress
 from histodiff.telemetry.metrics import TILE_PATCHES, TILE_SLIDES
 from histodiff.workflows.tile.cohort_page import cohort_page
 from histodiff.workflows.tile.config import TileConfig
+from histodiff.workflows.tile.emptiness import empty_splits, nothing_left
 from histodiff.workflows.tile.tables import (
     assigned_splits,
     index_contents,
@@ -91,8 +92,9 @@ def tile(config: TileConfig, site: Site, *, run_units: RunUnits | None = None) -
         run_units: Runs the worker over units; as the site says by default.
 
     Raises:
-        ConfigError: A path is missing or empty, two things share a slide id, or the root cannot be
-            written.
+        ConfigError: A path is missing or empty, a table does not fit, two things share a slide id,
+            the root cannot be written, a patient is in two splits, or no patch is left; then
+            nothing is kept.
     """
     found = with_hashes(find_inputs(config.data, config.sources, shared=config.split.shared))
     draft = begin(site.storage_root, config, inventory=inventory(found), format=FORMAT)
@@ -146,10 +148,14 @@ def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:
     names = [unit_name(unit) for unit in _units(found)]
     with ThreadPoolExecutor(_LEDGER_READS) as threads:
         records = dict(zip(names, threads.map(partial(read_record, ledger), names), strict=True))
+    if not any(record.num_patches for record in records.values()):
+        draft.abandon()
+        raise ConfigError(nothing_left(config.output, records.values()))
     duplicates = find_duplicates(found, ledger, config.duplicates)
     slides = slides_table(records.values(), duplicates.same)
     same = duplicates.same if config.duplicates.keep_together else {}
     split_of = assigned_splits(records.values(), slides, config.split, same)
+    traps = [*found.traps, *empty_splits(config.split, slides, split_of)]
     labels = sum((label_counts(record) for record in records.values()), Counter[str]())
     scales_agree = all(record.at_scale for record in records.values())
     facts = IndexFacts(
@@ -163,15 +169,15 @@ def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:
         draft.path, facts, slides=slides, patches=pieces(None), rejected=pieces("rejected")
     )
     _write_duplicates(draft.path, duplicates)
-    page = _cohort_page(draft, config, slides, names, found.traps)
+    page = _cohort_page(draft, config, slides, names, traps)
     write_bytes(draft.path / "cohort.html", page.encode())
     issues = [issue for record in records.values() for issue in record.issues]
     failed = [issue for issue in issues if SkipReason(issue.reason).is_failure]
     skipped = [issue for issue in issues if not SkipReason(issue.reason).is_failure]
     contents = index_contents(facts, slides, written, split_of, labels)
     contents |= {"skipped": len(skipped), "failed": len(failed)}
-    contents["traps"] = [asdict(trap) for trap in found.traps]
-    for trap in found.traps:
+    contents["traps"] = [asdict(trap) for trap in traps]
+    for trap in traps:
         _log.warning("%s: %s (%s)", trap.data, trap.what, trap.source)
     return draft.finish(contents, content=written.sha256, failed=failed, skipped=skipped)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histodiff.data_prep.index.disjoint import DisjointSplits
 from histodiff.data_prep.index.patch_index import (
     PATCH_ORDER,
     PATCHES_SCHEMA,
@@ -19,7 +20,6 @@ from histodiff.data_prep.index.patch_index import (
 from histodiff.data_prep.index.splits import (
     SPLITS,
     SplitConfig,
-    assert_disjoint,
     assign_splits,
     majority_label,
 )
@@ -64,13 +64,7 @@ def assigned_splits(
     labels = {slide_id: majority_label(found) for slide_id, found in counts.items()}
     used = slides.filter(pc.greater(slides["num_patches"], 0))
     free = used.filter(pc.invert(pc.is_in(used["slide_id"], pa.array(list(given), pa.string()))))
-    split_of = given | assign_splits(free, config, labels=labels, same=same)
-    column = pa.array(
-        [split_of[slide_id] for slide_id in used["slide_id"].to_pylist()], pa.string()
-    )
-    divided = used.append_column("split", column)
-    assert_disjoint(divided)
-    return split_of
+    return given | assign_splits(free, config, labels=labels, same=same)
 
 
 def patch_pieces(
@@ -86,6 +80,9 @@ def patch_pieces(
         records: Their records, by name.
         split_of: Split of every slide with patches.
         which: None for the patches, ``rejected`` for those that were left out.
+
+    Raises:
+        ConfigError: On the way, where a patient is in two splits.
     """
     units_of: defaultdict[str, list[str]] = defaultdict(list)
     for name, record in records.items():
@@ -93,11 +90,14 @@ def patch_pieces(
             if _num_rows(row, which):
                 units_of[row["slide_id"]].append(name)
     tables: dict[str, Any] = {}
+    disjoint = DisjointSplits()
     for units, slides in groupby(sorted(units_of), key=lambda slide: units_of[slide]):
         tables = {name: tables.get(name) or _unit_table(ledger, name, which) for name in units}
         found = pa.concat_tables(tables.values())
         wanted = found.filter(pc.is_in(found["slide_id"], pa.array(list(slides), pa.string())))
-        yield _with_splits(wanted.sort_by(PATCH_ORDER), split_of)
+        piece = _with_splits(wanted.sort_by(PATCH_ORDER), split_of)
+        disjoint.add(piece)
+        yield piece
 
 
 def _num_rows(row: Row, which: str | None) -> int:

@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,7 +43,7 @@ class Root(Config):
     mpp: float
     """Microns per pixel."""
     training: Training
-    stores: tuple[str, ...] = ()
+    stores: tuple[str, ...] = Field(default=("s",), min_length=1)
 
 
 GOOD = {
@@ -89,6 +90,9 @@ def test_load_config_with_overrides_gives_typed_values(tmp_path: Path) -> None:
             {"training": {"steps": 1, "optimizer": {"type": "adam", "lr": 1, "betta": 1}}},
             ["betta: unknown key", "did you mean 'beta'?"],
         ),
+        ({"name": 2024}, ["name: must be text", "for a number", "'name=\"2024\"'"]),
+        ({"name": date(2024, 1, 1)}, ["for a date", "'name=\"2024-01-01\"'"]),
+        ({"name": True}, ["for true or false; put it in quotes as you wrote it"]),
     ],
 )
 def test_parse_config_wrong_value_names_file_key_and_fix(change: dict, expected: list) -> None:
@@ -99,6 +103,12 @@ def test_parse_config_wrong_value_names_file_key_and_fix(change: dict, expected:
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+def test_parse_config_list_with_a_bad_item_is_not_told_to_be_short() -> None:
+    values = {**GOOD, "stores": [1]}
+    with pytest.raises(ConfigError, match=r"stores\.0: must be text[^;]*; put it in quotes[^;]*$"):
+        parse_config(Root, values, source="my.yaml")
 
 
 def test_parse_config_missing_required_key_names_it() -> None:

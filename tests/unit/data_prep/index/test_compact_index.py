@@ -3,8 +3,8 @@
 import pytest
 
 from histodiff.data_prep.index import patch_index as module
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.patch_index import PATCHES_SCHEMA, PatchIndex, patch_tables
-from histodiff.data_prep.index.splits import assert_disjoint
 from histodiff.storage import storage_path
 from histodiff.workflows.encode.command import PLANNED_COLUMNS
 from tests.support.null_encoding import write_null_inputs

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histodiff.config import parse_config
+from histodiff.data_prep.index.disjoint import assert_disjoint
 from histodiff.data_prep.index.splits import (
     AllLabels,
     Fraction,
@@ -14,7 +15,6 @@ from histodiff.data_prep.index.splits import (
     PatchesPerClass,
     SlidesPerClass,
     SplitConfig,
-    assert_disjoint,
     assign_splits,
     labelled_subset,
 )

@@ -125,9 +125,8 @@ def test_coordinates_of_other_patches_are_refused(
     tmp_path: Path,
 ) -> None:
     folder = write_trident(tmp_path / "h5", places, side=side)
-    index = indexed(slides_folder, site, "v1", source={"coordinates": folder})
-    assert index.slides["status"].to_pylist() == ["UNREADABLE"]
-    assert message in index.slides["reason"][0].as_py()
+    with pytest.raises(ConfigError, match=f"1 are UNREADABLE, such as {NAME}: .*{message}"):
+        indexed(slides_folder, site, "v1", source={"coordinates": folder})
 
 
 @pytest.mark.parametrize("other", [None, "another"])

@@ -98,19 +98,16 @@ def test_small_images_of_another_scale_than_wanted_are_refused_when_enlarged(
     folder: Path, site: Site
 ) -> None:
     wanted = config(folder, nuclei("enlarge", mpp=0.5), mpp=0.5, allow_unknown_mpp=False)
-    artifact = tile(wanted, site)
-    assert artifact.manifest.contents["patches"] == 0
-    assert "give patches of 0.421875 um/px, not 0.5" in artifact.manifest.skipped[0].detail
+    with pytest.raises(ConfigError, match=r"give patches of 0\.421875 um/px, not 0\.5"):
+        tile(wanted, site)
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
 def test_small_images_without_leave_are_too_small_and_told_the_way_out(
     fit: str, folder: Path, site: Site
 ) -> None:
-    artifact = tile(config(folder, nuclei(fit)), site)
-    assert artifact.manifest.contents["patches"] == 0
-    details = {issue.detail for issue in artifact.manifest.skipped}
-    assert all("pad or" in detail and "enlarge" in detail for detail in details)
+    with pytest.raises(ConfigError, match=r"6 are TOO_SMALL, such as .*pad or.*enlarge"):
+        tile(config(folder, nuclei(fit)), site)
 
 
 def test_small_images_of_array_sets_are_padded_and_enlarged_too(tmp_path: Path, site: Site) -> None:

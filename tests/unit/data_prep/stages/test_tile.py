@@ -118,21 +118,20 @@ def test_tile_slide_without_scale_is_skipped_until_a_csv_gives_it(
     with openslide.OpenSlide(str(slides_folder / "generated-001.svs")) as slide:
         slide.read_region((0, 0), 0, (1024, 1024)).convert("RGB").save(tmp_path / "plain.png")
     source = {"type": "slides", "pattern": "*.png"}
-    without = tile(config(tmp_path, source), site)
-    (issue,) = without.manifest.skipped
-    assert (issue.unit, issue.reason) == ("plain", "MISSING_MPP")
-    assert "'plain,<microns per pixel>'" in issue.detail
+    with pytest.raises(ConfigError, match=r"1 are MISSING_MPP.*'plain,<microns per pixel>'"):
+        tile(config(tmp_path, source), site)
     (tmp_path / "scale.csv").write_text("slide,mpp\nplain,0.5\n")
     given = {**source, "scale_csv": "scale.csv"}
-    index = PatchIndex.open(tile(config(tmp_path, given, version="v2"), site).path)
+    index = PatchIndex.open(tile(config(tmp_path, given), site).path)
     assert index.patches.num_rows > 4
     assert index.slides["mpp_source"].to_pylist() == ["scale_csv"]
     assert PatchReader(index).read([0]).failures == {}
 
 
 def test_tile_unusable_slides_are_reasons_and_only_unreadable_ones_fail(
-    tmp_path: Path, site: Site
+    tmp_path: Path, slides_folder: Path, site: Site
 ) -> None:
+    shutil.copy(slides_folder / "generated-000.svs", tmp_path)
     Image.new("RGB", (600, 600), (243, 241, 243)).save(tmp_path / "blank.png")
     (tmp_path / "broken.svs").write_bytes(b"II*\0 this is no slide")
     Image.new("RGB", (600, 600), (200, 120, 160)).save(tmp_path / "coarse.png")
@@ -146,7 +145,8 @@ def test_tile_unusable_slides_are_reasons_and_only_unreadable_ones_fail(
         ("broken", "UNREADABLE")
     ]
     assert (Path(str(artifact.path)) / "overlays" / "blank.png").is_file()
-    assert PatchIndex.open(artifact.path).patches.num_rows == 0
+    found = PatchIndex.open(artifact.path).patches["slide_id"].to_pylist()
+    assert set(found) == {"generated-000"}
 
 
 def test_tile_csv_set_keeps_labels_slides_and_splits(
@@ -223,9 +223,9 @@ def test_tile_resized_image_of_another_scale_needs_permission(
     tmp_path: Path, write_image: WriteImage, site: Site
 ) -> None:
     write_image(tmp_path / "a.png", 128)
-    (issue,) = tile(config(tmp_path, images(fit="resize")), site).manifest.skipped
-    assert "allow_unknown_mpp" in issue.detail
-    right = config(tmp_path, images(fit="resize"), mpp=2.0, version="v2")
+    with pytest.raises(ConfigError, match=r"1 are TOO_COARSE.*allow_unknown_mpp"):
+        tile(config(tmp_path, images(fit="resize")), site)
+    right = config(tmp_path, images(fit="resize"), mpp=2.0)
     assert PatchIndex.open(tile(right, site).path).mpp == 2.0
 
 
