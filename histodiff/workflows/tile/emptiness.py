@@ -27,11 +27,12 @@ def nothing_left(output: Reference, records: Iterable[TileRecord]) -> str:
         return f"{output}: no patch is left, and nothing says why; look at the sources"
     reason, count = Counter(issue.reason for issue in issues).most_common(1)[0]
     first = next(issue for issue in issues if issue.reason == reason)
+    fix = "" if ";" in first.detail else _FIXES.get(SkipReason(reason), "")
     others = len(issues) - count
     rest = f" ({others:,} for other reasons)" if others else ""
     return (
         f"{output}: no patch is left of {len(issues):,} slides and images: {count:,} are {reason}"
-        f"{rest}, such as {first.unit}: {first.detail}{_FIXES.get(SkipReason(reason), '')}."
+        f"{rest}, such as {first.unit}: {first.detail}{fix}."
         " Nothing was kept: correct the config or the files, and run the same command again"
     )
 

@@ -240,6 +240,7 @@ def test_tile_pannuke_tissue_can_be_the_site(tmp_path: Path, site: Site) -> None
 
 def test_tile_pannuke_scaled_to_one_is_refused_by_patch(tmp_path: Path, site: Site) -> None:
     write_pannuke(tmp_path / "fold1", random_patches(5, 2, 64) / 255, ["Breast", "Colon"])
+    write_pannuke(tmp_path / "fold2", random_patches(6, 2, 64), ["Breast", "Colon"])
     artifact = tile(config(tmp_path, source("pannuke"), patch_px=64), site)
     assert len(artifact.manifest.failed) == 2
     assert "save uint8" in artifact.manifest.failed[0].detail
