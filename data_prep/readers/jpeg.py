@@ -30,18 +30,20 @@ def tile_prefix(tables: bytes, *, ycbcr: bool) -> bytes:
 
 
 def decode_tile(data: bytes, prefix: bytes, *, out: npt.NDArray[np.uint8]) -> None:
-    """Decodes one tile into ``out``, uint8 ``(height, width, 3)``, contiguous.
+    """Decodes one tile into ``out``, uint8 ``(height, width, 3)`` or grey ``(.., 1)``, contiguous.
 
     Raises:
-        ValueError: The tile is damaged, or has another size.
+        ValueError: The tile is damaged, has another size, or colours where grey is wanted.
     """
     if not data.startswith(_START):
         raise ValueError(f"not a JPEG: starts with {data[:2].hex(' ')}")
     stream = prefix + data[2:]
-    height, width = simplejpeg.decode_jpeg_header(stream)[:2]
+    height, width, colours = simplejpeg.decode_jpeg_header(stream)[:3]
     if (height, width) != out.shape[:2]:
         raise ValueError(f"tile of {width}x{height} px, not {out.shape[1]}x{out.shape[0]}")
-    simplejpeg.decode_jpeg(stream, "RGB", buffer=out)
+    if out.shape[2] == 1 and colours != "Gray":
+        raise ValueError(f"{colours}, not grey")
+    simplejpeg.decode_jpeg(stream, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
 
 
 def is_jfif(data: bytes) -> bool:

@@ -69,7 +69,7 @@ class TileDecoder:
 
     def __init__(self, path: Path) -> None:
         index = tiff_index_of(storage_path(path))
-        if index is None:
+        if index is None or not index.is_jpeg:
             raise ConfigError(f"slide={path}: its tiles are no JPEG; there is no limit to measure")
         self._level = index.levels[0]
         self._prefix = tile_prefix(self._level.jpeg_tables, ycbcr=self._level.is_ycbcr)

@@ -10,14 +10,16 @@ from PIL import Image
 from histodiff.data_prep.readers.image_files import PLAIN_SUFFIXES
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.readers.resampling import shrink_into
+from histodiff.data_prep.readers.scale import FoundScale, StatedScale, found_scale, tiff_scale
+from histodiff.data_prep.readers.tiff_layout import open_tiff
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 NAME = "openslide"
+_GENERIC = "generic-tiff"
 _SCALE_KEYS = {
     "aperio": "MPP",
     "dicom": "PixelSpacing",
-    "generic-tiff": "XResolution",
     "hamamatsu": "XResolution",
     "leica": "XResolution",
     "mirax": "MICROMETER_PER_PIXEL_X",
@@ -39,7 +41,7 @@ class OpenSlideReader:
         self._path = path
         self._slide: openslide.OpenSlide | None = None
         slide = self._opened()
-        self._info = _info(slide)
+        self._info = _info(slide, path)
         colour = slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(bytes.fromhex(colour))
 
@@ -104,21 +106,19 @@ class OpenSlideReader:
         return self._slide
 
 
-def _info(slide: openslide.OpenSlide) -> SlideInfo:
+def _info(slide: openslide.OpenSlide, path: Path) -> SlideInfo:
     properties = slide.properties
     width, height = slide.dimensions
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-    mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    known = mpp_x is not None and mpp_y is not None
+    scale = _scale(properties, vendor, path)
     return SlideInfo(
         vendor=vendor,
         width=width,
         height=height,
         level_downsamples=tuple(slide.level_downsamples),
-        mpp_x=mpp_x if known else None,
-        mpp_y=mpp_y if known else None,
-        mpp_source=f"{vendor}.{_SCALE_KEYS.get(vendor, 'openslide.mpp-x')}" if known else "none",
+        mpp_x=scale.mpp_x,
+        mpp_y=scale.mpp_y,
+        mpp_source=scale.source,
         objective_power=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         level_tiles=tuple(_tile(properties, level) for level in range(slide.level_count)),
         bounds_x=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
@@ -127,7 +127,25 @@ def _info(slide: openslide.OpenSlide) -> SlideInfo:
         bounds_height=int(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, height)),
         reader=NAME,
         reader_version=f"{openslide.__library_version__}/{openslide.__version__}",
+        scale_doubt=scale.doubt,
     )
+
+
+def _scale(properties: Mapping[str, str], vendor: str, path: Path) -> FoundScale:
+    """What the properties state; of a plain TIFF, what the file itself does (OME-XML with it)."""
+    if vendor == _GENERIC:
+        try:
+            with open_tiff(path) as tiff:
+                return tiff_scale(tiff)
+        except Exception as error:  # tifffile raises what it likes on broken headers
+            detail = " ".join(str(error).split()) or type(error).__name__
+            raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {detail}") from error
+    mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if mpp_x is None or mpp_y is None:
+        return FoundScale()
+    source = f"{vendor}.{_SCALE_KEYS.get(vendor, 'openslide.mpp-x')}"
+    return found_scale([StatedScale(mpp_x, mpp_y, source)])
 
 
 def _number(text: str | None) -> float | None:

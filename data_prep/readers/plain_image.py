@@ -1,5 +1,6 @@
 """Plain images and the TIFFs that OpenSlide refuses (OME-TIFF), decoded level by level."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +9,20 @@ import numpy.typing as npt
 import PIL
 import tifffile
 
-from histodiff.data_prep.readers.image_files import MAX_PIXELS, PLAIN_SUFFIXES, decode_bytes
-from histodiff.data_prep.readers.ome import ome_scale
+from histodiff.data_prep.readers.image_files import (
+    PLAIN_SUFFIXES,
+    TIFF_STARTS,
+    check_pixels,
+    decode_bytes,
+    stated_dpi,
+)
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.readers.resampling import shrink_into
+from histodiff.data_prep.readers.scale import FoundScale, dpi_scale, found_scale, tiff_scale
+from histodiff.data_prep.readers.tiff_layout import Layout, layout_of, open_tiff, rgb_of
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_STARTS = {"PNG": (b"\x89PNG", ".png"), "JPEG": (b"\xff\xd8\xff", ".jpg")}
 
 
@@ -29,6 +36,7 @@ class ImageReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._levels: dict[int, npt.NDArray[np.uint8]] = {}
+        self._layout = Layout(1, 3)
         self._info = (
             self._plain_info() if path.suffix.lower() in PLAIN_SUFFIXES else self._tiff_info()
         )
@@ -71,7 +79,7 @@ class ImageReader:
 
     def _plain_info(self) -> SlideInfo:
         data = self._bytes()
-        if data.startswith(_TIFF_STARTS):
+        if data.startswith(TIFF_STARTS):
             raise SlideError(
                 SkipReason.UNREADABLE,
                 f"{self._path.name}: is a TIFF by its content; rename it to end in .svs or .tif",
@@ -79,37 +87,41 @@ class ImageReader:
         self._levels[0] = decode_bytes(data, name=self._path.name)
         TILE_DECODED_BYTES.inc(self._levels[0].nbytes)
         height, width = self._levels[0].shape[:2]
+        scale = found_scale([dpi_scale(stated_dpi(data), "image.dpi")])
         return _slide_info(
-            width, height, downsamples=(1.0,), scale=None, reader="pillow", version=PIL.__version__
-        )
+            "image", width, height,
+            downsamples=(1.0,), scale=scale, reader="pillow", version=PIL.__version__,
+        )  # fmt: skip
 
     def _tiff_info(self) -> SlideInfo:
         try:
-            with tifffile.TiffFile(self._path) as tiff:
+            with open_tiff(self._path) as tiff:
                 levels = tiff.series[0].levels
-                _check_rgb(self._path.name, levels[0])
-                height, width = levels[0].shape[:2]
-                downsamples = tuple(
-                    (width / level.shape[1] + height / level.shape[0]) / 2 for level in levels
-                )
-                scale = ome_scale(tiff.ome_metadata)
+                self._layout = _layout(self._path.name, tiff, levels[0])
+                sizes = [
+                    (level.keyframe.imagewidth, level.keyframe.imagelength) for level in levels
+                ]
                 _check_complete(self._path, levels)
+                vendor, scale = "ome-tiff" if tiff.is_ome else "image", tiff_scale(tiff)
         except SlideError:
             raise
         except tifffile.TiffFileError as error:
             raise self._misnamed(error) from error
         except Exception as error:  # tifffile raises what it likes on broken files
             raise self._unreadable(error) from error
+        width, height = sizes[0]
+        downsamples = tuple((width / across + height / down) / 2 for across, down in sizes)
         return _slide_info(
-            width, height, downsamples=downsamples, scale=scale,
-            reader="tifffile", version=tifffile.__version__,
+            vendor, width, height,
+            downsamples=downsamples, scale=scale, reader="tifffile", version=tifffile.__version__,
         )  # fmt: skip
 
     def _level(self, level: int) -> npt.NDArray[np.uint8]:
         if level not in self._levels:
             try:
-                with tifffile.TiffFile(self._path) as tiff:
-                    self._levels[level] = np.asarray(tiff.series[0].levels[level].asarray())
+                with open_tiff(self._path) as tiff:
+                    pixels = tiff.series[0].levels[level].asarray()
+                    self._levels[level] = rgb_of(pixels, self._layout)
             except Exception as error:  # as above
                 raise self._unreadable(error) from error
             TILE_DECODED_BYTES.inc(self._levels[level].nbytes)
@@ -139,17 +151,17 @@ class ImageReader:
 
 
 def _slide_info(
-    width: int, height: int, *,
-    downsamples: tuple[float, ...], scale: tuple[float, float] | None, reader: str, version: str,
+    vendor: str, width: int, height: int, *,
+    downsamples: tuple[float, ...], scale: FoundScale, reader: str, version: str,
 ) -> SlideInfo:  # fmt: skip
     return SlideInfo(
-        vendor="image" if scale is None else "ome-tiff",
+        vendor=vendor,
         width=width,
         height=height,
         level_downsamples=downsamples,
-        mpp_x=scale[0] if scale else None,
-        mpp_y=scale[1] if scale else None,
-        mpp_source="ome.PhysicalSizeX" if scale else "none",
+        mpp_x=scale.mpp_x,
+        mpp_y=scale.mpp_y,
+        mpp_source=scale.source,
         objective_power=None,
         level_tiles=(None,) * len(downsamples),
         bounds_x=0,
@@ -158,17 +170,19 @@ def _slide_info(
         bounds_height=height,
         reader=reader,
         reader_version=version,
+        scale_doubt=scale.doubt,
     )
 
 
 def _check_complete(path: Path, levels: Sequence[tifffile.TiffPageSeries]) -> None:
-    """Whether the file has all the data that its header names."""
-    pages = [level.keyframe for level in levels]
-    end = max(
-        offset + size
-        for page in pages
-        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)
-    )
+    """Whether the file has all the data that its header names: tifffile would fill up in black."""
+    end = 0
+    for page in (page.aspage() for level in levels for page in level.pages if page is not None):
+        if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
+            raise ValueError(f"has {len(page.dataoffsets)} of {math.prod(page.chunked)} strips")
+        if 0 in page.databytecounts:
+            raise ValueError("has strips without data")
+        end = max(end, *map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
     if end > path.stat().st_size:
         raise SlideError(
             SkipReason.UNREADABLE,
@@ -177,13 +191,13 @@ def _check_complete(path: Path, levels: Sequence[tifffile.TiffPageSeries]) -> No
         )
 
 
-def _check_rgb(name: str, level: tifffile.TiffPageSeries) -> None:
-    shape, dtype = level.shape, level.dtype
-    if len(shape) != 3 or shape[-1] != 3 or dtype != np.uint8:
-        raise SlideError(SkipReason.UNREADABLE, f"{name}: {dtype} {shape} is not an RGB image")
-    if shape[0] * shape[1] > MAX_PIXELS:
+def _layout(name: str, tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> Layout:
+    """Where the colours of the image are, if it can be decoded whole."""
+    layout = layout_of(tiff, level, name=name)
+    if layout is None:
         raise SlideError(
-            SkipReason.UNREADABLE,
-            f"{name}: {shape[1]}x{shape[0]} px is too large to decode whole;"
-            " convert it to a tiled pyramidal TIFF",
+            SkipReason.UNREADABLE, f"{name}: {level.dtype} {level.shape} is not an RGB image"
         )
+    page = level.keyframe
+    check_pixels(page.imagewidth, page.imagelength, name=name)
+    return layout

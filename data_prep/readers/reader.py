@@ -36,6 +36,8 @@ class SlideInfo:
     """The scanned part of the slide, in level-0 pixels."""
     reader: str
     reader_version: str
+    scale_doubt: str = ""
+    """What the file states of its scale and is not believed."""
 
 
 class Box(NamedTuple):

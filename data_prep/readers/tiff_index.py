@@ -7,7 +7,6 @@ PatchIndex it spares every later reader of a remote slide the header (a large sl
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
@@ -18,13 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tifffile
 
-from histodiff.data_prep.readers.ome import ome_scale
-from histodiff.errors import SkipReason, SlideError
+from histodiff.data_prep.readers.scale import FoundScale, aperio_numbers, tiff_scale
+from histodiff.data_prep.readers.tiff_layout import (
+    OTHER_VENDORS,
+    Layout,
+    check_depth,
+    layout_of,
+    open_tiff,
+)
+from histodiff.data_prep.readers.tile_codecs import BEYOND_OPENSLIDE, can_decode
+from histodiff.errors import HistodiffError, SkipReason, SlideError
 
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
-_CENTIMETRE = 3
-_OTHER_VENDORS = ("is_ndpi", "is_scn", "is_philips", "is_bif", "is_qpi", "is_lsm", "is_stk")
+_OME = "ome-tiff"
+MAX_TILE_PX = 2**26
+"""Most pixels of one tile: it is decoded whole."""
+
+
+class BrokenTiff(SlideError):
+    """A header that contradicts itself or the file."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(SkipReason.UNREADABLE, f"{name}: broken TIFF header: {detail}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,11 @@ class TiffLevel:
     sizes: npt.NDArray[np.int64]
     page: int
     """Number of the page, ``-1`` for sub-pages."""
+    planes: int = 1
+    """3: red, green and blue are tiles of their own, all of red first."""
+    samples: int = 3
+    """Samples per pixel of a tile."""
+    predictor: int = 1
 
     @property
     def tiles_across(self) -> int:
@@ -50,9 +70,19 @@ class TiffLevel:
         return -(-self.width // self.tile_width)
 
     @property
+    def num_tiles(self) -> int:
+        """Tiles of one plane."""
+        return self.tiles_across * -(-self.height // self.tile_height)
+
+    def stored_tiles(self, number: int) -> range:
+        """Numbers of the stored tiles that are the tile: one, or one of each plane."""
+        return range(number, self.planes * self.num_tiles, self.num_tiles)
+
+    @property
     def is_jpeg(self) -> bool:
-        """Whether its tiles are 8-bit JPEG in RGB or YCbCr."""
-        return self.compression == _JPEG and self.photometric in (_RGB, _YCBCR)
+        """Whether its tiles are 8-bit JPEG in RGB or YCbCr, colours interleaved."""
+        interleaved = self.planes == 1 and self.samples == 3
+        return interleaved and self.compression == _JPEG and self.photometric in (_RGB, _YCBCR)
 
     @property
     def is_ycbcr(self) -> bool:
@@ -71,11 +101,20 @@ class TiffIndex:
     mpp_source: str
     objective_power: float | None
     levels: tuple[TiffLevel, ...]
+    scale_doubt: str = ""
+    """What is stated of the scale and not believed."""
 
     @property
     def is_jpeg(self) -> bool:
         """Whether all tiles are JPEG that can be decoded one by one."""
         return all(level.is_jpeg for level in self.levels)
+
+    @property
+    def is_beyond_openslide(self) -> bool:
+        """Whether OpenSlide would miss its scale, levels or colours, or cannot read it at all."""
+        return self.vendor == _OME or any(
+            level.planes == 3 or level.compression in BEYOND_OPENSLIDE for level in self.levels
+        )
 
     @property
     def end(self) -> int:
@@ -133,48 +172,70 @@ class TiffIndex:
 
 
 def read_tiff_index(stream: BinaryIO, *, name: str) -> TiffIndex | None:
-    """The index of a tiled 8-bit RGB TIFF, or None where its tiles cannot be read on their own.
+    """The index of a tiled 8-bit TIFF, or None where its tiles cannot be read on their own.
 
     Raises:
-        SlideError: UNREADABLE: the header is broken.
+        BrokenTiff: The header is broken.
+        SlideError: UNREADABLE: colours that no reader gives rightly; see `layout_of`.
     """
     try:
-        with tifffile.TiffFile(stream) as tiff:
-            return _index(tiff)
-    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, EOFError) as error:
+        with open_tiff(stream) as tiff:
+            return _index(tiff, name)
+    except (HistodiffError, OSError):
+        raise  # OSError: of the place, not of the file
+    except Exception as error:  # tifffile raises what it likes on broken headers
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(SkipReason.UNREADABLE, f"{name}: broken TIFF header: {detail}") from error
+        raise BrokenTiff(name, detail) from error
 
 
-def _index(tiff: tifffile.TiffFile) -> TiffIndex | None:
-    if any(getattr(tiff, flag) for flag in _OTHER_VENDORS) or not tiff.series:
+def _index(tiff: tifffile.TiffFile, name: str) -> TiffIndex | None:
+    if any(getattr(tiff, flag) for flag in OTHER_VENDORS) or not tiff.series:
         return None
-    pages = _level_pages(tiff)
-    if not all(_readable(page) for page in pages):
+    first = tiff.pages.first
+    check_depth(first, name=name)
+    if tiff.is_ome or tiff.is_imagej:
+        stored = _levels_of_series(tiff, name)
+    else:
+        layout_of(tiff, tiff.series[0], name=name)  # refuses stacks of grey pages
+        stored = [([page], _layout_of_page(page)) for page in _level_pages(tiff)]
+    if any(layout is None or not _readable(pages[0], layout) for pages, layout in stored):
         return None
-    levels = tuple(_level(page) for page in pages)
+    levels = tuple(_level(pages, layout) for pages, layout in stored if layout is not None)
     for level in levels:
-        _check_tiles(level)
+        _check_tiles(level, name)
     if any((level.sizes == 0).any() for level in levels):
         return None  # tiles that are not there: OpenSlide has rules of its own for each vendor
-    first = pages[0]
+    scale = tiff_scale(tiff)
     if tiff.is_ome:
-        scale = ome_scale(tiff.ome_metadata)
-        return _about("ome-tiff", scale, "ome.PhysicalSizeX", None, levels)
+        return _about(_OME, scale, None, levels)
     if tiff.is_svs:
-        found = _aperio(first.description)
-        mpp, power = found.get("MPP"), found.get("AppMag")
-        return _about("aperio", (mpp, mpp) if mpp else None, "aperio.MPP", power, levels)
-    return _about("generic-tiff", _resolution(first), "tiff.XResolution", None, levels)
+        return _about("aperio", scale, aperio_numbers(first.description).get("AppMag"), levels)
+    return _about("generic-tiff", scale, None, levels)
+
+
+def _levels_of_series(tiff: tifffile.TiffFile, name: str) -> list[tuple[list[Any], Layout | None]]:
+    """Pages and arrangement of every level of the first image."""
+    found = []
+    for level in tiff.series[0].levels:
+        layout = layout_of(tiff, level, name=name)
+        own_pages = layout is not None and layout.own_pages
+        pages = [page.aspage() for page in level.pages] if own_pages else [level.keyframe]
+        found.append((pages, layout))
+    return found
+
+
+def _layout_of_page(page: Any) -> Layout | None:
+    """Where the colours of one page are."""
+    if page.samplesperpixel != 3:
+        return None
+    return Layout(1, 3) if page.planarconfig == 1 else Layout(3, 1, (0, 1, 2))
 
 
 def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
-    """The pages that are levels, as OpenSlide finds them; those of OME-TIFF are sub-pages.
+    """The pages that are levels, as OpenSlide finds them.
 
     A remote slide must have the levels of a local one, and there OpenSlide has its say.
     """
-    if tiff.is_ome:
-        return [level.keyframe for level in tiff.series[0].levels]
     pages = [tiff.pages.get(number) for number in range(len(tiff.pages))]
     if tiff.is_svs:
         return [page for page in pages if page.is_tiled] if pages[0].is_tiled else pages[:1]
@@ -183,28 +244,42 @@ def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
 
 
 def _about(
-    vendor: str,
-    scale: tuple[float, float] | None,
-    source: str,
-    power: float | None,
-    levels: Sequence[TiffLevel],
+    vendor: str, scale: FoundScale, power: float | None, levels: Sequence[TiffLevel]
 ) -> TiffIndex:
     return TiffIndex(
         vendor=vendor,
-        mpp_x=scale[0] if scale else None,
-        mpp_y=scale[1] if scale else None,
-        mpp_source=source if scale else "none",
+        mpp_x=scale.mpp_x,
+        mpp_y=scale.mpp_y,
+        mpp_source=scale.source,
         objective_power=power,
         levels=tuple(levels),
+        scale_doubt=scale.doubt,
     )
 
 
-def _readable(page: Any) -> bool:
-    contiguous = page.planarconfig == 1 and page.samplesperpixel == 3
-    return bool(page.is_tiled and contiguous and page.dtype == np.uint8 and page.imagedepth == 1)
+def _readable(page: Any, layout: Layout) -> bool:
+    """Whether the tiles of a page can be decoded one by one."""
+    plain = page.dtype == np.uint8 and page.imagedepth == 1 and page.fillorder == 1
+    return bool(
+        page.is_tiled
+        and plain
+        and page.samplesperpixel * (3 if layout.own_pages else 1) == layout.planes * layout.samples
+        and can_decode(
+            int(page.compression),
+            photometric=int(page.photometric),
+            predictor=int(page.predictor),
+            samples=layout.samples,
+        )
+    )
 
 
-def _level(page: Any) -> TiffLevel:
+def _level(pages: Sequence[Any], layout: Layout) -> TiffLevel:
+    page = pages[0]
+    shapes = {(each.shape, each.tilewidth, each.tilelength, each.compression) for each in pages}
+    tables = {bytes(each.jpegtables or b"") for each in pages}
+    if len(shapes) > 1 or len(tables) > 1:
+        raise ValueError("the pages of its colours differ")
+    planes = [pages[k] for k in layout.order] if layout.own_pages else [page]
     return TiffLevel(
         width=int(page.imagewidth),
         height=int(page.imagelength),
@@ -212,37 +287,28 @@ def _level(page: Any) -> TiffLevel:
         tile_height=int(page.tilelength),
         compression=int(page.compression),
         photometric=int(page.photometric),
-        jpeg_tables=bytes(page.jpegtables or b""),
-        offsets=np.asarray(page.dataoffsets, np.int64),
-        sizes=np.asarray(page.databytecounts, np.int64),
+        jpeg_tables=tables.pop(),
+        offsets=np.concatenate([np.asarray(each.dataoffsets, np.int64) for each in planes]),
+        sizes=np.concatenate([np.asarray(each.databytecounts, np.int64) for each in planes]),
         page=int(page.index) if isinstance(page.index, int) else -1,
+        planes=layout.planes,
+        samples=layout.samples,
+        predictor=int(page.predictor),
     )
 
 
-def _check_tiles(level: TiffLevel) -> None:
-    wanted = level.tiles_across * -(-level.height // level.tile_height)
+def _check_tiles(level: TiffLevel, name: str) -> None:
+    if level.tile_width * level.tile_height > MAX_TILE_PX:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: tiles of {level.tile_width}x{level.tile_height} px are too large to decode;"
+            " convert it to tiles of 256 or 512 px",
+        )
+    wanted = level.planes * level.num_tiles
     if len(level.offsets) != wanted or len(level.sizes) != wanted:
         raise ValueError(
             f"{len(level.offsets)} offsets and {len(level.sizes)} sizes of {wanted} tiles; the file"
             " is truncated"
         )
-
-
-def _aperio(description: str) -> dict[str, float]:
-    """Numbers of an Aperio description: ``... |AppMag = 20|MPP = 0.4990|...``."""
-    number = r"([0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?)"  # a comma in some locales
-    found = re.findall(rf"\|\s*(MPP|AppMag)\s*=\s*{number}", description)
-    numbers = {key: float(text.replace(",", ".")) for key, text in found}
-    return {key: value for key, value in numbers.items() if value > 0}
-
-
-def _resolution(page: Any) -> tuple[float, float] | None:
-    """Microns per pixel from the resolution tags; only centimetres are meant seriously."""
-    unit = page.tags.get("ResolutionUnit")
-    tags = [page.tags.get("XResolution"), page.tags.get("YResolution")]
-    if unit is None or int(unit.value) != _CENTIMETRE or None in tags:
-        return None
-    (x_top, x_bottom), (y_top, y_bottom) = (tag.value for tag in tags if tag is not None)
-    if not (x_top and y_top and x_bottom and y_bottom):
-        return None
-    return 10_000 * x_bottom / x_top, 10_000 * y_bottom / y_top
+    if (level.offsets < 0).any() or (level.sizes < 0).any():
+        raise ValueError("tiles lie before the file")

@@ -1,10 +1,12 @@
-"""The fast path: tiled JPEG TIFF and SVS, local or remote, with OpenSlide's pixels.
+"""The fast path: tiled TIFF and SVS, local or remote, with OpenSlide's pixels.
 
-Tiles are fetched by their offsets, decoded once and kept for a while, so that neighbouring patches
-share them. Regions at whole pixels of a level equal OpenSlide's exactly; where a level's downsample
-is not a whole number OpenSlide blends pixels: there ``exact_at`` says no, and OpenSlide reads.
-Where tiles are YCbCr on a page that says RGB the colours are right here, and false in OpenSlide.
-What cannot be read this way at all (JPEG 2000, missing tiles, other vendors) is not taken.
+Taken are JPEG pyramids as OpenSlide sees them, and what it sees wrongly or not at all: OME-TIFF of
+any compression, colours in planes or pages of their own, JPEG 2000 and WebP. Tiles are fetched by
+their offsets, decoded once and kept for a while, so that neighbouring patches share them. Regions
+at whole pixels of a level equal OpenSlide's exactly; where a level's downsample is not a whole
+number OpenSlide blends pixels: there ``exact_at`` says no, and OpenSlide reads. Where tiles are
+YCbCr on a page that says RGB the colours are right here, and false in OpenSlide.
+What OpenSlide reads rightly (LZW, missing tiles, Aperio's JPEG 2000, other vendors) is not taken.
 """
 
 import os
@@ -20,7 +22,13 @@ from histodiff.data_prep.readers.byte_source import ByteRange, ByteSource, byte_
 from histodiff.data_prep.readers.jpeg import VERSION, decode_tile, is_jfif, tile_prefix
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.readers.resampling import shrink_into
-from histodiff.data_prep.readers.tiff_index import TiffIndex, TiffLevel, read_tiff_index
+from histodiff.data_prep.readers.tiff_index import (
+    BrokenTiff,
+    TiffIndex,
+    TiffLevel,
+    read_tiff_index,
+)
+from histodiff.data_prep.readers.tile_codecs import decode_stored
 from histodiff.errors import SkipReason, SlideError
 from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
@@ -51,14 +59,19 @@ def tiff_index_of(path: StoragePath) -> TiffIndex | None:
             index = read_tiff_index(stream, name=path.name)
     except (FileNotFoundError, PermissionError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
-    return _complete(index, size, path.name) if index and index.is_jpeg else None
+    return _complete(index, size, path.name) if index and _is_taken(index) else None
+
+
+def _is_taken(index: TiffIndex) -> bool:
+    return index.is_jpeg or index.is_beyond_openslide
 
 
 def _local_index(path: StoragePath) -> TiffIndex | None:
     """As above; a local file that is broken, or seen otherwise by OpenSlide, is left to others.
 
     Raises:
-        SlideError: UNREADABLE: the file ends before its tiles do.
+        SlideError: UNREADABLE: the file ends before its tiles do, or has colours that no reader
+            gives rightly.
     """
     vendor = _openslide_vendor(path.path)
     if vendor is not None and vendor not in _OPENSLIDE_VENDORS:
@@ -66,12 +79,13 @@ def _local_index(path: StoragePath) -> TiffIndex | None:
     try:
         with open(path.path, "rb") as stream:
             index = read_tiff_index(stream, name=path.name)
-    except (SlideError, OSError):
+    except (BrokenTiff, OSError):
         return None  # the next reader says what is wrong
-    if index is None or not index.is_jpeg:
+    if index is None or not _is_taken(index):
         return None
     _complete(index, os.stat(path.path).st_size, path.name)
-    return index if vendor is None or _agrees(index, path.path) else None
+    unseen = vendor is None or index.is_beyond_openslide
+    return index if unseen or _agrees(index, path.path) else None
 
 
 def _complete(index: TiffIndex, size_bytes: int, name: str) -> TiffIndex:
@@ -98,8 +112,6 @@ def _agrees(index: TiffIndex, path: str) -> bool:
     try:
         with openslide.OpenSlide(path) as slide:
             sizes = tuple((level.width, level.height) for level in index.levels)
-            if index.vendor == "ome-tiff":  # OpenSlide does not look into sub-pages
-                return bool(sizes[0] == slide.dimensions)
             return bool(sizes == slide.level_dimensions)
     except openslide.OpenSlideError:
         return False
@@ -151,7 +163,7 @@ class _Piece:
 
 
 class TiffReader:
-    """One tiled JPEG TIFF, read tile by tile.
+    """One tiled TIFF, read tile by tile.
 
     Args:
         path: The file or URL.
@@ -189,7 +201,7 @@ class TiffReader:
     def exact_at(self, level: int) -> bool:
         downsample = self._info.level_downsamples[level]
         whole = downsample == round(downsample)
-        return self._index.vendor == "ome-tiff" or whole or self._false_in_openslide(level)
+        return whole or self._index.is_beyond_openslide or self._false_in_openslide(level)
 
     def prepare(self, boxes: Sequence[Box]) -> None:
         """Fetches the tiles of remote regions together; those of other regions are dropped."""
@@ -197,8 +209,14 @@ class TiffReader:
             return
         wanted = sorted({(box.level, piece.tile) for box in boxes for piece in self._pieces(box)})
         self._pinned = {key: self._decoded[key] for key in wanted if key in self._decoded}
-        self._fetched = {key: self._fetched[key] for key in wanted if key in self._fetched}
-        missing = [key for key in wanted if key not in self._fetched and key not in self._pinned]
+        stored = [
+            (level, each)
+            for level, tile in wanted
+            if (level, tile) not in self._pinned
+            for each in self._index.levels[level].stored_tiles(tile)
+        ]
+        self._fetched = {key: self._fetched[key] for key in stored if key in self._fetched}
+        missing = [key for key in stored if key not in self._fetched]
         found = self._source.read([self._range(*key) for key in missing])
         self._fetched.update(zip(missing, found, strict=True))
 
@@ -296,17 +314,43 @@ class TiffReader:
         return tile
 
     def _decode(self, level: int, number: int, out: Pixels) -> None:
-        key = (level, number)
-        data = self._fetched.get(key) or self._source.read([self._range(level, number)])[0]
+        stored = self._index.levels[level]
+        data = self._stored_bytes(level, number)
         try:
-            decode_tile(data, self._prefixes[level], out=out)
+            if stored.is_jpeg:
+                decode_tile(data[0], self._prefixes[level], out=out)
+            else:
+                self._decode_planes(level, data, out)
             TILE_DECODED_BYTES.inc(out.nbytes)
         except ValueError as error:
-            row, column = divmod(number, self._index.levels[level].tiles_across)
+            row, column = divmod(number, stored.tiles_across)
             raise SlideError(
                 SkipReason.UNREADABLE,
                 f"{self._name}: tile {column},{row} of level {level} is damaged: {error}",
             ) from error
+
+    def _decode_planes(self, level: int, data: Sequence[bytes], out: Pixels) -> None:
+        """Tiles that are not interleaved JPEG; grey is in all three colours."""
+        stored = self._index.levels[level]
+        for plane, encoded in enumerate(data):
+            decoded = out if stored.samples == 3 else np.empty((*out.shape[:2], 1), np.uint8)
+            decode_stored(
+                encoded, compression=stored.compression, predictor=stored.predictor,
+                prefix=self._prefixes[level], out=decoded,
+            )  # fmt: skip
+            if stored.samples == 1:
+                out[..., plane if stored.planes == 3 else slice(None)] = (
+                    decoded[..., 0] if stored.planes == 3 else decoded
+                )
+
+    def _stored_bytes(self, level: int, number: int) -> list[bytes]:
+        """The bytes of a tile, of each of its planes."""
+        numbers = self._index.levels[level].stored_tiles(number)
+        found = {each: self._fetched.get((level, each)) for each in numbers}
+        missing = [each for each, data in found.items() if data is None]
+        fetched = self._source.read([self._range(level, each) for each in missing])
+        found |= dict(zip(missing, fetched, strict=True))
+        return [data for data in found.values() if data is not None]
 
     def _range(self, level: int, number: int) -> ByteRange:
         stored = self._index.levels[level]
@@ -356,4 +400,5 @@ def _info(index: TiffIndex) -> SlideInfo:
         bounds_height=first.height,
         reader=NAME,
         reader_version=f"{VERSION} tifffile {tifffile.__version__}",
+        scale_doubt=index.scale_doubt,
     )

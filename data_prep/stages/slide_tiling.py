@@ -36,6 +36,7 @@ from histodiff.data_prep.sources.companions import Companion, CompanionKind
 from histodiff.data_prep.sources.inputs import SlideInput
 from histodiff.data_prep.stages.tile_rows import (
     REJECTED_COUNTS,
+    SCALE_COLUMNS,
     Row,
     info_columns,
     joined_warnings,
@@ -138,7 +139,8 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
         picture = thumbnail(opened.reader, downsample=rules.tissue.mask_mpp / min(slide_mpp))
         if not opened.reader.exact_at(plan.level):
             opened = _opened(unit, stack, tile_by_tile=False)
-            findings.row |= info_columns(opened.reader.info)
+            scale = {key: findings.row[key] for key in SCALE_COLUMNS}  # as used, whoever reads
+            findings.row |= info_columns(opened.reader.info) | scale
         findings.index = opened.index
         damage = found_damage(opened.reader, plan, grid.corners, picture)
         view = _view(unit, damage.picture, slide_mpp, rules)

@@ -28,6 +28,8 @@ REJECTED_COUNTS = {
 }  # fmt: skip
 """Column of the table of slides that counts the patches rejected for a reason."""
 
+SCALE_COLUMNS = ("mpp_x", "mpp_y", "mpp_source")
+
 
 def slide_row(slide: SlideInput) -> Row:
     """The row of a slide of which nothing is known yet but its file."""
@@ -80,8 +82,9 @@ def scale_columns(slide: SlideInput, info: SlideInfo) -> Row:
     if slide.given_mpp is None:
         raise SlideError(
             SkipReason.MISSING_MPP,
-            f"the file states no scale; add the line '{slide.slide_id},<microns per pixel>' to a"
-            " CSV with the header 'slide,mpp', and name it as `scale_csv` of the source",
+            f"{info.scale_doubt or 'the file states no scale'}; add the line"
+            f" '{slide.slide_id},<microns per pixel>' to a CSV with the header 'slide,mpp', and"
+            " name it as `scale_csv` of the source",
         )
     return {
         "mpp_x": slide.given_mpp[0],

@@ -176,6 +176,21 @@ def test_rulers_with_a_scale_from_csv_have_their_true_length_in_both_axes(
     assert_true_length(measured(tmp_path, site, patch_px=patch_px, source=source))
 
 
+def test_the_scale_and_source_that_were_used_are_recorded_whoever_reads(
+    tmp_path: Path, site: Site
+) -> None:
+    # levels at 1.63 are read by OpenSlide, which finds no scale, or another one, in the file
+    for name, stated in (("none", None), ("wrong", 0.31)):
+        mpp = None if stated is None else (stated, stated)
+        levels = pyramid(ruler_pixels((0.25, 0.25)), (1.63,))
+        write_generic_tiff(tmp_path / f"{name}.tif", levels, mpp=mpp)
+    (tmp_path / "scales.csv").write_text("slide,mpp\nnone,0.25\nwrong,0.25\n")
+    artifact = tile(config(tmp_path, {"scale_csv": "scales.csv"}, 128, "v1"), site)
+    for row in PatchIndex.open(artifact.path).slides.to_pylist():
+        assert row["reader"] == "openslide"
+        assert (row["mpp_x"], row["mpp_y"], row["mpp_source"]) == (0.25, 0.25, "scale_csv")
+
+
 def test_slides_coarser_than_wanted_are_too_coarse_and_never_enlarged(
     tmp_path: Path, site: Site
 ) -> None:
