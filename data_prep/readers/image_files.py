@@ -16,6 +16,7 @@ import simplejpeg
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from histodiff.data_prep.readers.jpeg import jpeg_header
 from histodiff.data_prep.readers.tiff_layout import (
     check_depth,
     deep_samples,
@@ -111,7 +112,7 @@ def _too_large(name: str, what: str) -> SlideError:
 
 
 def _decode_jpeg(data: bytes, name: str) -> npt.NDArray[np.uint8]:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    height, width, colours = jpeg_header(data)
     check_pixels(width, height, name=name)
     if colours not in _JPEG_COLOURS:  # CMYK, which Pillow knows
         return _decode_by_pillow(data, name)

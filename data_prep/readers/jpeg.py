@@ -38,12 +38,25 @@ def decode_tile(data: bytes, prefix: bytes, *, out: npt.NDArray[np.uint8]) -> No
     if not data.startswith(_START):
         raise ValueError(f"not a JPEG: starts with {data[:2].hex(' ')}")
     stream = prefix + data[2:]
-    height, width, colours = simplejpeg.decode_jpeg_header(stream)[:3]
+    height, width, colours = jpeg_header(stream)
     if (height, width) != out.shape[:2]:
         raise ValueError(f"tile of {width}x{height} px, not {out.shape[1]}x{out.shape[0]}")
     if out.shape[2] == 1 and colours != "Gray":
         raise ValueError(f"{colours}, not grey")
     simplejpeg.decode_jpeg(stream, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """Height, width and colour space (``RGB``, ``YCbCr``, ``Gray``, ``CMYK``) of a JPEG.
+
+    Raises:
+        ValueError: There is no such header.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError as error:  # simplejpeg: libjpeg knows no such colours
+        raise ValueError("not a JPEG: its header is damaged") from error
+    return height, width, colours
 
 
 def is_jfif(data: bytes) -> bool:
