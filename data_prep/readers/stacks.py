@@ -4,11 +4,12 @@ Levels of a pyramid, labels, macros and masks are no such pages.
 """
 
 import math
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import tifffile
 from PIL import Image
 
+from histodiff.data_prep.readers.tiff_layout import open_tiff
 from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
 
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn")
@@ -32,12 +33,12 @@ def further_pages(path: StoragePath) -> int:
 
 def _further_planes(path: StoragePath) -> int:
     if is_local(path):
-        with tifffile.TiffFile(path.path) as tiff:
+        with open_tiff(Path(path.path)) as tiff:
             return _planes(tiff) - 1
     size = file_size(path)
     with (
         open_blockwise(path, block_bytes=_BLOCK_BYTES, size_bytes=size) as stream,
-        tifffile.TiffFile(stream, name=path.name) as tiff,
+        open_tiff(stream) as tiff,
     ):
         return _planes(tiff) - 1
 
