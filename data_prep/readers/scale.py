@@ -17,8 +17,12 @@ import tifffile
 
 from histodiff.data_prep.readers.ome import OmeImage, micrometres, ome_image
 
-LEAST_MPP, MOST_MPP = 0.01, 10.0
-"""Finest and coarsest microns per pixel that are believed; 10 is 2540 dpi."""
+LEAST_MPP = 0.01
+"""Finest microns per pixel that are believed."""
+MOST_MPP = 200.0
+"""Coarsest that is believed of who means a scale: that of an overview, finer than 96 dpi."""
+MOST_PRINTED_MPP = 10.0
+"""Coarsest that is believed of resolution tags, which printers have too; it is 2540 dpi."""
 
 _INCH, _CENTIMETRE = 2, 3
 _UM_PER_UNIT = {_INCH: 25_400.0, _CENTIMETRE: 10_000.0}
@@ -33,11 +37,13 @@ class StatedScale:
     mpp_y: float
     source: str
     """The place, such as ``aperio.MPP``."""
+    most: float = MOST_MPP
+    """Coarsest that is believed of it."""
 
     @property
     def is_believed(self) -> bool:
         """Whether a microscope can have it."""
-        return all(LEAST_MPP <= each <= MOST_MPP for each in (self.mpp_x, self.mpp_y))
+        return all(LEAST_MPP <= each <= self.most for each in (self.mpp_x, self.mpp_y))
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def found_scale(stated: Iterable[StatedScale | None]) -> FoundScale:
             return FoundScale(each.mpp_x, each.mpp_y, each.source)
         doubt = doubt or (
             f"{each.source} says {each.mpp_x:.4g} x {each.mpp_y:.4g} um/px, which is not believed"
-            f" ({LEAST_MPP:g} to {MOST_MPP:g} is)"
+            f" ({LEAST_MPP:g} to {each.most:g} is)"
         )
     return FoundScale(doubt=doubt)
 
@@ -94,7 +100,7 @@ def resolution_scale(page: Any) -> StatedScale | None:
     per_unit = _pixels_per_unit(page)
     if um is None or per_unit is None:
         return None
-    return StatedScale(um / per_unit[0], um / per_unit[1], "tiff.XResolution")
+    return _printed(um / per_unit[0], um / per_unit[1], "tiff.XResolution")
 
 
 def dpi_scale(dpi: tuple[Any, Any] | None, source: str) -> StatedScale | None:
@@ -102,7 +108,11 @@ def dpi_scale(dpi: tuple[Any, Any] | None, source: str) -> StatedScale | None:
     values = [float(each) for each in dpi or ()]
     if len(values) != 2 or not all(value > 0 and math.isfinite(value) for value in values):
         return None
-    return StatedScale(_UM_PER_UNIT[_INCH] / values[0], _UM_PER_UNIT[_INCH] / values[1], source)
+    return _printed(_UM_PER_UNIT[_INCH] / values[0], _UM_PER_UNIT[_INCH] / values[1], source)
+
+
+def _printed(mpp_x: float, mpp_y: float, source: str) -> StatedScale:
+    return StatedScale(mpp_x, mpp_y, source, MOST_PRINTED_MPP)
 
 
 def _ome(image: OmeImage | None) -> StatedScale | None:
