@@ -2,6 +2,7 @@
 
     HistodiffError
     |- ConfigError(ValueError)                    the user's file, flag or input
+    |- AccessRefused(PermissionError)             storage that may not be read or written
     |- ArtifactError
     |  |- ArtifactNotFound(FileNotFoundError)     no such artifact, or no manifest yet
     |  |- ArtifactBusy                            another driver is writing it
@@ -25,6 +26,10 @@ class HistodiffError(Exception):
 
 class ConfigError(HistodiffError, ValueError):
     """The user's file, flag or input is wrong; the message has the place, the value and the fix."""
+
+
+class AccessRefused(HistodiffError, PermissionError):
+    """A place may not be read or written with these credentials; the message has the fix."""
 
 
 class ArtifactError(HistodiffError):

@@ -26,6 +26,7 @@ from histodiff.storage import (
     list_names,
     modified_at,
     read_bytes,
+    remove_file,
     write_bytes,
 )
 
@@ -98,7 +99,7 @@ class Lease:
         try:
             for number in _numbers(self._path):
                 if number <= self._number:
-                    _place(self._path, number).unlink(missing_ok=True)
+                    remove_file(_place(self._path, number))
         except Exception as error:  # what the block gave or raised counts more
             _log.warning("%s: lease not given back: %s", self._path, error)
 
@@ -121,7 +122,7 @@ class Lease:
             return 0
         if _numbers(self._path)[-1:] == [number]:
             return number
-        _place(self._path, number).unlink(missing_ok=True)
+        remove_file(_place(self._path, number))
         return 0
 
     def _renew(self) -> None:
@@ -198,7 +199,7 @@ def _storage_now(path: StoragePath) -> datetime:
     try:
         return modified_at(probe)
     finally:
-        probe.unlink(missing_ok=True)
+        remove_file(probe)
 
 
 def _machine() -> str:

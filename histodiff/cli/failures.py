@@ -83,7 +83,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield from _causes(item)
     if not inner:
         yield error
-        if error.__cause__ is not None:
+        if error.__cause__ is not None and error.__cause__ is not error:
             yield from _causes(error.__cause__)
 
 

@@ -8,11 +8,12 @@ Directory listings are never cached: progress is read from listings, by many pro
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,8 +25,11 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from upath import UPath
 
 from histodiff.errors import ConfigError
+from histodiff.storage.literal import LocalLocation
 from histodiff.storage.local_files import FoundFiles, local_files
-from histodiff.storage.remote import error_code, http_files, is_http, told_apart
+from histodiff.storage.refusals import error_code, one_line
+from histodiff.storage.remote import http_files, is_http, told_apart
+from histodiff.storage.s3 import LiteralS3
 
 StoragePath: TypeAlias = UPath
 """A path or URL; see universal-pathlib."""
@@ -55,7 +59,7 @@ def storage_path(url: str | os.PathLike[str]) -> StoragePath:
     try:
         protocol, _ = fsspec.core.split_protocol(text)
         if protocol in (None, "file", "local"):
-            return StoragePath(Path(text.removeprefix("file://")).expanduser().absolute())
+            return LocalLocation(Path(text.removeprefix("file://")).expanduser().absolute())
         fsspec.get_filesystem_class(protocol)
     except (ValueError, ImportError) as error:
         raise ConfigError(
@@ -214,10 +218,34 @@ def _objects(folder: StoragePath, *, suffixes: tuple[str, ...], recursive: bool)
 
 
 def remove_tree(folder: StoragePath) -> None:
-    """Removes ``folder`` and everything below it; nothing happens when there is none."""
+    """Removes ``folder`` and everything below it; nothing happens when there is none.
+
+    Names are literal: what is removed is the folder of exactly this name, and the objects whose
+    keys begin with exactly it and ``/``.
+    """
+    if is_local(folder):
+        target = Path(folder.path)
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        else:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(target)
+        return
     with told_apart(folder):
-        if folder.fs.exists(folder.path):
-            folder.fs.rm(folder.path, recursive=True)
+        if isinstance(folder.fs, LiteralS3):
+            folder.fs.remove_below(folder.path)
+            return
+        for name in folder.fs.find(folder.path):
+            folder.fs.rm_file(name)
+
+
+def remove_file(path: StoragePath) -> None:
+    """Removes the object of exactly this name; nothing happens when there is none."""
+    if is_local(path):
+        Path(path.path).unlink(missing_ok=True)
+        return
+    with told_apart(path), suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
 
 
 def sha256_of(path: StoragePath) -> str:
@@ -238,9 +266,19 @@ def local_copy(path: StoragePath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="histodiff-") as scratch:
         local = Path(scratch) / path.name
         with told_apart(path):
-            folder = not is_http(path) and path.fs.isdir(path.path)
-            path.fs.get(path.path, str(local), recursive=folder)
+            if is_http(path) or not path.fs.isdir(path.path):
+                path.fs.get_file(path.path, str(local))
+            else:
+                _fetch_tree(path, local)
         yield local
+
+
+def _fetch_tree(folder: StoragePath, local: Path) -> None:
+    local.mkdir()
+    for name in file_sizes(folder):
+        target = local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.fs.get_file((folder / name).path, str(target))
 
 
 def upload_tree(source: Path, target: StoragePath) -> None:
@@ -259,9 +297,9 @@ def check_writable(root: StoragePath) -> None:
     probe = root / f".histodiff-probe-{uuid.uuid4().hex}"
     try:
         write_bytes(probe, b"")
-        probe.fs.rm(probe.path)
+        remove_file(probe)
     except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        reason = one_line(error).replace(str(probe), str(root))
         raise ConfigError(
             f"root {root}: cannot be written ({reason}); set `root` of the site to a folder or"
             " bucket that you may write"

@@ -19,8 +19,9 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
 from upath import UPath
 
-from histodiff.errors import TransientError
+from histodiff.errors import HistodiffError, TransientError
 from histodiff.storage.local_files import FoundFiles, NoFile
+from histodiff.storage.refusals import error_code, one_line, unreachable
 
 _AS_THEY_ARE = (
     FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
@@ -55,6 +56,8 @@ def told_apart(path: UPath) -> Iterator[None]:
     """
     try:
         yield
+    except HistodiffError:
+        raise
     except _BROKEN as error:
         meaning = _meaning(path, error)
         if meaning is error:
@@ -163,20 +166,14 @@ def _is_beyond_end(error: Exception) -> bool:
     return status == _BEYOND_END_STATUS or error_code(error) in _BEYOND_END_CODES
 
 
-def error_code(error: Exception) -> str:
-    """The code of S3's answer that s3fs made the exception of; empty where there is none."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
 def _meaning(path: UPath, error: Exception) -> Exception:
     """The exception that says what has happened."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN) and cause is not error:
+    if is_http(path) and isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN):
         return _meaning(path, cause)  # fsspec: whatever fails over HTTP is "not found"
     if isinstance(error, _AS_THEY_ARE):
         return error
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
     if status in _MISSING_STATUS:
         return FileNotFoundError(f"{path}: {reason}")
@@ -185,5 +182,5 @@ def _meaning(path: UPath, error: Exception) -> Exception:
     if status is not None and status < 500 and status != _BUSY_STATUS:
         return PermissionError(f"{path}: {reason}")
     if isinstance(error, (HTTPClientError, BotoConnectionError)):
-        reason += "; check AWS_ENDPOINT_URL and the server that it names"
+        return unreachable(str(path), error)
     return TransientError(f"{path}: {reason}")

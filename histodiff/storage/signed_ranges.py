@@ -18,17 +18,19 @@ from functools import cached_property
 from urllib.parse import SplitResult, urlsplit
 
 import botocore.session
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 from upath import UPath
 
-from histodiff.errors import TransientError
+from histodiff.errors import HistodiffError, TransientError
+from histodiff.storage.refusals import SERVER_ERRORS, misconfigured, refusal_in
 
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 9.0)
 _TIMEOUT_SECONDS = 30
 _SIGNED_SECONDS, _KEPT_SECONDS, _YOUNG_SECONDS = 3600, 900, 60
 _SHOWN_BYTES = 1000
 _PARTIAL, _MISSING, _BEYOND_END = 206, 404, 416
-_REFUSED, _BUSY, _SERVER_ERRORS = (401, 403), 429, 500
+_REFUSED, _BUSY = (401, 403), 429
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,18 @@ class SignedRanges:
             connection = self._connection()
             try:
                 self._try(connection, name, buffer, offset)
-            except (FileNotFoundError, PermissionError, EOFError):
+            except (HistodiffError, FileNotFoundError, PermissionError, EOFError):
                 connection.close()
                 raise
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 _close_all(self._idle)  # they may have been given up by the server as well
                 if pause is None:
-                    reason = " ".join(str(error).split()) or type(error).__name__
+                    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
                     raise TransientError(
-                        f"{self.folder / name}: {reason} (tried {len(self.pauses) + 1} times)"
+                        f"{self.folder / name}: {reason or type(error).__name__} (tried"
+                        f" {len(self.pauses) + 1} times); check AWS_ENDPOINT_URL and the server"
+                        " that it names"
                     ) from error
                 time.sleep(pause)
             else:
@@ -104,15 +108,16 @@ class SignedRanges:
             raise OSError(f"not {len(buffer)} bytes arrived from {offset} on, but {done} or more")
 
     def _refusal(self, name: str, status: int, body: bytes) -> Exception:
-        said = " ".join(body.decode(errors="replace").split())
-        text = f"{self.folder / name}: status {status}: {said}"
+        place = str(self.folder / name)
         if status == _MISSING:
-            return FileNotFoundError(text)
+            return FileNotFoundError(f"{place}: there is no such object")
         if status == _BEYOND_END:
-            return EOFError(text)
-        if status == _BUSY or status >= _SERVER_ERRORS:
+            return EOFError(f"{place}: it ends before")
+        if status == _BUSY or status >= SERVER_ERRORS:
             return OSError(f"status {status}")
-        return PermissionError(text)
+        return refusal_in(place, body, status) or PermissionError(
+            f"{place}: the server gives no range of it (status {status}); check AWS_ENDPOINT_URL"
+        )
 
     def _signed(self, name: str) -> _Signed:
         signed = self._urls.get(name)
@@ -123,7 +128,10 @@ class SignedRanges:
 
     def _presigned(self, name: str) -> SplitResult:
         path = f"{self.folder.path.rstrip('/')}/{name}"
-        return urlsplit(str(self.folder.fs.sign(path, expiration=_SIGNED_SECONDS)))
+        try:
+            return urlsplit(str(self.folder.fs.sign(path, expiration=_SIGNED_SECONDS)))
+        except (BotoCoreError, ValueError) as error:
+            raise misconfigured(str(self.folder / name), error) or error from error
 
     def _connection(self) -> http.client.HTTPConnection:
         """One that is open and not in use, or a new one."""

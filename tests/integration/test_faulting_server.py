@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from s3fs import S3FileSystem
 
 from histodiff.artifacts import Artifact
 from histodiff.cli.failures import user_message
@@ -20,14 +19,18 @@ from histodiff.storage import (
     list_names,
     read_bytes,
     read_ranges,
+    remove_file,
+    remove_tree,
     sha256_of,
     storage_path,
     write_bytes,
 )
+from histodiff.storage.s3 import LiteralS3
 from histodiff.workflows.encode import encode
 from histodiff.workflows.verify import verify
 from tests.support.encode_inputs import encode_config, write_inputs
 from tests.support.faulting_proxy import (
+    INTERNAL,
     KINDS,
     LOST,
     METHODS,
@@ -61,7 +64,7 @@ def direct(endpoint: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", [SLOW_DOWN, RESET, LOST, SHORT_ANSWER])
+@pytest.mark.parametrize("kind", [SLOW_DOWN, INTERNAL, RESET, LOST, SHORT_ANSWER])
 def test_reads_that_fail_twice_give_the_right_bytes(
     proxy: FaultingProxy, s3_root: StoragePath, kind: str
 ) -> None:
@@ -81,7 +84,7 @@ def test_reads_that_fail_twice_give_the_right_bytes(
         assert proxy.found[kind] == 2, name
 
 
-@pytest.mark.parametrize("kind", [SLOW_DOWN, RESET, LOST, SHORT_UPLOAD])
+@pytest.mark.parametrize("kind", [SLOW_DOWN, INTERNAL, RESET, LOST, SHORT_UPLOAD])
 def test_writes_that_fail_twice_put_the_whole_object_once(
     proxy: FaultingProxy, s3_root: StoragePath, kind: str
 ) -> None:
@@ -97,11 +100,35 @@ def test_writes_that_fail_twice_put_the_whole_object_once(
         assert read_bytes(storage_path(f"{s3_root}/{name}")) == DATA
 
 
+@pytest.mark.parametrize("kind", [SLOW_DOWN, INTERNAL])
+def test_server_that_fails_four_times_in_a_row_is_survived_by_every_operation(
+    proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)  # botocore repeats nothing
+    LiteralS3.clear_instance_cache()
+    place = storage_path(f"{s3_root}/object")
+    proxy.kinds = (kind,)
+    operations = {
+        "create": lambda: create_bytes(place, DATA),
+        "exists": lambda: place.exists(),
+        "read": lambda: read_bytes(place) == DATA,
+        "method": lambda: place.read_bytes() == DATA,
+        "list": lambda: list_names(storage_path(str(s3_root))) == ["object"],
+        "remove": lambda: remove_file(place) is None,
+        "remove_tree": lambda: remove_tree(place) is None,
+        "nothing": lambda: not place.exists(),
+    }
+    for name, succeeds in operations.items():
+        proxy.disturb(seed=1, rate=1.0, most=4)
+        assert succeeds(), name
+        assert proxy.found[kind] == 4, name
+
+
 def test_upload_that_is_always_cut_short_leaves_no_object(
     proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
-    S3FileSystem.clear_instance_cache()
+    LiteralS3.clear_instance_cache()
     proxy.kinds, proxy.methods = (SHORT_UPLOAD,), ("PUT",)
     proxy.disturb(seed=1, rate=1.0)
     with pytest.raises(TransientError):
@@ -116,7 +143,7 @@ def test_server_that_fails_for_ever_is_given_up_in_one_line(
     place = storage_path(f"{s3_root}/object")
     write_bytes(place, DATA)
     monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
-    S3FileSystem.clear_instance_cache()
+    LiteralS3.clear_instance_cache()
     proxy.kinds = (kind,)
     proxy.disturb(seed=1, rate=1.0)
     for read in (read_bytes, sha256_of, lambda path: read_ranges(path, [(0, 1000)])):
@@ -130,7 +157,7 @@ def test_image_that_an_overloaded_server_does_not_give_is_not_a_broken_image(
 ) -> None:
     write_bytes(storage_path(f"{s3_root}/image.png"), b"never decoded")
     monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
-    S3FileSystem.clear_instance_cache()
+    LiteralS3.clear_instance_cache()
     proxy.kinds = (SLOW_DOWN,)
     proxy.disturb(seed=1, rate=1.0)
     with pytest.raises(TransientError):
@@ -147,7 +174,7 @@ def test_encode_on_a_failing_server_ends_with_the_same_content(
     with direct(s3_endpoint):
         write_inputs(storage_path(str(s3_root)), tmp_path / "images")
         whole = encode(encode_config(version="whole"), site).manifest
-    S3FileSystem.clear_instance_cache()
+    LiteralS3.clear_instance_cache()
     proxy.kinds, proxy.methods = KINDS, METHODS
     proxy.disturb(seed=11, rate=0.1)
     disturbed = _until_done(site)

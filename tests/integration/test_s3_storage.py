@@ -3,7 +3,6 @@
 import socket
 
 import pytest
-from s3fs import S3FileSystem
 
 from histodiff.cli.failures import user_message
 from histodiff.errors import ConfigError
@@ -20,6 +19,7 @@ from histodiff.storage import (
     upload_tree,
     write_bytes,
 )
+from histodiff.storage.s3 import LiteralS3
 
 pytestmark = pytest.mark.s3
 
@@ -74,8 +74,8 @@ def test_s3_server_that_stops_answering_is_given_up_with_one_line(s3_endpoint, m
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
         port = silent.getsockname()[1]
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        S3FileSystem.clear_instance_cache()
+        LiteralS3.clear_instance_cache()
         with pytest.raises(Exception, match=r"timed out|timeout") as caught:
             storage_path("s3://bucket/object").read_bytes()
-        S3FileSystem.clear_instance_cache()
+        LiteralS3.clear_instance_cache()
     assert "AWS_ENDPOINT_URL" in str(user_message(caught.value))

@@ -1,8 +1,9 @@
 """A proxy before an S3 server that injects faults, at random with a seed.
 
 Requests are forwarded byte for byte, the ``Host`` header too, so that signatures stay valid. Faults
-are those of real servers and networks: 503 SlowDown; a connection that is reset before the request
-is served, or after it was served and before the answer arrives; a body that ends too early in spite
+are those of real servers and networks: 503 SlowDown; 500 InternalError; a connection that is
+reset before the request is served, or after it was served and before the answer arrives; a body
+that ends too early in spite
 of its Content-Length, in either direction; and delays. Requests are counted by what they cost.
 """
 
@@ -16,16 +17,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-SLOW_DOWN, RESET, LOST = "slow_down", "reset", "lost_answer"
+SLOW_DOWN, INTERNAL, RESET, LOST = "slow_down", "internal_error", "reset", "lost_answer"
 SHORT_ANSWER, SHORT_UPLOAD, DELAY = "short_answer", "short_upload", "delay"
-KINDS = (SLOW_DOWN, RESET, LOST, SHORT_ANSWER, SHORT_UPLOAD, DELAY)
+KINDS = (SLOW_DOWN, INTERNAL, RESET, LOST, SHORT_ANSWER, SHORT_UPLOAD, DELAY)
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 PUTS, GETS, LISTS, DELETES = "puts", "gets", "lists", "deletes"
 _NO_LIMIT = 10**9
 _DELAY_SECONDS = 2.0
 _ABORT_ON_CLOSE = struct.pack("ii", 1, 0)
-_BODY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Slow down</Message></Error>"
-_BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+_BODY = b"<?xml version='1.0'?><Error><Code>%b</Code><Message>Sorry</Message></Error>"
+_HEAD = b"HTTP/1.1 %b\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+_FAILURES = {
+    SLOW_DOWN: (b"503 Slow Down", b"SlowDown"),
+    INTERNAL: (b"500 Internal Server Error", b"InternalError"),
+}
 _GONE = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
@@ -139,10 +144,12 @@ class FaultingProxy:
         await asyncio.sleep(self._random.uniform(0, self.latency))
         if fault == DELAY:
             await asyncio.sleep(self._random.uniform(0, _DELAY_SECONDS))
-        elif fault == SLOW_DOWN:
-            body = b"" if request.first_line[0] == "HEAD" else _BODY
-            length = f"Content-Length: {len(_BODY)}\r\n\r\n".encode()
-            return await _sent(writer, _BUSY + length + body, more=False)
+        elif fault in _FAILURES:
+            status, code = _FAILURES[fault]
+            body = _BODY % code
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            body = b"" if request.first_line[0] == "HEAD" else body
+            return await _sent(writer, _HEAD % status + length + body, more=False)
         elif fault == RESET:
             return _reset(writer)
         elif fault == SHORT_UPLOAD:

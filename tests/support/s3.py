@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from s3fs import S3FileSystem
 
 from histodiff.cluster.environment import environment
 from histodiff.storage import StoragePath, storage_path
+from histodiff.storage.s3 import LiteralS3
 
 _VARIABLES = {
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -47,11 +47,11 @@ def aws_environment(endpoint: str, *, key: str, secret: str) -> Iterator[None]:
         "AWS_ENDPOINT_URL": endpoint,
     }
     with environment(values):
-        S3FileSystem.clear_instance_cache()
+        LiteralS3.clear_instance_cache()
         try:
             yield
         finally:
-            S3FileSystem.clear_instance_cache()
+            LiteralS3.clear_instance_cache()
 
 
 @pytest.fixture
