@@ -14,6 +14,7 @@ from typing import Any
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from histodiff.credentials import authorization
 from histodiff.errors import ConfigError
 from histodiff.runtime.memory import ONE_ARENA
 
@@ -62,7 +63,8 @@ def run_job(dashboard: str, job: Job, *, on_line: Callable[[str], None]) -> Fini
 
 def _connected(dashboard: str) -> Any:
     try:
-        return JobSubmissionClient(dashboard)
+        login = authorization(dashboard)
+        return JobSubmissionClient(dashboard, headers={"Authorization": login} if login else None)
     except AuthenticationError as error:
         raise ConfigError(_refused(dashboard)) from error
     except ConnectionError as error:

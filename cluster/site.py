@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from histodiff.config import Config, find_config, load_config
-from histodiff.storage import StoragePath, storage_path
+from histodiff.storage import StoragePath, root_path
 from histodiff.telemetry.server import LOOPBACK
 
 
@@ -145,10 +145,16 @@ class Site(Config):
     cache: LatentCache | None = None
     """Local disk for slabs of remote latent stores that training reads; null keeps none."""
 
+    @field_validator("root")
+    @classmethod
+    def _root_keeps_what_is_written(cls, root: str) -> str:
+        root_path(root)
+        return root
+
     @property
     def storage_root(self) -> StoragePath:
         """The root as a path."""
-        return storage_path(self.root)
+        return root_path(self.root)
 
 
 def load_site(name: str | None, overrides: Sequence[str] = (), *, local: bool = False) -> Site:

@@ -3,6 +3,7 @@
     HistodiffError
     |- ConfigError(ValueError)                    the user's file, flag or input
     |- AccessRefused(PermissionError)             storage that may not be read or written
+    |- FileChanged(OSError)                       a remote file is another one than it was
     |- ArtifactError
     |  |- ArtifactNotFound(FileNotFoundError)     no such artifact, or no manifest yet
     |  |- ArtifactBusy                            another driver is writing it
@@ -30,6 +31,10 @@ class ConfigError(HistodiffError, ValueError):
 
 class AccessRefused(HistodiffError, PermissionError):
     """A place may not be read or written with these credentials; the message has the fix."""
+
+
+class FileChanged(HistodiffError, OSError):
+    """A remote file is not what it was, or not what the server has announced."""
 
 
 class ArtifactError(HistodiffError):

@@ -7,7 +7,8 @@ read slide by slide, and the bytes of many patches of a slide are fetched togeth
 neighbours one after the other spares decoding the tiles that they share. What was read is shrunk
 once to ``patch_px`` with the index's filter; a small image of a patch set is padded or enlarged as
 its source says. A row that cannot be read becomes a failure in the
-block, never a blank patch; a connection that breaks is a TransientError, and fails no row.
+block, never a blank patch; a connection that breaks is a TransientError, and fails no row. A remote
+slide is held to the version in which this reader first saw it.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,14 @@ from histodiff.data_prep.readers.resampling import enlarge_into, pad_into, shrin
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.errors import ArtifactCorrupt, SkipReason, SlideError
 from histodiff.runtime import PixelBlock, ReadBytes
-from histodiff.storage import StoragePath, file_size, read_bytes, storage_path
+from histodiff.storage import (
+    FileFacts,
+    StoragePath,
+    file_facts,
+    is_local,
+    read_bytes,
+    storage_path,
+)
 from histodiff.telemetry.metrics import (
     TILE_DECODED_BYTES,
     TILE_FETCHED_BYTES,
@@ -56,6 +64,7 @@ class RowReader:
         self._index = slides
         self._open: OrderedDict[str, OpenedSlide] = OrderedDict()
         self._images = ImageDecoder()
+        self._facts: dict[str, FileFacts] = {}
 
     def read_rows(self, table: pa.Table) -> PixelBlock:
         """Pixels of the patches in ``table``, in that order.
@@ -150,10 +159,11 @@ class RowReader:
 
     def _opened(self, slide: Row) -> OpenedSlide:
         path = storage_path(slide["url"])
-        _check_unchanged(path, slide["size_bytes"])
+        found = _unchanged(path, slide["size_bytes"])
+        facts = self._facts.setdefault(slide["slide_id"], found) if found else None
         tile_by_tile = was_tile_by_tile(slide["reader"])
         index = self._tile_index(slide["slide_id"]) if tile_by_tile else None
-        return open_slide_at(path, tile_by_tile=tile_by_tile, index=index)
+        return open_slide_at(path, tile_by_tile=tile_by_tile, index=index, facts=facts)
 
     def _tile_index(self, slide_id: str) -> TiffIndex | None:
         """The index of tiles that was saved when the slide was tiled."""
@@ -195,23 +205,25 @@ def _box(row: Row) -> Box:
     return Box(row["x"], row["y"], row["level"], row["read_width"], row["read_height"])
 
 
-def _check_unchanged(path: StoragePath, size_bytes: int | None) -> None:
-    """Whether a slide is what it was when it was tiled.
+def _unchanged(path: StoragePath, size_bytes: int | None) -> FileFacts | None:
+    """Size and version of a remote slide that is what it was when it was tiled; None of others.
 
     Raises:
         SlideError: UNREADABLE: it has vanished, or has another size.
     """
     if size_bytes is None:
-        return
+        return None
     try:
-        found = file_size(path)
+        facts = file_facts(path)
     except (FileNotFoundError, PermissionError) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
-    if found != size_bytes:
+    if facts.size != size_bytes:
         raise SlideError(
             SkipReason.UNREADABLE,
-            f"{path.name}: has {found} bytes, and had {size_bytes} when it was tiled; tile again",
+            f"{path.name}: has {facts.size} bytes, and had {size_bytes} when it was tiled; tile"
+            " again",
         )
+    return None if is_local(path) else facts
 
 
 def _read_order(row: Row) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-from histodiff.errors import SkipReason, SlideError
+from histodiff.errors import FileChanged, SkipReason, SlideError
 from histodiff.storage import StoragePath, is_local, read_ranges
 from histodiff.telemetry.metrics import (
     TILE_FETCHED_BYTES,
@@ -52,9 +52,9 @@ class ByteSource(Protocol):
         """Frees the file."""
 
 
-def byte_source(path: StoragePath) -> ByteSource:
-    """The bytes of a local or remote file."""
-    return LocalBytes(path) if is_local(path) else RemoteBytes(path)
+def byte_source(path: StoragePath, *, version: str = "") -> ByteSource:
+    """The bytes of a local file, or of a remote one that is held to a version."""
+    return LocalBytes(path) if is_local(path) else RemoteBytes(path, version)
 
 
 class LocalBytes:
@@ -82,14 +82,15 @@ class LocalBytes:
 class RemoteBytes:
     """An object or URL, read with range requests that run at the same time."""
 
-    def __init__(self, path: StoragePath) -> None:
+    def __init__(self, path: StoragePath, version: str = "") -> None:
         self._path = path
+        self._version = version
 
     def read(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         requests = coalesced(ranges)
         try:
-            blocks = read_ranges(self._path, requests)
-        except (FileNotFoundError, PermissionError) as error:
+            blocks = read_ranges(self._path, requests, version=self._version)
+        except (FileNotFoundError, PermissionError, FileChanged) as error:
             raise _unreadable(self._path.name, error) from error
         _check_lengths(self._path.name, requests, blocks)
         TILE_RANGE_REQUESTS.inc(len(requests))

@@ -7,6 +7,7 @@ unlinked, so that it is gone with the process. A remote file is copied while it 
 """
 
 import contextlib
+import math
 import re
 import shutil
 import tempfile
@@ -105,6 +106,25 @@ def open_container(path: StoragePath) -> ImageContainer:
 
 def array_shape(stream: IO[bytes]) -> tuple[int, ...]:
     """Shape of the ``.npy`` array in ``stream``, from its header; not for arrays of objects."""
+    return _array_header(stream)[0]
+
+
+def zipped_array(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
+    """Shape of the ``.npy`` array that is the ``member`` of an ``.npz``, from its header.
+
+    Raises:
+        ValueError: It is no array, or would not unpack to what its header says.
+    """
+    with archive.open(member) as stream:
+        shape, dtype = _array_header(stream)
+        wanted = stream.tell() + math.prod(shape) * dtype.itemsize
+    found = archive.getinfo(member).file_size
+    if found != wanted:
+        raise ValueError(f"{member} unpacks to {found:,} bytes, and its header says {wanted:,}")
+    return shape
+
+
+def _array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     reads = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -115,7 +135,7 @@ def array_shape(stream: IO[bytes]) -> tuple[int, ...]:
     shape, _, dtype = reads[version](stream)
     if dtype.hasobject:
         raise ValueError("holds Python objects, which are never unpickled")
-    return tuple(shape)
+    return tuple(shape), dtype
 
 
 def npz_lengths(stream: IO[bytes]) -> dict[str, int]:
@@ -124,8 +144,8 @@ def npz_lengths(stream: IO[bytes]) -> dict[str, int]:
         lengths = {}
         for name in NPZ_IMAGES:
             if f"{name}.npy" in archive.namelist():
-                with archive.open(f"{name}.npy") as member:
-                    lengths[name] = _checked_shape(array_shape(member), name)[0]
+                shape = zipped_array(archive, f"{name}.npy")
+                lengths[name] = _checked_shape(shape, name)[0]
         if not lengths:
             raise ValueError(f"has none of {', '.join(NPZ_IMAGES)}, but {archive.namelist()}")
         return lengths

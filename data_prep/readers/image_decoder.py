@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from histodiff.data_prep.readers.containers import ImageContainer, member_of, open_container
 from histodiff.data_prep.readers.image_files import decode_image
-from histodiff.storage import StoragePath
+from histodiff.storage import StoragePath, below
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 MAX_OPEN_CONTAINERS = 4
@@ -33,9 +33,9 @@ class ImageDecoder:
         if self._last is None or self._last[0] != key:
             member = member_of(path)
             pixels = (
-                self._container(folder / member[0]).read(member[1])
+                self._container(below(folder, member[0])).read(member[1])
                 if member
-                else decode_image(folder / path)
+                else decode_image(below(folder, path))
             )
             TILE_DECODED_BYTES.inc(pixels.nbytes)
             self._last = (key, pixels)

@@ -17,7 +17,7 @@ from histodiff.data_prep.readers.reader import SlideReader
 from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.data_prep.readers.tiled_tiff import TiffReader, tiff_index_of
 from histodiff.errors import SkipReason, SlideError
-from histodiff.storage import StoragePath, local_copy
+from histodiff.storage import FileFacts, StoragePath, file_facts, is_local, local_copy
 
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm",
@@ -41,7 +41,11 @@ class OpenedSlide:
 
 
 def open_slide_at(
-    path: StoragePath, *, tile_by_tile: bool = True, index: TiffIndex | None = None
+    path: StoragePath,
+    *,
+    tile_by_tile: bool = True,
+    index: TiffIndex | None = None,
+    facts: FileFacts | None = None,
 ) -> OpenedSlide:
     """The slide at a path or URL.
 
@@ -49,18 +53,21 @@ def open_slide_at(
         path: The file.
         tile_by_tile: Whether ``TiffReader`` may read it.
         index: Its index, if it is known; then nothing of the header is read again.
+        facts: Size and version that a remote one is held to; by default those of this moment.
 
     Raises:
-        SlideError: UNREADABLE: missing, empty, or no reader takes it.
+        SlideError: UNREADABLE: missing, empty, changed, or no reader takes it.
     """
+    facts = facts or _facts(path)
     with contextlib.ExitStack() as stack:
         if tile_by_tile and index is None:
-            index = tiff_index_of(path)
+            index = tiff_index_of(path, facts=facts)
         if tile_by_tile and index is not None:
-            reader: SlideReader = TiffReader(path, index)
+            version = facts.version if facts else ""
+            reader: SlideReader = TiffReader(path, index, version=version)
         else:
             index = None
-            reader = open_slide(_local(path, stack))
+            reader = open_slide(_local(path, stack, facts))
         stack.callback(reader.close)
         return OpenedSlide(reader, stack.pop_all(), index)
     raise AssertionError("unreachable: the stack suppresses nothing")
@@ -86,8 +93,17 @@ def was_tile_by_tile(reader: str) -> bool:
     return reader == tiled_tiff.NAME
 
 
-def _local(path: StoragePath, stack: contextlib.ExitStack) -> Path:
+def _facts(path: StoragePath) -> FileFacts | None:
+    if is_local(path):
+        return None
     try:
-        return stack.enter_context(local_copy(path))
+        return file_facts(path)
+    except (FileNotFoundError, PermissionError) as error:
+        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
+
+
+def _local(path: StoragePath, stack: contextlib.ExitStack, facts: FileFacts | None) -> Path:
+    try:
+        return stack.enter_context(local_copy(path, facts=facts))
     except OSError as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error

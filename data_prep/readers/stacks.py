@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from histodiff.data_prep.readers.tiff_layout import open_tiff
-from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
+from histodiff.storage import StoragePath, file_facts, is_local, open_blockwise
 
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn")
 _FRAME_SUFFIXES = (".webp", ".png")
@@ -35,9 +35,9 @@ def _further_planes(path: StoragePath) -> int:
     if is_local(path):
         with open_tiff(Path(path.path)) as tiff:
             return _planes(tiff) - 1
-    size = file_size(path)
+    facts = file_facts(path)
     with (
-        open_blockwise(path, block_bytes=_BLOCK_BYTES, size_bytes=size) as stream,
+        open_blockwise(path, block_bytes=_BLOCK_BYTES, facts=facts) as stream,
         open_tiff(stream) as tiff,
     ):
         return _planes(tiff) - 1

@@ -29,8 +29,8 @@ from histodiff.data_prep.readers.tiff_index import (
     read_tiff_index,
 )
 from histodiff.data_prep.readers.tile_codecs import decode_stored
-from histodiff.errors import SkipReason, SlideError
-from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
+from histodiff.errors import FileChanged, SkipReason, SlideError
+from histodiff.storage import FileFacts, StoragePath, file_facts, is_local, open_blockwise
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 
 NAME = "tiff"
@@ -42,8 +42,12 @@ _JFIF_BYTES = 16
 _OPENSLIDE_VENDORS = ("aperio", "generic-tiff")
 
 
-def tiff_index_of(path: StoragePath) -> TiffIndex | None:
+def tiff_index_of(path: StoragePath, *, facts: FileFacts | None = None) -> TiffIndex | None:
     """The index of a slide that the fast path takes, else None.
+
+    Args:
+        path: The file.
+        facts: Of a remote one, where they are known; it is held to their version.
 
     Raises:
         SlideError: UNREADABLE: a remote file that is missing, or has a broken header.
@@ -54,12 +58,12 @@ def tiff_index_of(path: StoragePath) -> TiffIndex | None:
     if is_local(path):
         return _local_index(path)
     try:
-        size = file_size(path)
-        with open_blockwise(path, block_bytes=_HEADER_BLOCK_BYTES, size_bytes=size) as stream:
+        facts = facts or file_facts(path)
+        with open_blockwise(path, block_bytes=_HEADER_BLOCK_BYTES, facts=facts) as stream:
             index = read_tiff_index(stream, name=path.name)
-    except (FileNotFoundError, PermissionError) as error:
+    except (FileNotFoundError, PermissionError, FileChanged) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
-    return _complete(index, size, path.name) if index and _is_taken(index) else None
+    return _complete(index, facts.size, path.name) if index and _is_taken(index) else None
 
 
 def _is_taken(index: TiffIndex) -> bool:
@@ -168,12 +172,13 @@ class TiffReader:
     Args:
         path: The file or URL.
         index: Its index; nothing of the header is read again.
+        version: Of a remote file, which it is held to.
     """
 
-    def __init__(self, path: StoragePath, index: TiffIndex) -> None:
+    def __init__(self, path: StoragePath, index: TiffIndex, *, version: str = "") -> None:
         self._name = path.name
         self._index = index
-        self._source: ByteSource = byte_source(path)
+        self._source: ByteSource = byte_source(path, version=version)
         self._remote = not is_local(path)
         self._prefixes = [
             tile_prefix(level.jpeg_tables, ycbcr=level.is_ycbcr) for level in index.levels

@@ -14,7 +14,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from histodiff.data_prep.readers.containers import member_path, npz_lengths, num_images
+from histodiff.data_prep.readers.containers import (
+    member_path,
+    npz_lengths,
+    num_images,
+    zipped_array,
+)
 from histodiff.data_prep.readers.hdf5 import DataElsewhere, own_dataset
 from histodiff.data_prep.sources.csv_files import read_csv
 from histodiff.data_prep.sources.left_out import is_foreign
@@ -26,6 +31,9 @@ ArraySource = PcamSource | MedmnistSource | PannukeSource
 
 _PCAM = "camelyonpatch_level_2_split"
 _PCAM_SPLITS = {"train": "train", "valid": "val", "test": "test"}
+
+MAX_LABEL_BYTES = 256 * 2**20
+"""Labels of one array, unpacked."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,12 @@ def _the_npz(root: StoragePath, where: str) -> StoragePath:
 
 def _npz_labels(stream: IO[bytes], images: str) -> npt.NDArray[Any]:
     name = images.replace("_images", "_labels") + ".npy"
-    with zipfile.ZipFile(stream) as archive, archive.open(name) as member:
-        values: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    with zipfile.ZipFile(stream) as archive:
+        zipped_array(archive, name)
+        if archive.getinfo(name).file_size > MAX_LABEL_BYTES:
+            raise ValueError(f"{name} would unpack to more than {MAX_LABEL_BYTES:,} bytes")
+        with archive.open(name) as member:
+            values: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
     return values
 
 

@@ -7,19 +7,22 @@ and its size are hashed, so that planning does not read terabytes; the digest sa
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from histodiff.artifacts import canonical_json
 from histodiff.data_prep.readers.containers import member_of
 from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, Inputs
-from histodiff.errors import ConfigError
+from histodiff.errors import ConfigError, FileChanged
 from histodiff.storage import (
+    FileFacts,
     StoragePath,
-    file_size,
+    cut_short,
+    file_facts,
+    is_local,
     read_ranges,
     sha256_of,
     storage_path,
-    told_apart,
 )
 from histodiff.telemetry import progress
 
@@ -29,15 +32,22 @@ _NUM_BLOCKS = 16
 _THREADS = 8
 
 
-def content_hash(path: StoragePath, *, size_bytes: int) -> str:
-    """``sha256:<hex>`` of the whole file, or ``sampled-sha256:<hex>`` above 64 MiB."""
+def content_hash(path: StoragePath, *, size_bytes: int, version: str = "") -> str:
+    """``sha256:<hex>`` of the whole file, or ``sampled-sha256:<hex>`` above 64 MiB.
+
+    Raises:
+        FileChanged: It is shorter than ``size_bytes``, or has another version than ``version``.
+    """
     if size_bytes <= WHOLE_BYTES:
-        return f"sha256:{sha256_of(path)}"
+        return f"sha256:{sha256_of(path, facts=FileFacts(size_bytes, version))}"
     digest = hashlib.sha256(str(size_bytes).encode())
     starts = [
         (size_bytes - _BLOCK_BYTES) * block // (_NUM_BLOCKS - 1) for block in range(_NUM_BLOCKS)
     ]
-    for block in read_ranges(path, [(start, _BLOCK_BYTES) for start in starts]):
+    wanted = [(start, _BLOCK_BYTES) for start in starts]
+    for block in read_ranges(path, wanted, version=version):
+        if len(block) != _BLOCK_BYTES:
+            raise cut_short(str(path), _BLOCK_BYTES, len(block))
         digest.update(block)
     return f"sampled-sha256:{digest.hexdigest()}"
 
@@ -52,11 +62,12 @@ def with_hashes(inputs: Inputs) -> Inputs:
     files += [_file_of(part, image) for part in inputs.image_sets for image in part.images]
     unique = list(dict.fromkeys(files))
     found = dict(zip(unique, _digests(unique), strict=True))
-    digests = iter([found[file] for file in files])
+    digests = iter([found[file].digest for file in files])
     slides = tuple(
         replace(
             slide,
             content_hash=next(digests),
+            version=found[slide.url, slide.size_bytes].version,
             companions={
                 kind: replace(item, content_hash=next(digests))
                 for kind, item in slide.companions.items()
@@ -100,28 +111,40 @@ def inventory(inputs: Inputs) -> dict[str, str]:
 def _file_of(part: ImageSet, image: ImageInput) -> tuple[str, int | None]:
     """File that an image is in and its size, None where many images share it."""
     member = member_of(image.path)
-    if member is None:
-        return f"{part.url}/{image.path}", image.size_bytes
-    return f"{part.url}/{member[0]}", None
+    name, size = (image.path, image.size_bytes) if member is None else (member[0], None)
+    is_web = part.url.startswith(("http://", "https://"))
+    return f"{part.url.rstrip('/')}/{quote(name) if is_web else name}", size
 
 
-def _digests(files: Sequence[tuple[str, int | None]]) -> list[str]:
+@dataclass(frozen=True)
+class _Hashed:
+    """A file's digest, and the version that was hashed."""
+
+    digest: str
+    version: str
+
+
+def _digests(files: Sequence[tuple[str, int | None]]) -> list[_Hashed]:
     with (
         progress("hash inputs", total=len(files), unit="files") as bar,
         ThreadPoolExecutor(_THREADS) as threads,
     ):
         found = []
-        for digest in threads.map(lambda file: _digest(*file), files):
+        for digest in threads.map(lambda file: _hashed(*file), files):
             found.append(digest)
             bar.advance()
     return found
 
 
-def _digest(url: str, size_bytes: int | None) -> str:
+def _hashed(url: str, size_bytes: int | None) -> _Hashed:
     path = storage_path(url)
     try:
-        whole = file_size(path) if size_bytes is None else size_bytes
-        with told_apart(path):
-            return content_hash(path, size_bytes=whole)
+        facts = file_facts(path)
+        if size_bytes is not None and facts.size != size_bytes:
+            raise cut_short(url, size_bytes, facts.size)
+        version = "" if is_local(path) else facts.version
+        return _Hashed(content_hash(path, size_bytes=facts.size, version=version), version)
+    except FileChanged as error:
+        raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"{url}: cannot be read ({error}); check its permissions") from error

@@ -32,6 +32,8 @@ class SlideInput:
     min_coverage: float = 0.5
     """Least fraction of a patch that an annotation must cover to be its label."""
     content_hash: str = ""
+    version: str = ""
+    """ETag or date of the remote file that was hashed; the run is held to it."""
 
 
 @dataclass(frozen=True)

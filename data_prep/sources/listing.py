@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from histodiff.data_prep.sources.identifiers import (
     IdentifierRule,
@@ -25,6 +25,7 @@ from histodiff.storage import (
     FoundFiles,
     NoFile,
     StoragePath,
+    below,
     file_size,
     found_files,
     is_http,
@@ -73,7 +74,7 @@ def is_file(path: StoragePath, suffixes: tuple[str, ...]) -> bool:
 
 def url_below(root: StoragePath, name: str) -> str:
     """URL of a file below ``root``."""
-    return str(root / (quote(name) if is_http(root) else name))
+    return str(below(root, name))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ from histodiff.data_prep.tissue.tissue_mask import (
     slide_mask,
 )
 from histodiff.errors import ConfigError, SkipReason, SlideError
-from histodiff.storage import is_local, storage_path
+from histodiff.storage import FileFacts, is_local, storage_path
 
 GeoJsonKind = Literal["masks", "patches"]
 Corners = npt.NDArray[np.int64]
@@ -160,7 +160,8 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
 
 
 def _opened(unit: SlideInput, stack: ExitStack, *, tile_by_tile: bool = True) -> OpenedSlide:
-    opened = open_slide_at(storage_path(unit.url), tile_by_tile=tile_by_tile)
+    held = FileFacts(unit.size_bytes, unit.version) if unit.version else None
+    opened = open_slide_at(storage_path(unit.url), tile_by_tile=tile_by_tile, facts=held)
     stack.callback(opened.close)
     return opened
 

@@ -28,6 +28,7 @@ from histodiff.storage import (
     check_writable,
     create_bytes,
     file_sizes,
+    is_local,
     read_bytes,
     remove_tree,
     sha256_of,
@@ -68,9 +69,10 @@ def open_artifact(root: StoragePath, reference: Reference) -> Artifact:
     try:
         return Artifact(path, Manifest.model_validate_json(text))
     except ValidationError as error:
-        raise ArtifactCorrupt(
-            f"{path / MANIFEST} is not a manifest: {error.error_count()} errors"
-        ) from error
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"is not a manifest ({f'{place}: ' if place else ''}{first['msg']})"
+        raise ArtifactCorrupt(_mended(path, MANIFEST, problem)) from error
 
 
 def is_finished(root: StoragePath, reference: Reference) -> bool:
@@ -269,14 +271,29 @@ def read_plan(path: StoragePath) -> dict[str, Any] | None:
         ArtifactCorrupt: The file is not JSON.
     """
     try:
-        plan: dict[str, Any] = json.loads(read_bytes(path / PLAN))
+        plan: Any = json.loads(read_bytes(path / PLAN))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
-        raise ArtifactCorrupt(
-            f"{path / PLAN} is not JSON; remove {path} to build it anew"
-        ) from error
+    except ValueError as error:
+        raise ArtifactCorrupt(_mended(path, PLAN, "is not JSON")) from error
+    if not isinstance(plan, dict) or not isinstance(plan.get("fingerprint"), str):
+        raise ArtifactCorrupt(_mended(path, PLAN, "is not a plan"))
     return plan
+
+
+def _mended(path: StoragePath, name: str, problem: str) -> str:
+    """What is wrong with a file of an artifact, with the fix.
+
+    A server may be at fault (another one that answers, the login page of a network), so nothing is
+    to be removed there.
+    """
+    fix = (
+        f"remove {path} to build it anew"
+        if is_local(path)
+        else "another server, or the login page of the network, may answer in its place: check the"
+        " address and AWS_ENDPOINT_URL, or restore it from a copy"
+    )
+    return f"{path / name} {problem}; {fix}"
 
 
 def _drift_message(output: Reference, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from histodiff.credentials import redacted
+
 COMMIT_FILE = "COMMIT"
 _PACKAGES = (
     "histodiff-train", "torch", "torchvision", "deepspeed", "ray", "diffusers", "xformers",
@@ -19,7 +21,7 @@ _PACKAGES = (
 def provenance(wall_seconds: float) -> dict[str, Any]:
     """Git commit, command line, package versions, hardware and wall time; no environment."""
     return {
-        "argv": sys.argv,
+        "argv": [redacted(word) for word in sys.argv],
         "git": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

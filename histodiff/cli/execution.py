@@ -16,6 +16,7 @@ from histodiff.cli.failures import ExitCode, guarded
 from histodiff.cli.options import Invocation
 from histodiff.cli.results import print_artifact
 from histodiff.config import find_config, load_config
+from histodiff.credentials import refuse_secret
 from histodiff.telemetry import configure_logging
 from histodiff.workflows.registry import COMMANDS, find_command, load
 
@@ -42,6 +43,8 @@ def _write_stdout(text: str) -> None:
 
 
 def _dispatch(command: str, typed: Invocation, out: TextIO) -> int:
+    for word in (typed.target, *typed.overrides, typed.site or "", typed.folder or ""):
+        refuse_secret(word, where=command)
     call = call_of(typed, out, default_site=SUBMIT_SITE if command == "submit" else None)
     if command in COMMANDS:
         return _write_artifact(command, call)

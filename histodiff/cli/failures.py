@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
+from histodiff.credentials import redacted
 from histodiff.errors import HistodiffError, Preempted
 
 _MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -48,7 +49,7 @@ def guarded(action: Callable[[], int]) -> int:
     except Exception as error:
         message = user_message(error)
         if message is None:
-            traceback.print_exc()
+            _say(traceback.format_exc().rstrip())
             return ExitCode.BUG
         _say(f"error: {message}")
         return ExitCode.USER
@@ -106,4 +107,4 @@ def _one_line(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(redacted(line), file=sys.stderr, flush=True)

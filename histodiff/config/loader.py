@@ -14,10 +14,14 @@ import yaml
 from pydantic import ValidationError
 
 from histodiff.config.base import Config
+from histodiff.config.bounds import MAX_BYTES, TooLarge, check_bounds
 from histodiff.config.problems import causes, explained
+from histodiff.credentials import refuse_secret
 from histodiff.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+_SHOWN = 200
+"""Characters of an override that a message repeats."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -79,7 +83,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        loaded = _loaded(_text_of(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({error}); give the path of a YAML file"
@@ -94,6 +98,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def _text_of(path: Path) -> str:
+    with path.open(encoding="utf-8") as stream:
+        return stream.read(MAX_BYTES + 1)  # more is refused, however large it is
+
+
+def _loaded(text: str) -> Any:
+    check_bounds(text)
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with every ``key.path=value`` set; values are parsed as YAML.
 
@@ -106,9 +120,11 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         if not separator or not key:
             raise ConfigError(f"override '{override}': write it as key.path=value")
         try:
-            value = yaml.load(text, Loader=_StrictLoader)
+            value = _loaded(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+            shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
+            reason = f" ({error})" if isinstance(error, TooLarge) else ""
+            raise ConfigError(f"override '{shown}': the value is not valid YAML{reason}") from error
         set_at(result, key, value)
     return result
 
@@ -177,11 +193,24 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], *, source: str) 
     Raises:
         ConfigError: One line with every problem: ``source: key: what is wrong; fix``.
     """
+    _refuse_secrets(values, source)
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
         problems = "; ".join(explained(cls, problem) for problem in causes(error.errors()))
         raise ConfigError(f"{source}: {problems}") from error
+
+
+def _refuse_secrets(value: Any, where: str) -> None:
+    """Raises ConfigError for a text that has a password in it: configs are kept with results."""
+    if isinstance(value, str):
+        refuse_secret(value, where=where)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_secrets(item, f"{where}: {key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_secrets(item, where)
 
 
 def _copied(value: Any) -> Any:

@@ -19,6 +19,7 @@ from upath.implementations.local import PosixUPath
 from upath.registry import register_implementation
 
 from histodiff.storage.s3 import LiteralS3
+from histodiff.storage.web import BoundedWeb
 
 
 class _OneSegment(FSSpecChainParser):
@@ -76,6 +77,12 @@ class S3Location(_LiteralUrl, S3Path):
 
 class WebLocation(_LiteralUrl, HTTPPath):
     """A page or a file of a web server."""
+
+    @classmethod
+    def _fs_factory(
+        cls, urlpath: str, protocol: str, storage_options: Mapping[str, Any]
+    ) -> AbstractFileSystem:
+        return BoundedWeb(**storage_options)
 
 
 class LocalLocation(PosixUPath):

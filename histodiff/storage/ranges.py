@@ -9,7 +9,7 @@ from typing import Protocol
 from urllib.request import getproxies
 
 from histodiff.errors import TransientError
-from histodiff.storage.paths import StoragePath, is_local
+from histodiff.storage.places import StoragePath, is_local, is_s3
 from histodiff.storage.remote import read_ranges
 from histodiff.storage.signed_ranges import SignedRanges
 
@@ -67,5 +67,5 @@ def range_reader(folder: StoragePath) -> RangeReader:
     """The fastest reader for what lies below ``folder``; behind a web proxy, S3 is read by s3fs."""
     if is_local(folder):
         return LocalRanges(folder.path.rstrip("/"))
-    direct = folder.protocol in ("s3", "s3a") and not getproxies()
+    direct = is_s3(folder) and not getproxies()
     return SignedRanges(folder) if direct else RemoteRanges(folder)

@@ -6,22 +6,25 @@ HTTP everything that fails is "not found", and of several ranges failures come a
 repeats what fails; over HTTP it is repeated here.
 """
 
+import io
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 import aiohttp
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
+from fsspec.caching import BlockCache
 from upath import UPath
 
-from histodiff.errors import HistodiffError, TransientError
+from histodiff.errors import AccessRefused, ConfigError, HistodiffError, TransientError
 from histodiff.storage.local_files import FoundFiles, NoFile
 from histodiff.storage.refusals import error_code, one_line, unreachable
+from histodiff.storage.versions import FileFacts, cut_short
 
 _AS_THEY_ARE = (
     FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError,
@@ -38,6 +41,8 @@ _BUSY_STATUS = 429
 _PAUSES = (0.2, 0.6)
 """Seconds before the second and third try over HTTP."""
 _AT_ONCE = 16
+MAX_DEPTH, MAX_PAGES, MAX_FILES = 32, 20_000, 5_000_000
+"""Of folders in folders, of pages, and of files that pages of a web server link to."""
 
 
 def is_http(path: UPath) -> bool:
@@ -67,17 +72,25 @@ def told_apart(path: UPath) -> Iterator[None]:
 
 def file_size(path: UPath) -> int:
     """Bytes of a file; errors as of `told_apart`."""
+    return file_facts(path).size
+
+
+def file_facts(path: UPath) -> FileFacts:
+    """Size and version of a file; errors as of `told_apart`."""
     with told_apart(path):
-        size = path.fs.info(path.path)["size"]
-    if size is None:
+        found = path.fs.info(path.path)
+    if found.get("size") is None:
         raise PermissionError(f"{path}: the server does not say how large it is")
-    return int(size)
+    return FileFacts(int(found["size"]), str(found.get("version") or found.get("ETag") or ""))
 
 
-def read_ranges(path: UPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+def read_ranges(
+    path: UPath, ranges: Sequence[tuple[int, int]], *, version: str = ""
+) -> list[bytes]:
     """Bytes at every ``(offset, size)``; shorter where the file ends. Requests run together.
 
     Raises:
+        FileChanged: It has another version than ``version``, as `file_facts` gave it.
         FileNotFoundError: It is not there.
         PermissionError: It may not be read, or the server gives whole files alone.
         TransientError: The connection broke.
@@ -86,7 +99,8 @@ def read_ranges(path: UPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     for pause in (*_PAUSES, None) if is_http(path) else (None,):
         missing = [number for number in range(len(ranges)) if number not in found]
         try:
-            found |= _fetched(path, {number: ranges[number] for number in missing})
+            wanted = {number: ranges[number] for number in missing}
+            found |= _fetched(path, wanted, version)
         except TransientError:
             if pause is None:
                 raise
@@ -102,12 +116,14 @@ def read_ranges(path: UPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     return [found[number] for number in range(len(ranges))]
 
 
-def _fetched(path: UPath, ranges: dict[int, tuple[int, int]]) -> dict[int, bytes]:
+def _fetched(path: UPath, ranges: dict[int, tuple[int, int]], version: str) -> dict[int, bytes]:
+    held = {"version": version} if version else {}
     results = path.fs.cat_ranges(
         [path.path] * len(ranges),
         [offset for offset, _ in ranges.values()],
         [offset + size for offset, size in ranges.values()],
         on_error="return",
+        **held,
     )
     found = {}
     for number, result in zip(ranges, results, strict=True):
@@ -118,29 +134,60 @@ def _fetched(path: UPath, ranges: dict[int, tuple[int, int]]) -> dict[int, bytes
     return found
 
 
-@contextmanager
-def open_blockwise(path: UPath, *, block_bytes: int, size_bytes: int) -> Iterator[BinaryIO]:
-    """A remote file for reading here and there: whole blocks are fetched, each once.
+def open_blockwise(path: UPath, *, block_bytes: int, facts: FileFacts) -> BinaryIO:
+    """A remote file for reading here and there: whole blocks are fetched, and a few are kept.
 
-    Errors of opening and reading are those of `told_apart`.
+    Errors of reading are those of `read_ranges`, and FileChanged where a block is short.
     """
-    with (
-        told_apart(path),
-        path.fs.open(
-            path.path, "rb", size=size_bytes, block_size=block_bytes, cache_type="blockcache"
-        ) as stream,
-    ):
-        yield cast(BinaryIO, stream)
+    return cast(BinaryIO, io.BufferedReader(_Blocks(path, block_bytes, facts), block_bytes))
+
+
+class _Blocks(io.RawIOBase):
+    """What `open_blockwise` reads from."""
+
+    def __init__(self, path: UPath, block_bytes: int, facts: FileFacts) -> None:
+        self._path, self._facts, self._place = path, facts, 0
+        self._cache = BlockCache(block_bytes, self._fetch, facts.size)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        size = min(end, self._facts.size) - start
+        (data,) = read_ranges(self._path, [(start, size)], version=self._facts.version)
+        if len(data) != size:
+            raise cut_short(str(self._path), size, len(data))
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._facts.size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._place + len(buffer), self._facts.size)
+        data = self._cache._fetch(self._place, end) if end > self._place else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def http_files(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool) -> FoundFiles:
-    """What the pages below ``folder`` link to; only files with these endings are asked for."""
-    base = str(folder).rstrip("/")
+    """What the pages below ``folder`` link to; only files with these endings are asked for.
+
+    Raises:
+        ConfigError: The pages have no end.
+    """
+    base = str(folder).rstrip("/") + "/"
     with told_apart(folder):
-        found = folder.fs.ls(f"{base}/", detail=False)
-        if recursive:
-            found = folder.fs.find(f"{base}/")
-    links = {unquote(link.removeprefix(base).lstrip("/")): link for link in found}
+        found = _linked(folder, base, recursive=recursive)
+    links = {unquote(link.removeprefix(base)): link for link in found}
     names = sorted(name for name in links if name.lower().endswith(suffixes))
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         sizes = list(threads.map(_linked_size, (UPath(links[name]) for name in names)))
@@ -150,6 +197,28 @@ def http_files(folder: UPath, *, suffixes: tuple[str, ...], recursive: bool) -> 
         tuple(sorted(links.keys() - known.keys())),
         {name: NoFile.DEAD_END for name, size in known.items() if size is None},
     )
+
+
+def _linked(folder: UPath, base: str, *, recursive: bool) -> set[str]:
+    """Files that the page ``base`` links to, and the pages that it links to, deepest first."""
+    files: set[str] = set()
+    waiting, seen = [(base, 0)], {base}
+    while waiting:
+        page, depth = waiting.pop()
+        links = folder.fs.ls(page, detail=False)
+        files.update(link for link in links if not link.endswith("/"))
+        if not recursive:
+            break
+        pages = {link for link in links if link.endswith("/")} - seen
+        waiting += [(link, depth + 1) for link in sorted(pages, reverse=True)]
+        seen |= pages
+        if depth >= MAX_DEPTH or len(seen) > MAX_PAGES or len(files) > MAX_FILES:
+            raise ConfigError(
+                f"{folder}: its pages link on without end ({len(seen):,} pages, {depth} deep, the"
+                f" last {page[len(base) :][:80]}); check for a folder that links to itself, or"
+                " give a folder below it"
+            )
+    return files
 
 
 def _linked_size(path: UPath) -> int | None:
@@ -169,6 +238,8 @@ def _is_beyond_end(error: Exception) -> bool:
 def _meaning(path: UPath, error: Exception) -> Exception:
     """The exception that says what has happened."""
     cause = error.__cause__
+    if isinstance(cause, HistodiffError):
+        return cause
     if is_http(path) and isinstance(error, FileNotFoundError) and isinstance(cause, _BROKEN):
         return _meaning(path, cause)  # fsspec: whatever fails over HTTP is "not found"
     if isinstance(error, _AS_THEY_ARE):
@@ -178,7 +249,10 @@ def _meaning(path: UPath, error: Exception) -> Exception:
     if status in _MISSING_STATUS:
         return FileNotFoundError(f"{path}: {reason}")
     if status in _REFUSED_STATUS:
-        return PermissionError(f"{path}: {reason}")
+        return AccessRefused(
+            f"{path}: the server refuses it (status {status}); give the login of its"
+            " machine in ~/.netrc, or ask for access"
+        )
     if status is not None and status < 500 and status != _BUSY_STATUS:
         return PermissionError(f"{path}: {reason}")
     if isinstance(error, (HTTPClientError, BotoConnectionError)):

@@ -6,6 +6,8 @@ all alike. Every request goes through ``_call_s3``, so its errors get their mean
 asked (universal-pathlib and zarr among them).
 """
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -28,12 +30,22 @@ from histodiff.storage.refusals import (
     status_of,
     unreachable,
 )
+from histodiff.storage.versions import (
+    MAX_OBJECT_BYTES,
+    changed,
+    cut_short,
+    pinned,
+    pinned_version,
+    too_large,
+)
 
 set_custom_error_handler(is_overload)
 
 MAX_PAGES = 100_000
 """Pages of 1,000 keys in one listing: a server that gives more is taken to be out of order."""
 _KEYS_AT_ONCE = 1000
+_PART_BYTES, _PARTS_AT_ONCE = 50 * 2**20, 10
+_ANOTHER = ("PreconditionFailed", "412")
 _ALWAYS_THERE = {
     "get_object": "ETag", "head_object": "ETag", "put_object": "ETag", "list_objects_v2": "Name",
 }  # fmt: skip
@@ -60,7 +72,66 @@ class LiteralS3(S3FileSystem):
         bucket, key = self._find_bucket_key(plain)
         return bucket, key + path[len(path.rstrip("/")) :], None
 
+    async def _cat_file(
+        self,
+        path: str,
+        version_id: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        *,
+        version: str = "",
+        **_: Any,
+    ) -> bytes:
+        if start is not None or end is not None:
+            with pinned(version):
+                return await self._got(path, start, end)
+        found = await self._info(path)
+        if found["size"] > MAX_OBJECT_BYTES:
+            raise too_large(f"s3://{path}", found["size"], MAX_OBJECT_BYTES)
+        if found["size"] <= _PART_BYTES:
+            return await self._got(path, None, None)
+        with pinned(str(found["ETag"])):
+            return await self._got_in_parts(path, found["size"])
+
+    async def _got(self, path: str, start: int | None, end: int | None) -> bytes:
+        data: bytes = await super()._cat_file(path, start=start, end=end, max_concurrency=1)
+        return data
+
+    async def _got_in_parts(self, path: str, size: int) -> bytes:
+        together, data = asyncio.Semaphore(_PARTS_AT_ONCE), bytearray(size)
+
+        async def part(start: int) -> None:
+            end = min(start + _PART_BYTES, size)
+            async with together:
+                found = await self._got(path, start, end)
+            if len(found) != end - start:
+                raise cut_short(f"s3://{path}", end - start, len(found))
+            data[start:end] = found
+
+        await asyncio.gather(*map(part, range(0, size, _PART_BYTES)))
+        return bytes(data)
+
+    async def _get_file(
+        self,
+        rpath: str,
+        lpath: Any,
+        *args: Any,
+        size: int | None = None,
+        version: str = "",
+        **kwargs: Any,
+    ) -> None:
+        with pinned(version):
+            await super()._get_file(rpath, lpath, *args, **kwargs)
+        found = os.path.getsize(lpath)
+        if size is not None and found != size:
+            raise cut_short(f"s3://{rpath}", size, found)
+
+    get_file = sync_wrapper(_get_file)
+
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        version = pinned_version() if method == "get_object" else ""
+        if version:
+            kwargs["IfMatch"] = version
         names = (kwargs.get("Bucket"), kwargs.get("Key") or kwargs.get("Prefix"))
         place = "/".join(str(name).rstrip("/") for name in names if name)
         try:
@@ -68,6 +139,8 @@ class LiteralS3(S3FileSystem):
         except (FileExistsError, HistodiffError):
             raise
         except (OSError, ClientError, BotoCoreError, ValueError) as error:
+            if version and error_code(error) in _ANOTHER:
+                raise changed(f"s3://{place}", version, "") from error
             meaning = await self._meaning(f"s3://{place}", error, kwargs)
             if meaning is None:
                 raise
@@ -77,6 +150,8 @@ class LiteralS3(S3FileSystem):
                 f"s3://{place}: what answers is no S3 server: a proxy, or the login page of the"
                 " network, may stand before it; check AWS_ENDPOINT_URL and the network"
             )
+        if version and answer["ETag"] != version:
+            raise changed(f"s3://{place}", version, answer["ETag"])
         return answer
 
     async def _meaning(

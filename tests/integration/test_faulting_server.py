@@ -104,7 +104,7 @@ def test_writes_that_fail_twice_put_the_whole_object_once(
 def test_server_that_fails_four_times_in_a_row_is_survived_by_every_operation(
     proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)  # botocore repeats nothing
+    monkeypatch.setattr("histodiff.storage.places._S3_LIMITS", ONE_TRY)  # botocore repeats nothing
     LiteralS3.clear_instance_cache()
     place = storage_path(f"{s3_root}/object")
     proxy.kinds = (kind,)
@@ -127,7 +127,7 @@ def test_server_that_fails_four_times_in_a_row_is_survived_by_every_operation(
 def test_upload_that_is_always_cut_short_leaves_no_object(
     proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
+    monkeypatch.setattr("histodiff.storage.places._S3_LIMITS", ONE_TRY)
     LiteralS3.clear_instance_cache()
     proxy.kinds, proxy.methods = (SHORT_UPLOAD,), ("PUT",)
     proxy.disturb(seed=1, rate=1.0)
@@ -142,7 +142,7 @@ def test_server_that_fails_for_ever_is_given_up_in_one_line(
 ) -> None:
     place = storage_path(f"{s3_root}/object")
     write_bytes(place, DATA)
-    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
+    monkeypatch.setattr("histodiff.storage.places._S3_LIMITS", ONE_TRY)
     LiteralS3.clear_instance_cache()
     proxy.kinds = (kind,)
     proxy.disturb(seed=1, rate=1.0)
@@ -156,7 +156,7 @@ def test_image_that_an_overloaded_server_does_not_give_is_not_a_broken_image(
     proxy: FaultingProxy, s3_root: StoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bytes(storage_path(f"{s3_root}/image.png"), b"never decoded")
-    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
+    monkeypatch.setattr("histodiff.storage.places._S3_LIMITS", ONE_TRY)
     LiteralS3.clear_instance_cache()
     proxy.kinds = (SLOW_DOWN,)
     proxy.disturb(seed=1, rate=1.0)

@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from histodiff.artifacts import Kind, Reference, open_artifact
+from histodiff.artifacts.artifact import read_plan
 from histodiff.cli.failures import ExitCode, guarded, user_message
-from histodiff.errors import AccessRefused, ConfigError, HistodiffError, TransientError
+from histodiff.cluster.environment import environment
+from histodiff.errors import (
+    AccessRefused,
+    ArtifactCorrupt,
+    ConfigError,
+    HistodiffError,
+    TransientError,
+)
 from histodiff.storage import (
     StoragePath,
     check_writable,
@@ -82,7 +92,7 @@ def s3_at(endpoint: str) -> Iterator[StoragePath]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histodiff.storage.paths._S3_LIMITS", ONE_TRY)
+    monkeypatch.setattr("histodiff.storage.places._S3_LIMITS", ONE_TRY)
     monkeypatch.setattr(LiteralS3, "retries", 2)
 
 
@@ -140,11 +150,12 @@ def test_bucket_that_is_not_there_is_named() -> None:
         ("AWS_PROFILE", "no-such-profile", "no-such-profile"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
-) -> None:
-    with answering_server(lambda _: Answer(404)) as server, s3_at(server.url) as path:
-        monkeypatch.setenv(variable, value)
+def test_settings_that_cannot_be_are_one_line(variable: str, value: str, said: str) -> None:
+    with (
+        answering_server(lambda _: Answer(404)) as server,
+        s3_at(server.url) as path,
+        environment({variable: value}),
+    ):
         for operation in ("read", "read_into", "exists", "list", "create", "probe"):
             LiteralS3.clear_instance_cache()
             error = failure(operation, storage_path(str(path)))
@@ -174,3 +185,16 @@ def test_refusal_ends_with_exit_code_2_and_one_line(capsys: pytest.CaptureFixtur
     ):
         assert guarded(lambda: len(read_bytes(path))) == ExitCode.USER
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["plan.json", "manifest.json"])
+def test_removal_is_advised_on_this_machine_alone(
+    s3_root: StoragePath, tmp_path: Path, name: str
+) -> None:
+    reference = Reference.of(Kind.PATCHES, "im", "v1")
+    for root in (s3_root, storage_path(tmp_path)):
+        write_bytes(root / reference.folder / name, b"<html>Log in</html>")
+        with pytest.raises(ArtifactCorrupt) as caught:
+            _ = read_plan(root / reference.folder) or open_artifact(root, reference)
+        assert ("remove" in str(caught.value)) == (root is not s3_root)
+        assert ("AWS_ENDPOINT_URL" in str(caught.value)) == (root is s3_root)

@@ -68,7 +68,7 @@ def test_s3_bucket_that_does_not_exist_is_not_writable(s3_endpoint):
 def test_s3_server_that_stops_answering_is_given_up_with_one_line(s3_endpoint, monkeypatch):
     del s3_endpoint
     monkeypatch.setattr(
-        "histodiff.storage.paths._S3_LIMITS",
+        "histodiff.storage.places._S3_LIMITS",
         {"connect_timeout": 1, "read_timeout": 0.2, "retries": {"total_max_attempts": 1}},
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
