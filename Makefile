@@ -18,7 +18,7 @@ VIEW := build/view/histodiff
 # each process would compile torch's and Ray's sources anew: 5 s of CPU to import torch instead of 2
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-export test-slow test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
+.PHONY: help install system demo test test-integration test-real test-ceph test-faults test-browser test-export test-slow test-fuzz test-e2e bench-peers bench-loader bench-train-peers bench-train bench-slabs check format view types layers lock wheel
 
 help:   # the targets
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*#/ -/'
@@ -52,6 +52,9 @@ test-export: install   # an exported folder in build/export: an environment with
 
 test-slow: install   # tests that take more than a minute each
 	$(PYTEST) -m "slow and not ceph"
+
+test-fuzz: install   # 2,000 random inputs of every kind that people write
+	$(PYTEST) -m fuzz --hypothesis-profile=fuzz
 
 test-e2e: install   # the whole chain, as tests
 	$(PYTEST) -m e2e

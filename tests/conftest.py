@@ -15,7 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch from the netwo
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads that spin cost tenfold
 
 settings.register_profile("histodiff", deadline=None, max_examples=50, derandomize=True)
-settings.load_profile("histodiff")
+settings.register_profile("fuzz", deadline=None, max_examples=2_000, print_blob=True)
+settings.load_profile("histodiff")  # make test-fuzz takes the other one
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from histodiff.data_prep.sources.sources import (
     PatchSetSource,
     SlidesSource,
 )
+from histodiff.data_prep.sources.spelling import shown
 from histodiff.errors import ConfigError
 
 MAX_NAME_BYTES = 200
@@ -91,7 +92,8 @@ def _claim(owners: dict[str, str], claims: Iterable[tuple[str, str]]) -> None:
     for slide_id, owner in claims:
         if slide_id in owners:
             raise ConfigError(
-                f"slide id '{slide_id}' means both {owners[slide_id]} and {owner}; rename one,"
+                f"slide id '{shown(slide_id)}' means both {shown(owners[slide_id], most=500)} and"
+                f" {shown(owner, most=500)}; rename one,"
                 " or give one source a `prefix`"
             )
         owners[slide_id] = owner
@@ -103,6 +105,7 @@ def _check_names(slides: Iterable[SlideInput]) -> None:
         length = len(file_name_of(slide.slide_id).encode())
         if length > MAX_NAME_BYTES:
             raise ConfigError(
-                f"{slide.url}: slide id '{slide.slide_id}' is too long for file names"
-                f" ({length} bytes, at most {MAX_NAME_BYTES}); rename the file, or shorten `prefix`"
+                f"{shown(slide.url, most=500)}: slide id '{shown(slide.slide_id)}' is too long for"
+                f" file names ({length} bytes, at most {MAX_NAME_BYTES}); rename the file, or shorten"
+                " `prefix`"
             )

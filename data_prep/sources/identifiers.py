@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from histodiff.data_prep.sources.spelling import shown
 from histodiff.errors import ConfigError
 
 IdentifierRule = Literal["tcga", "breakhis", "chaoyang", "panda"]
@@ -39,23 +40,24 @@ _RULES: dict[IdentifierRule, _Rule] = {
         re.compile(
             r"(?<![A-Z0-9])(?P<slide>(?P<patient>TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4})"
             r"-\d{2}[A-Z]-\d{2}[A-Z]?-(?:DX|TS|BS|MS)[A-Z0-9]{0,2})(?![A-Z0-9])",
-            re.IGNORECASE,
+            re.IGNORECASE | re.ASCII,
         ),
         "TCGA-02-0001-01Z-00-DX1.<uuid>.svs",
     ),
     "breakhis": _Rule(
         re.compile(
             r"^SOB_(?P<label>B_(?:A|F|PT|TA)|M_(?:DC|LC|MC|PC))-(?P<slide>\d{2}-[0-9A-Z]+)"
-            r"-(?:40|100|200|400)-\d+\.\w+$"
+            r"-(?:40|100|200|400)-\d+\.\w+\Z",
+            re.ASCII,
         ),
         "SOB_B_A-14-22549AB-40-001.png",
     ),
     "chaoyang": _Rule(
-        re.compile(r"^(?P<slide>[0-9A-Za-z-]+)-IMG\d+x\d+-(?P<label>[0-3])\.\w+$"),
+        re.compile(r"^(?P<slide>[0-9A-Za-z-]+)-IMG\d+x\d+-(?P<label>[0-3])\.\w+\Z", re.ASCII),
         "535940-IMG009x026-2.JPG",
     ),
     "panda": _Rule(
-        re.compile(r"^(?P<slide>[0-9a-f]{32})(?:_\d+)*\.\w+$"),
+        re.compile(r"^(?P<slide>[0-9a-f]{32})(?:_\d+)*\.\w+\Z", re.ASCII),
         "006f4d8d3556dd21f6424202c2d294a9_12.png",
     ),
 }
@@ -77,8 +79,8 @@ def parse_identifier(rule: IdentifierRule, name: str) -> ParsedIdentifier:
     found = known.pattern.search(PurePosixPath(name).name)
     if found is None:
         raise ConfigError(
-            f"'{name}' is not named like {rule}, such as {known.example}; rename it, leave it out,"
-            " or remove `identifiers`"
+            f"'{shown(name)}' is not named like {rule}, such as {known.example}; rename it, leave"
+            " it out, or remove `identifiers`"
         )
     parts = {key: value for key, value in found.groupdict().items() if value is not None}
     if rule == "tcga":

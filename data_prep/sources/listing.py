@@ -20,6 +20,7 @@ from histodiff.data_prep.sources.left_out import (
 from histodiff.data_prep.sources.sources import (
     PatchSetSource,
 )
+from histodiff.data_prep.sources.spelling import shown
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import (
     FoundFiles,
@@ -55,7 +56,8 @@ def mapped_label(label: str, source: PatchSetSource, where: str) -> str | None:
     """The label by the source's ``label_map``; None for one that is left out."""
     if label not in source.label_map:
         raise ConfigError(
-            f"{where}.label_map: has no '{label}'; add it, with null to leave those patches out"
+            f"{where}.label_map: has no '{shown(label)}'; add it, with null to leave those"
+            " patches out"
         )
     return source.label_map[label]
 

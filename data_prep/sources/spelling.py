@@ -25,13 +25,13 @@ _CONTROL = ("Cc", "Cs")
 _INVISIBLE = "Cf"
 
 
-def shown(text: str) -> str:
-    """The text for one line of a terminal: control characters escaped, cut if it is long."""
+def shown(text: str, *, most: int = _SHOWN_CHARACTERS) -> str:
+    """The text for one line of a terminal: control characters escaped, cut after ``most``."""
     escaped = "".join(
         character if character.isprintable() else ascii(character)[1:-1]
-        for character in text[:_SHOWN_CHARACTERS]
+        for character in text[:most]
     )
-    return escaped if len(text) <= _SHOWN_CHARACTERS else f"{escaped}..."
+    return escaped if len(text) <= most else f"{escaped}..."
 
 
 def composed(text: str) -> str:
