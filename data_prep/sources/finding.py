@@ -106,6 +106,6 @@ def _check_names(slides: Iterable[SlideInput]) -> None:
         if length > MAX_NAME_BYTES:
             raise ConfigError(
                 f"{shown(slide.url, most=500)}: slide id '{shown(slide.slide_id)}' is too long for"
-                f" file names ({length} bytes, at most {MAX_NAME_BYTES}); rename the file, or shorten"
-                " `prefix`"
+                f" file names ({length} bytes, at most {MAX_NAME_BYTES}); rename the file, or"
+                " shorten `prefix`"
             )

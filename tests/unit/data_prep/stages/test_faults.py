@@ -243,9 +243,12 @@ def test_files_that_are_no_slides_are_unreadable_with_a_line_that_helps(
     (tmp_path / "text.tif").write_text("This is a letter, and no image.\n")
     for suffix in ("svs", "tif", "png", "jpg", "ndpi", "dcm"):
         (tmp_path / f"empty-{suffix}.{suffix}").touch()
+    single_jpeg(tmp_path / "right.svs")
     artifact = tiled(tmp_path, site, source={"scale": {"*": MPP}})
     details = {issue.unit: issue.detail for issue in artifact.manifest.failed}
-    assert set(status_of(artifact).values()) == {"UNREADABLE"}
+    found = status_of(artifact)
+    assert found.pop("right") == "ok"
+    assert set(found.values()) == {"UNREADABLE"}
     assert_one_line(details.values())
     assert "is a PNG by its content; rename it" in details["png"]
     assert "is a TIFF by its content; rename it" in details["svs"]
@@ -345,8 +348,9 @@ def test_a_slide_of_which_no_tile_can_be_decoded_is_unreadable(tmp_path: Path, s
     path = single_jpeg(tmp_path / "a.svs")
     for found in tiles_of(path, level=0):
         overwrite(path, found.offset, bytes(found.size))
+    single_jpeg(tmp_path / "b.svs")
     artifact = tiled(tmp_path, site)
-    assert status_of(artifact) == {"a": "UNREADABLE"}
+    assert status_of(artifact) == {"a": "UNREADABLE", "b": "ok"}
     assert not artifact.manifest.skipped
     assert [issue.unit for issue in artifact.manifest.failed] == ["a"]
 
