@@ -42,7 +42,7 @@ def redrawn_splits(rows: Any, config: DevSplit, *, seed: int) -> Any:
 
     Raises:
         ConfigError: No slide is in training or validation, or only one group is; or a slide is of
-            two patients.
+            two patients and patients shall not be parted.
     """
     split_of = _divided(rows, config, seed)
     old = rows["split"].to_pylist()
@@ -88,7 +88,7 @@ def _divided(rows: Any, config: DevSplit, seed: int) -> dict[str, str]:
     labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in counted.to_pylist():
         patient = patient_of.setdefault(row["slide_id"], row["patient_id"])
-        if patient != row["patient_id"]:
+        if config.group_by == "patient" and patient != row["patient_id"]:
             raise ConfigError(
                 f"dev_split: slide {row['slide_id']} is of two patients, {patient} and"
                 f" {row['patient_id']}, so a new division could part them; correct the ids and tile"

@@ -105,7 +105,7 @@ def _pcam_slides(path: StoragePath, names: set[str], where: str) -> list[str]:
     if path.name not in names:
         return []
     table = read_csv(path, place=f"{where}.path")
-    return [row["wsi"] for row in table.rows(required=("wsi",))]
+    return [table.value(row, "wsi") for row in table.rows(required=("wsi",))]
 
 
 def _hdf5_labels(path: StoragePath, where: str) -> list[str]:

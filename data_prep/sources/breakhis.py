@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from histodiff.data_prep.sources.inputs import FoundTrap, ImageInput
 from histodiff.data_prep.sources.listing import files_below, joined, mapped_label, parsed_name
 from histodiff.data_prep.sources.published_sets import BreakhisSource
+from histodiff.data_prep.sources.spelling import shown
 from histodiff.errors import ConfigError
 from histodiff.storage import StoragePath
 
@@ -75,10 +76,15 @@ def _fold(
         values = [value.strip() for value in line.split("|")]
         if len(values) != 4 or values[3] not in _PARTS:
             raise ConfigError(
-                f"{path}: line {number}: '{line}' is no <file>|<magnification>|<fold>|<train or"
-                " test>; fetch the list again"
+                f"{path}: line {number}: '{shown(line)}' is no <file>|<magnification>|<fold>|<train"
+                " or test>; fetch the list again"
             )
         if values[1] == str(source.magnification):
+            if values[0] in listed:
+                raise ConfigError(
+                    f"{path}: line {number}: {shown(values[0])} is listed twice; fetch the"
+                    " list again"
+                )
             listed[values[0]] = _PARTS[values[3]]
     names = {PurePosixPath(name).name for name in files}
     for left, there, missing in ((set(listed), names, "lists"), (names, set(listed), "lacks")):

@@ -57,6 +57,16 @@ def test_redrawn_splits_do_not_depend_on_the_order_of_rows():
     assert redrawn(table.take(order), seed=3)["split"].to_pylist() == expected
 
 
+def test_redrawn_splits_of_a_slide_of_two_patients_are_a_config_error():
+    table = rows()
+    patients = table["patient_id"].to_pylist()
+    patients[-1] = patients[-7]  # one patch of the last slide is of the patient before
+    mixed = table.set_column(1, "patient_id", pa.array(patients))
+    with pytest.raises(ConfigError, match=r"slide s19-1 is of two patients, p1[89] and p1[89]"):
+        redrawn(mixed, seed=0)
+    redrawn(mixed, seed=0, group_by="slide")
+
+
 def test_redrawn_splits_of_test_patients_alone_are_a_config_error():
     table = rows().filter(pc.equal(rows()["split"], "test"))
     with pytest.raises(ConfigError, match="0 patients are outside the test; two are needed"):

@@ -145,6 +145,11 @@ def spoil_a_line(data: Path) -> None:
     path.write_text(path.read_text().replace("|40|1|train", ";40;1;train", 1))
 
 
+def double_a_line(data: Path) -> None:
+    path = data / "mkfold" / "dsfold1.txt"
+    path.write_text(path.read_text() + "SOB_B_F-14-9133-40-001.png|40|1|test\n")
+
+
 def drop_the_lists(data: Path) -> None:
     (data / "mkfold" / "dsfold1.txt").unlink()
 
@@ -155,6 +160,7 @@ def drop_the_lists(data: Path) -> None:
         (drop_a_line, r"lacks SOB_B_F-14-9133-40-001\.png \(1 such images of 40X\)"),
         (drop_an_image, r"lists SOB_B_F-14-9133-40-002\.png \(1 such images of 40X\)"),
         (spoil_a_line, r"dsfold1\.txt: line 1: .*fetch the list again"),
+        (double_a_line, r"dsfold1\.txt: line \d+: SOB_B_F-14-9133-40-001\.png is listed twice"),
         (drop_the_lists, r"dsfold1\.txt cannot be read .*or set fold: null"),
     ],
 )
