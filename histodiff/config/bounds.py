@@ -66,8 +66,9 @@ def check_bounds(text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             count.end()
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor in {node.anchor for node in count.open}:
-                raise TooLarge(f"alias *{event.anchor} is inside of what it stands for")
-            count.add(count.named.get(event.anchor, 1))
+            name = event.anchor or ""
+            if name in {node.anchor for node in count.open}:
+                raise TooLarge(f"alias *{name} is inside of what it stands for")
+            count.add(count.named.get(name, 1))
         elif isinstance(event, yaml.ScalarEvent):
             count.add(1, event.anchor)

@@ -93,8 +93,8 @@ def local_copy(path: StoragePath, *, facts: FileFacts | None = None) -> Iterator
         with told_apart(path):
             folder = not (facts or is_http(path)) and path.fs.isdir(path.path)
         if folder:
-            for name in file_sizes(path):
-                _fetch(path / name, local / name, file_facts(path / name))
+            for name, size in file_sizes(path).items():
+                _fetch(path / name, local / name, FileFacts(size))
         else:
             _fetch(path, local, facts or file_facts(path))
         yield local
