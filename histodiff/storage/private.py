@@ -4,7 +4,7 @@ import os
 import uuid
 from pathlib import Path
 
-from histodiff.storage.paths import StoragePath, is_local, write_bytes
+from histodiff.storage.places import StoragePath, is_local, write_bytes
 
 OWNER_ALONE = 0o600
 

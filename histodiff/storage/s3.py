@@ -52,7 +52,7 @@ _ALWAYS_THERE = {
 """What an S3 server's answer has; the pages of others are parsed into empty answers."""
 
 
-class LiteralS3(S3FileSystem):  # type: ignore[misc] - s3fs has no types
+class LiteralS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """S3, where every name is a name."""
 
     async def _expand_path(self, path: Any, *args: Any, **kwargs: Any) -> list[str]:

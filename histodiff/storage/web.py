@@ -47,7 +47,7 @@ async def _client(**settings: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=_TIMEOUT, middlewares=(_login,), **settings)
 
 
-class BoundedWeb(HTTPFileSystem):  # type: ignore[misc] - fsspec has no types
+class BoundedWeb(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files and pages of web servers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
