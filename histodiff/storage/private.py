@@ -4,7 +4,8 @@ import os
 import uuid
 from pathlib import Path
 
-from histodiff.storage.places import StoragePath, is_local, write_bytes
+from histodiff.storage.paths import write_bytes
+from histodiff.storage.places import StoragePath, is_local
 
 OWNER_ALONE = 0o600
 
