@@ -114,8 +114,9 @@ def slide_grid(
     them (a multiple or a divisor of the tile), so that no tile is decoded for a sliver of a patch.
 
     Raises:
-        SlideError: TOO_SMALL: not one patch fits.
-        ConfigError: There are more than `MAX_PATCHES`.
+        SlideError: TOO_SMALL: not one patch fits. UNREADABLE: more than `MAX_PATCHES` do, beside
+            each other.
+        ConfigError: There are more than `MAX_PATCHES` because they overlap.
     """
     own = info.level_downsamples[plan.level]
     tile = info.level_tiles[plan.level]
@@ -131,6 +132,14 @@ def slide_grid(
             SkipReason.TOO_SMALL,
             f"{info.bounds_width}x{info.bounds_height} px hold no patch of"
             f" {plan.width}x{plan.height} px; lower patch_px or mpp",
+        )
+    apart = (info.bounds_width // plan.width) * (info.bounds_height // plan.height)
+    if apart > MAX_PATCHES:  # one absurd slide must not end the run of all others
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{info.bounds_width}x{info.bounds_height} px hold {apart:,} patches, and at most"
+            f" {MAX_PATCHES:,} of a slide are taken; is its header damaged? Else raise patch_px"
+            " or mpp",
         )
     if len(xs) * len(ys) > MAX_PATCHES:
         raise ConfigError(

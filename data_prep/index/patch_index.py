@@ -3,7 +3,8 @@
 ``slides.parquet`` has one row per slide (of a patch set: per source slide of its images), skipped
 ones included; ``patches/*.parquet`` are partitions of one table sorted by (slide_id, y, x, path);
 ``rejected/*.parquet`` has tissue that the quality rules left out; ``index.json`` has what holds for
-all patches; ``tiles/<slide>.parquet`` says where the tiles of a TIFF lie. The digest of the content
+all patches; ``tiles/<slide>.parquet`` says where the tiles of a TIFF lie, ``series/<slide>.json``
+which files a slide has besides its first. The digest of the content
 leaves out URLs and tiles, so the same slides in another place give the same PatchIndex.
 """
 

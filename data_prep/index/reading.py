@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histodiff.data_prep.index.patch_index import IndexedSlides, PatchIndex, file_name_of
+from histodiff.data_prep.index.series import series_levels
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at, was_tile_by_tile
 from histodiff.data_prep.readers.reader import Box
@@ -163,7 +164,10 @@ class RowReader:
         facts = self._facts.setdefault(slide["slide_id"], found) if found else None
         tile_by_tile = was_tile_by_tile(slide["reader"])
         index = self._tile_index(slide["slide_id"]) if tile_by_tile else None
-        return open_slide_at(path, tile_by_tile=tile_by_tile, index=index, facts=facts)
+        levels = series_levels(self._index.folder, slide["slide_id"], path)
+        return open_slide_at(
+            path, tile_by_tile=tile_by_tile, index=index, facts=facts, levels=levels
+        )
 
     def _tile_index(self, slide_id: str) -> TiffIndex | None:
         """The index of tiles that was saved when the slide was tiled."""

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from histodiff.data_prep.readers.jpeg import jpeg_header
 from histodiff.data_prep.readers.tiff_layout import (
-    check_depth,
+    TIFF_STARTS,
+    check_page,
     deep_samples,
     layout_of,
     open_tiff,
@@ -34,7 +35,6 @@ PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")
 """Slides with these endings are plain images, whatever OpenSlide may say."""
 IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".tif", ".tiff", ".bmp", ".webp")
 """Files that are taken as images of a patch set."""
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 READER_VERSION = PIL.__version__
 """Version of what decodes images."""
@@ -148,7 +148,7 @@ def _decode_tiff(data: bytes, name: str) -> npt.NDArray[np.uint8]:
         with open_tiff(io.BytesIO(data)) as tiff:
             page = tiff.pages.first
             check_pixels(page.imagewidth, page.imagelength, name=name)
-            check_depth(page, name=name)
+            check_page(page, name=name)
             if tiff.is_ome or tiff.is_imagej or _is_beyond_pillow(page):
                 return _first_image(tiff, name)
     except (SlideError, MemoryError):

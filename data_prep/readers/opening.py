@@ -7,23 +7,36 @@ a temporary file while it is open. The reader that tiled a slide is recorded and
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from histodiff.data_prep.readers import tiled_tiff
+from histodiff.data_prep.readers.dicom import DICOM_SUFFIX, dicom_header
 from histodiff.data_prep.readers.openslide import OpenSlideReader
 from histodiff.data_prep.readers.plain_image import ImageReader
-from histodiff.data_prep.readers.reader import SlideReader
+from histodiff.data_prep.readers.reader import SlideInfo, SlideReader
 from histodiff.data_prep.readers.tiff_index import TiffIndex
+from histodiff.data_prep.readers.tiff_layout import MAX_TILE_PX
 from histodiff.data_prep.readers.tiled_tiff import TiffReader, tiff_index_of
 from histodiff.errors import SkipReason, SlideError
-from histodiff.storage import FileFacts, StoragePath, file_facts, is_local, local_copy
+from histodiff.storage import (
+    FileFacts,
+    StoragePath,
+    file_facts,
+    is_local,
+    local_copy,
+    storage_path,
+)
 
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm",
     ".czi", ".png", ".jpg", ".jpeg",
 )  # fmt: skip
 """Files that are taken as slides."""
+MAX_SIDE_PX = 2**20
+MAX_SLIDE_PX = 2**37
+"""Largest slide that is believed: 26 cm of glass at 0.25 um/px, and 370,000 px squared."""
 
 
 @dataclass
@@ -46,6 +59,7 @@ def open_slide_at(
     tile_by_tile: bool = True,
     index: TiffIndex | None = None,
     facts: FileFacts | None = None,
+    levels: Sequence[StoragePath] = (),
 ) -> OpenedSlide:
     """The slide at a path or URL.
 
@@ -54,6 +68,7 @@ def open_slide_at(
         tile_by_tile: Whether ``TiffReader`` may read it.
         index: Its index, if it is known; then nothing of the header is read again.
         facts: Size and version that a remote one is held to; by default those of this moment.
+        levels: Further files of the slide in the same folder, which OpenSlide finds there.
 
     Raises:
         SlideError: UNREADABLE: missing, empty, changed, or no reader takes it.
@@ -67,8 +82,9 @@ def open_slide_at(
             reader: SlideReader = TiffReader(path, index, version=version)
         else:
             index = None
-            reader = open_slide(_local(path, stack, facts))
+            reader = open_slide(_local([path, *levels], stack, facts))
         stack.callback(reader.close)
+        _check_size(reader.info, path.name)
         return OpenedSlide(reader, stack.pop_all(), index)
     raise AssertionError("unreachable: the stack suppresses nothing")
 
@@ -83,6 +99,8 @@ def open_slide(path: Path) -> SlideReader:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: no such file")
     if path.stat().st_size == 0:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: the file is empty")
+    if path.suffix.lower() == DICOM_SUFFIX:
+        _check_frames(path)
     if OpenSlideReader.takes(path):
         return OpenSlideReader(path)
     return ImageReader(path)
@@ -102,8 +120,37 @@ def _facts(path: StoragePath) -> FileFacts | None:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
 
 
-def _local(path: StoragePath, stack: contextlib.ExitStack, facts: FileFacts | None) -> Path:
+def _check_size(info: SlideInfo, name: str) -> None:
+    """Whether a slide can be as large as it says: who believes it would read for weeks."""
+    if max(info.width, info.height) > MAX_SIDE_PX or info.width * info.height > MAX_SLIDE_PX:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: says that it has {info.width}x{info.height} px, and no slide has more than"
+            f" {MAX_SLIDE_PX:,}; its header is damaged, copy it again",
+        )
+
+
+def _check_frames(path: Path) -> None:
+    """Whether the frames of a DICOM slide can be decoded: OpenSlide believes any size."""
+    header = dicom_header(storage_path(path))
+    if header is not None and not 0 < header.tile_width * header.tile_height <= MAX_TILE_PX:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{path.name}: frames of {header.tile_width}x{header.tile_height} px cannot be decoded;"
+            " its header is damaged, copy it again",
+        )
+
+
+def _local(
+    paths: Sequence[StoragePath], stack: contextlib.ExitStack, facts: FileFacts | None
+) -> Path:
+    """Where the first of some files of one folder lies locally, the others beside it."""
     try:
-        return stack.enter_context(local_copy(path, facts=facts))
+        first = stack.enter_context(local_copy(paths[0], facts=facts))
+        for path in paths[1:]:
+            copy = stack.enter_context(local_copy(path))
+            if not is_local(path):
+                copy.rename(first.with_name(path.name))
     except OSError as error:
-        raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
+        raise SlideError(SkipReason.UNREADABLE, f"{paths[0].name}: {error}") from error
+    return first

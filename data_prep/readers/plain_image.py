@@ -11,7 +11,6 @@ import tifffile
 
 from histodiff.data_prep.readers.image_files import (
     PLAIN_SUFFIXES,
-    TIFF_STARTS,
     check_pixels,
     decode_bytes,
     stated_dpi,
@@ -19,7 +18,13 @@ from histodiff.data_prep.readers.image_files import (
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.readers.resampling import shrink_into
 from histodiff.data_prep.readers.scale import FoundScale, dpi_scale, found_scale, tiff_scale
-from histodiff.data_prep.readers.tiff_layout import Layout, layout_of, open_tiff, rgb_of
+from histodiff.data_prep.readers.tiff_layout import (
+    TIFF_STARTS,
+    Layout,
+    layout_of,
+    open_tiff,
+    rgb_of,
+)
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
 

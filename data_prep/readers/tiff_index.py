@@ -20,8 +20,9 @@ import tifffile
 from histodiff.data_prep.readers.scale import FoundScale, aperio_numbers, tiff_scale
 from histodiff.data_prep.readers.tiff_layout import (
     OTHER_VENDORS,
+    TIFF_STARTS,
     Layout,
-    check_depth,
+    check_page,
     layout_of,
     open_tiff,
 )
@@ -31,8 +32,6 @@ from histodiff.errors import HistodiffError, SkipReason, SlideError
 _JPEG = 7
 _RGB, _YCBCR = 2, 6
 _OME = "ome-tiff"
-MAX_TILE_PX = 2**26
-"""Most pixels of one tile: it is decoded whole."""
 
 
 class BrokenTiff(SlideError):
@@ -117,6 +116,11 @@ class TiffIndex:
         )
 
     @property
+    def has_holes(self) -> bool:
+        """Whether tiles are not there: OpenSlide has rules of its own for each vendor."""
+        return any(bool((level.sizes == 0).any()) for level in self.levels)
+
+    @property
     def end(self) -> int:
         """Where the last tile ends in the file."""
         return max(int((level.offsets + level.sizes).max()) for level in self.levels)
@@ -178,6 +182,10 @@ def read_tiff_index(stream: BinaryIO, *, name: str) -> TiffIndex | None:
         BrokenTiff: The header is broken.
         SlideError: UNREADABLE: colours that no reader gives rightly; see `layout_of`.
     """
+    start = stream.read(4)
+    stream.seek(0)
+    if not start.startswith(TIFF_STARTS):
+        return None
     try:
         with open_tiff(stream) as tiff:
             return _index(tiff, name)
@@ -192,19 +200,20 @@ def _index(tiff: tifffile.TiffFile, name: str) -> TiffIndex | None:
     if any(getattr(tiff, flag) for flag in OTHER_VENDORS) or not tiff.series:
         return None
     first = tiff.pages.first
-    check_depth(first, name=name)
+    check_page(first, name=name)
     if tiff.is_ome or tiff.is_imagej:
         stored = _levels_of_series(tiff, name)
     else:
         layout_of(tiff, tiff.series[0], name=name)  # refuses stacks of grey pages
-        stored = [([page], _layout_of_page(page)) for page in _level_pages(tiff)]
+        pages = _level_pages(tiff)
+        for page in pages:
+            check_page(page, name=name)
+        stored = [([page], _layout_of_page(page)) for page in pages]
     if any(layout is None or not _readable(pages[0], layout) for pages, layout in stored):
         return None
     levels = tuple(_level(pages, layout) for pages, layout in stored if layout is not None)
     for level in levels:
-        _check_tiles(level, name)
-    if any((level.sizes == 0).any() for level in levels):
-        return None  # tiles that are not there: OpenSlide has rules of its own for each vendor
+        _check_tiles(level)
     scale = tiff_scale(tiff)
     if tiff.is_ome:
         return _about(_OME, scale, None, levels)
@@ -297,13 +306,7 @@ def _level(pages: Sequence[Any], layout: Layout) -> TiffLevel:
     )
 
 
-def _check_tiles(level: TiffLevel, name: str) -> None:
-    if level.tile_width * level.tile_height > MAX_TILE_PX:
-        raise SlideError(
-            SkipReason.UNREADABLE,
-            f"{name}: tiles of {level.tile_width}x{level.tile_height} px are too large to decode;"
-            " convert it to tiles of 256 or 512 px",
-        )
+def _check_tiles(level: TiffLevel) -> None:
     wanted = level.planes * level.num_tiles
     if len(level.offsets) != wanted or len(level.sizes) != wanted:
         raise ValueError(

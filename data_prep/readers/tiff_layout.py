@@ -17,6 +17,9 @@ from histodiff.errors import SkipReason, SlideError
 
 _GREY, _RGB, _YCBCR = 1, 2, 6
 _JPEG_KINDS = (6, 7)
+MAX_TILE_PX = 2**26
+"""Most pixels of one tile: it is decoded whole."""
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHER_VENDORS = ("is_ndpi", "is_scn", "is_philips", "is_bif", "is_qpi", "is_lsm", "is_stk")
 """What tifffile calls formats with rules of their own, which OpenSlide knows."""
 
@@ -40,8 +43,8 @@ def open_tiff(file: Path | BinaryIO) -> tifffile.TiffFile:
     return tifffile.TiffFile(file, _multifile=False)
 
 
-def check_depth(page: Any, *, name: str) -> None:
-    """Whether samples have 8 bits.
+def check_page(page: Any, *, name: str) -> None:
+    """Whether samples have 8 bits, and tiles or strips a size that can be decoded.
 
     Raises:
         SlideError: UNREADABLE: they have more.
@@ -49,6 +52,13 @@ def check_depth(page: Any, *, name: str) -> None:
     bits = page.bitspersample
     if page.dtype is None or bits > 8 or page.dtype.kind not in "ub":
         raise deep_samples(name, f"{page.dtype or bits}")
+    width, height = page.tilewidth, page.tilelength
+    if page.is_tiled and not 0 < width * height <= MAX_TILE_PX:
+        raise SlideError(
+            SkipReason.UNREADABLE,
+            f"{name}: tiles of {width}x{height} px cannot be decoded; convert it to tiles of 256 or"
+            " 512 px",
+        )
 
 
 def deep_samples(name: str, depth: str) -> SlideError:
@@ -70,7 +80,7 @@ def layout_of(
             whether they are colours.
     """
     page, axes, shape = level.keyframe, level.axes, level.shape
-    check_depth(page, name=name)
+    check_page(page, name=name)
     if axes == "YXS" and shape[2] == 3:
         return Layout(1, 3) if _is_colour(page) else None
     if axes == "SYX" and shape[0] == 3:

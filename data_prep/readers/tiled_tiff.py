@@ -22,12 +22,7 @@ from histodiff.data_prep.readers.byte_source import ByteRange, ByteSource, byte_
 from histodiff.data_prep.readers.jpeg import VERSION, decode_tile, is_jfif, tile_prefix
 from histodiff.data_prep.readers.reader import Box, Pixels, Resample, SlideInfo
 from histodiff.data_prep.readers.resampling import shrink_into
-from histodiff.data_prep.readers.tiff_index import (
-    BrokenTiff,
-    TiffIndex,
-    TiffLevel,
-    read_tiff_index,
-)
+from histodiff.data_prep.readers.tiff_index import TiffIndex, TiffLevel, read_tiff_index
 from histodiff.data_prep.readers.tile_codecs import decode_stored
 from histodiff.errors import FileChanged, SkipReason, SlideError
 from histodiff.storage import FileFacts, StoragePath, file_facts, is_local, open_blockwise
@@ -63,19 +58,21 @@ def tiff_index_of(path: StoragePath, *, facts: FileFacts | None = None) -> TiffI
             index = read_tiff_index(stream, name=path.name)
     except (FileNotFoundError, PermissionError, FileChanged) as error:
         raise SlideError(SkipReason.UNREADABLE, f"{path.name}: {error}") from error
-    return _complete(index, facts.size, path.name) if index and _is_taken(index) else None
+    if index is not None:
+        _complete(index, facts.size, path.name)
+    return index if index is not None and _is_taken(index) else None
 
 
 def _is_taken(index: TiffIndex) -> bool:
-    return index.is_jpeg or index.is_beyond_openslide
+    return (index.is_jpeg or index.is_beyond_openslide) and not index.has_holes
 
 
 def _local_index(path: StoragePath) -> TiffIndex | None:
-    """As above; a local file that is broken, or seen otherwise by OpenSlide, is left to others.
+    """As above; a local file that OpenSlide sees otherwise is left to it.
 
     Raises:
-        SlideError: UNREADABLE: the file ends before its tiles do, or has colours that no reader
-            gives rightly.
+        SlideError: UNREADABLE: the header is broken, the file ends before its tiles do, or it has
+            colours that no reader gives rightly.
     """
     vendor = _openslide_vendor(path.path)
     if vendor is not None and vendor not in _OPENSLIDE_VENDORS:
@@ -83,24 +80,25 @@ def _local_index(path: StoragePath) -> TiffIndex | None:
     try:
         with open(path.path, "rb") as stream:
             index = read_tiff_index(stream, name=path.name)
-    except (BrokenTiff, OSError):
+    except OSError:
         return None  # the next reader says what is wrong
-    if index is None or not _is_taken(index):
+    if index is None:
         return None
     _complete(index, os.stat(path.path).st_size, path.name)
+    if not _is_taken(index):
+        return None
     unseen = vendor is None or index.is_beyond_openslide
     return index if unseen or _agrees(index, path.path) else None
 
 
-def _complete(index: TiffIndex, size_bytes: int, name: str) -> TiffIndex:
-    """The index, if the file has all that it names."""
+def _complete(index: TiffIndex, size_bytes: int, name: str) -> None:
+    """Whether the file has all that its index names."""
     if index.end > size_bytes:
         raise SlideError(
             SkipReason.UNREADABLE,
             f"{name}: ends at byte {size_bytes}, and its tiles at {index.end}; the file is"
             " truncated, copy it again",
         )
-    return index
 
 
 def _openslide_vendor(path: str) -> str | None:

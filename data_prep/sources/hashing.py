@@ -5,14 +5,14 @@ and its size are hashed, so that planning does not read terabytes; the digest sa
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from histodiff.artifacts import canonical_json
 from histodiff.data_prep.readers.containers import member_of
-from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, Inputs
+from histodiff.data_prep.sources.inputs import ImageInput, ImageSet, Inputs, SlideInput
 from histodiff.errors import ConfigError, FileChanged
 from histodiff.storage import (
     FileFacts,
@@ -59,20 +59,13 @@ def with_hashes(inputs: Inputs) -> Inputs:
     for slide in inputs.slides:
         files.append((slide.url, slide.size_bytes))
         files += [(item.url, item.size_bytes) for item in slide.companions.values()]
+        files += [(item.url, item.size_bytes) for item in slide.levels]
     files += [_file_of(part, image) for part in inputs.image_sets for image in part.images]
     unique = list(dict.fromkeys(files))
     found = dict(zip(unique, _digests(unique), strict=True))
     digests = iter([found[file].digest for file in files])
     slides = tuple(
-        replace(
-            slide,
-            content_hash=next(digests),
-            version=found[slide.url, slide.size_bytes].version,
-            companions={
-                kind: replace(item, content_hash=next(digests))
-                for kind, item in slide.companions.items()
-            },
-        )
+        replace(_with_digests(slide, digests), version=found[slide.url, slide.size_bytes].version)
         for slide in inputs.slides
     )
     sets = tuple(
@@ -83,6 +76,19 @@ def with_hashes(inputs: Inputs) -> Inputs:
         for part in inputs.image_sets
     )
     return replace(inputs, slides=slides, image_sets=sets)
+
+
+def _with_digests(slide: SlideInput, digests: Iterator[str]) -> SlideInput:
+    """A slide with its own digests, which come next."""
+    own = next(digests)
+    companions = {
+        kind: replace(item, content_hash=next(digests)) for kind, item in slide.companions.items()
+    }
+    levels = tuple(replace(item, content_hash=next(digests)) for item in slide.levels)
+    if levels:  # whatever the files are called
+        parts = [own, *sorted(item.content_hash for item in levels)]
+        own = f"series-sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+    return replace(slide, content_hash=own, companions=companions, levels=levels)
 
 
 def inventory(inputs: Inputs) -> dict[str, str]:

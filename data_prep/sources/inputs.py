@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 
 from histodiff.data_prep.index.geometry import Fit
-from histodiff.data_prep.sources.companions import (
-    Companions,
-)
+from histodiff.data_prep.sources.companions import Companion, Companions
 
 MET_HERE = "met here"
 """Source of a trap that no publication states."""
@@ -31,6 +29,8 @@ class SlideInput:
     """Mask, annotations and coordinates that were made for it."""
     min_coverage: float = 0.5
     """Least fraction of a patch that an annotation must cover to be its label."""
+    levels: tuple[Companion, ...] = ()
+    """Further files of the slide beside ``url``: levels of a DICOM series."""
     content_hash: str = ""
     version: str = ""
     """ETag or date of the remote file that was hashed; the run is held to it."""
@@ -92,4 +92,5 @@ class Inputs:
     def num_bytes(self) -> int:
         """Size of all files."""
         images = sum(image.size_bytes for part in self.image_sets for image in part.images)
-        return images + sum(slide.size_bytes for slide in self.slides)
+        levels = sum(item.size_bytes for slide in self.slides for item in slide.levels)
+        return images + levels + sum(slide.size_bytes for slide in self.slides)

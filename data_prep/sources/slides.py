@@ -1,7 +1,7 @@
 """The slides of a source: files, with scales, patients, labels and companions from tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from histodiff.data_prep.readers.opening import SLIDE_SUFFIXES
@@ -11,6 +11,7 @@ from histodiff.data_prep.sources.companions import (
     companion_files,
     companion_names,
 )
+from histodiff.data_prep.sources.dicom_series import joined_series
 from histodiff.data_prep.sources.inputs import FoundTrap, SlideInput
 from histodiff.data_prep.sources.listing import files_below, is_file, joined, parsed_name, url_below
 from histodiff.data_prep.sources.slide_matches import Matches, SlideName
@@ -23,6 +24,8 @@ from histodiff.data_prep.sources.slide_tables import (
 from histodiff.data_prep.sources.sources import (
     SlidesSource,
 )
+from histodiff.errors import ConfigError
+from histodiff.storage import storage_path
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,30 @@ def slides_of(source: SlidesSource, data: str, where: str) -> FoundSlides:
     listed = files_below(
         root, SLIDE_SUFFIXES, where, "slides", recursive=source.recursive, pattern=source.pattern
     )
-    files = listed.sizes
+    single = is_file(root, SLIDE_SUFFIXES)
+    paths = {file: root if single else storage_path(url_below(root, file)) for file in listed.sizes}
+    series = joined_series(paths, where=f"{where}.path")
+    files = {file: listed.sizes[file] for file in series.levels}
+    if not files:
+        raise ConfigError(f"{where}.path: {root} has no slides; {'; '.join(series.left_out)}")
     names = {file: _name_of(source, file) for file in files}
     slides = list(names.values())
     scales = given_scales(source, data, slides, where)
     about = about_slides(source, data, slides, where)
     companions = _companions(source, data, slides, where)
-    single = is_file(root, SLIDE_SUFFIXES)
     found = [
         _slide(
-            source, names[file], str(root) if single else url_below(root, file), size,
+            source, names[file], str(paths[file]), size,
             scales=scales, about=about, companions=companions, where=where,
+            levels=tuple(
+                Companion(str(paths[each]), listed.sizes[each]) for each in series.levels[file]
+            ),
         )
         for file, size in files.items()
     ]  # fmt: skip
     matches = [*scales.matches, *about.matches, *(item.matches for item in companions)]
-    return FoundSlides(found, matches, listed.traps(source.path))
+    left_out = replace(listed, left_out=(*listed.left_out, *series.left_out))
+    return FoundSlides(found, matches, left_out.traps(source.path))
 
 
 def slide_stem(name: str) -> str:
@@ -98,6 +109,7 @@ def _slide(
     scales: GivenScales,
     about: AboutSlides,
     companions: Sequence[_Companions],
+    levels: tuple[Companion, ...],
     where: str,
 ) -> SlideInput:
     slide_id = name.slide_id
@@ -120,6 +132,7 @@ def _slide(
             if slide_id in item.matches.name_of
         },
         min_coverage=source.min_coverage,
+        levels=levels,
     )
 
 

@@ -44,7 +44,8 @@ FOUND_SCHEMA = pa.schema(
         ("overlap", pa.float64()),
     ]
 )
-"""Pairs: ``exact`` (equal bytes, with the first of them) or ``near``; path is empty for slides."""
+"""Pairs: ``exact`` (equal bytes, or equal pixels of level 0, with the first of them) or ``near``;
+path is empty for slides."""
 
 
 class DuplicateSearch(Config):
@@ -86,11 +87,23 @@ class _Items:
 
 
 def find_duplicates(
-    found: Inputs, ledger: StoragePath, search: DuplicateSearch
+    found: Inputs,
+    ledger: StoragePath,
+    search: DuplicateSearch,
+    *,
+    level_digests: Mapping[str, str],
 ) -> DuplicateFindings:
-    """Looks for duplicates among inputs whose units are all in the ledger."""
+    """Looks for duplicates among inputs whose units are all in the ledger.
+
+    Args:
+        found: The inputs.
+        ledger: Folder of what is known of their units.
+        search: What is looked for besides equal files.
+        level_digests: What level 0 of each slide shows, by slide id, where that is known: slides
+            with equal ones are as equal as files, whatever contains them.
+    """
     decoder = ImageDecoder()
-    images, slides = _images(found), _slides(found)
+    images, slides = _images(found), _slides(found, level_digests)
 
     def image(number: int) -> npt.NDArray[np.uint8]:
         return decoder.decode(storage_path(images.folders[number]), images.paths[number])
@@ -153,13 +166,13 @@ def _images(found: Inputs) -> _Items:
     return items
 
 
-def _slides(found: Inputs) -> _Items:
+def _slides(found: Inputs, level_digests: Mapping[str, str]) -> _Items:
     items = _Items()
     for slide in found.slides:
         items.slides.append(slide.slide_id)
         items.paths.append("")
         items.folders.append(slide.url)
-        items.hashes.append(slide.content_hash)
+        items.hashes.append(level_digests.get(slide.slide_id) or slide.content_hash)
         items.sources.append("slides")
         items.units.append(unit_name(slide))
     return items

@@ -26,6 +26,7 @@ from histodiff.data_prep.index.geometry import (
     slide_grid,
 )
 from histodiff.data_prep.index.patch_index import REJECTED_SCHEMA
+from histodiff.data_prep.readers.level_digest import level_digest
 from histodiff.data_prep.readers.opening import OpenedSlide, open_slide_at
 from histodiff.data_prep.readers.reader import Box, Pixels, SlideReader
 from histodiff.data_prep.readers.resampling import shrunk
@@ -102,6 +103,8 @@ class SlideFindings:
     """The slide at low resolution."""
     geojson: Mapping[str, bytes] = field(default_factory=dict)
     """Files for QuPath by the folder that they belong to."""
+    level_digest: str = ""
+    """What level 0 shows; see `level_digest`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
     with ExitStack() as stack:
         opened = _opened(unit, stack)
         findings.row |= info_columns(opened.reader.info)
+        findings.level_digest = level_digest(opened.reader)
         try:
             findings.row |= scale_columns(unit, opened.reader.info)
             findings.row["warning"] = joined_warnings(
@@ -161,7 +165,10 @@ def tile_slide(unit: SlideInput, rules: TileRules, findings: SlideFindings) -> N
 
 def _opened(unit: SlideInput, stack: ExitStack, *, tile_by_tile: bool = True) -> OpenedSlide:
     held = FileFacts(unit.size_bytes, unit.version) if unit.version else None
-    opened = open_slide_at(storage_path(unit.url), tile_by_tile=tile_by_tile, facts=held)
+    levels = [storage_path(item.url) for item in unit.levels]
+    opened = open_slide_at(
+        storage_path(unit.url), tile_by_tile=tile_by_tile, facts=held, levels=levels
+    )
     stack.callback(opened.close)
     return opened
 

@@ -29,6 +29,7 @@ from histodiff.data_prep.index.patch_index import (
     table_bytes,
     table_from_rows,
 )
+from histodiff.data_prep.index.series import write_series
 from histodiff.data_prep.readers.containers import member_of
 from histodiff.data_prep.readers.image_decoder import ImageDecoder
 from histodiff.data_prep.readers.resampling import resized
@@ -74,6 +75,8 @@ class TileRecord:
     """Whether every patch has the wanted scale."""
     issues: tuple[UnitIssue, ...]
     """Slides or images that gave nothing, or not all."""
+    level_digest: str = ""
+    """What level 0 of a slide shows, whatever contains it; empty where that is not known."""
 
 
 def unit_name(unit: TileUnit) -> str:
@@ -98,6 +101,7 @@ def read_record(ledger: StoragePath, name: str) -> TileRecord:
         splits=found["splits"],
         at_scale=found["at_scale"],
         issues=tuple(UnitIssue(**issue) for issue in found["issues"]),
+        level_digest=found.get("level_digest", ""),
     )
 
 
@@ -130,6 +134,7 @@ class TileWorker:
             "splits": record.splits,
             "at_scale": record.at_scale,
             "issues": [issue.model_dump() for issue in record.issues],
+            "level_digest": record.level_digest,
         }
         write_bytes(target.with_name(f"{target.name}.json"), json.dumps(committed).encode())
         return record
@@ -150,7 +155,9 @@ class TileWorker:
         count = findings.row["num_patches"]
         found = _labels_of(patches)
         labels = {unit.slide_id: found} if found else {}
-        record = TileRecord((findings.row,), count, labels, {}, True, tuple(issues))
+        record = TileRecord(
+            (findings.row,), count, labels, {}, True, tuple(issues), findings.level_digest
+        )
         return record, patches
 
     def _write_files(self, unit: SlideInput, findings: SlideFindings) -> None:
@@ -159,6 +166,9 @@ class TileWorker:
             self._write_picture(unit_name(unit), name, findings.overlay)
         if self.rules.describe_slides:
             self._describe_slide(unit_name(unit), findings.picture)
+        if unit.levels:
+            sizes = {item.url.rsplit("/", 1)[1]: item.size_bytes for item in unit.levels}
+            write_series(self.path, unit.slide_id, sizes)
         for folder, data in findings.geojson.items():
             write_bytes(self.path / "geojson" / folder / f"{name}.geojson", data)
         if findings.index is not None and findings.row["num_patches"]:

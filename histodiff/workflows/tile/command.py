@@ -151,7 +151,8 @@ def _finish(draft: Draft, config: TileConfig, found: Inputs) -> Artifact:
     if not any(record.num_patches for record in records.values()):
         draft.abandon()
         raise ConfigError(nothing_left(config.output, records.values()))
-    duplicates = find_duplicates(found, ledger, config.duplicates)
+    digests = {slide.slide_id: records[unit_name(slide)].level_digest for slide in found.slides}
+    duplicates = find_duplicates(found, ledger, config.duplicates, level_digests=digests)
     slides = slides_table(records.values(), duplicates.same)
     same = duplicates.same if config.duplicates.keep_together else {}
     split_of = assigned_splits(records.values(), slides, config.split, same)
