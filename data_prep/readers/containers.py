@@ -22,9 +22,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from histodiff.data_prep.readers.hdf5 import own_datasets
+from histodiff.data_prep.readers.hdf5 import check_stored, own_datasets
+from histodiff.data_prep.readers.image_files import MAX_PIXELS
 from histodiff.errors import ConfigError, SkipReason, SlideError
-from histodiff.storage import StoragePath, local_copy
+from histodiff.storage import StoragePath, file_size, local_copy
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPZ_IMAGES = ("train_images", "val_images", "test_images")
@@ -86,7 +87,10 @@ def num_images(path: StoragePath) -> int:
                 return len(_image_dataset(file))
         if path.name.lower().endswith(".npz"):
             return sum(npz_lengths(stream).values())
-        return _checked_shape(array_shape(stream), path.name)[0]
+        shape = _checked_shape(array_shape(stream), path.name)
+        if stream.tell() + math.prod(shape) > file_size(path):
+            raise ValueError(f"its header says {shape}, and it has {file_size(path):,} bytes")
+        return shape[0]
 
 
 def open_container(path: StoragePath) -> ImageContainer:
@@ -266,11 +270,14 @@ def _image_dataset(file: Any) -> Any:
     found = [name for name, shape in shapes.items() if _is_images(shape)]
     if len(found) != 1:
         raise ValueError(f"has {len(found)} datasets of images instead of one, among {shapes}")
-    return file[found[0]]
+    images = file[found[0]]
+    check_stored(images)
+    return images
 
 
 def _is_images(shape: tuple[int, ...]) -> bool:
-    return len(shape) in (3, 4) and min(shape[1:3]) > 1 and shape[3:] in ((), (1,), (3,))
+    sides = len(shape) in (3, 4) and min(shape[1:3]) > 1 and shape[3:] in ((), (1,), (3,))
+    return sides and shape[1] * shape[2] <= MAX_PIXELS
 
 
 def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:

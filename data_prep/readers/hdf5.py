@@ -5,9 +5,13 @@ virtual datasets, links. A patch set from elsewhere could so have a user's own f
 pictures made of them; nothing of the kind is opened.
 """
 
+import math
 from typing import Any
 
 import h5py
+
+MAX_CHUNK_BYTES = 2 * 2**30
+"""Largest chunk that is read: a chunk is unpacked whole for any part of it."""
 
 
 class DataElsewhere(ValueError):
@@ -43,6 +47,30 @@ def own_datasets(file: Any) -> dict[str, Any]:
     """
     found = {name: own_dataset(file, name) for name in file}
     return {name: item for name, item in found.items() if item is not None}
+
+
+def check_stored(dataset: Any) -> None:
+    """Whether a dataset has all that its header promises: HDF5 gives zeros for what is not there.
+
+    Raises:
+        ValueError: It has not, or cannot be read in pieces that fit into memory.
+    """
+    item_bytes = dataset.dtype.itemsize
+    if dataset.chunks is None:
+        wanted, found = math.prod(dataset.shape) * item_bytes, dataset.id.get_storage_size()
+        what = "bytes"
+    else:
+        chunk_bytes = math.prod(dataset.chunks) * item_bytes
+        if chunk_bytes > MAX_CHUNK_BYTES:
+            raise ValueError(f"has chunks of {chunk_bytes:,} bytes, too large to read; repack it")
+        sides = zip(dataset.shape, dataset.chunks, strict=True)
+        wanted = math.prod(-(-size // chunk) for size, chunk in sides)
+        found, what = dataset.id.get_num_chunks(), "chunks"
+    if found < wanted:
+        raise ValueError(
+            f"'{dataset.name}' of {dataset.shape} has {found:,} of {wanted:,} {what}; what is not"
+            " there would be black"
+        )
 
 
 def _target(link: Any) -> str:

@@ -105,15 +105,15 @@ def test_keep_together_puts_slides_that_share_pictures_into_one_split(
     assert apart  # otherwise this test could not fail
 
 
-def test_copies_of_a_slide_are_found_by_bytes_and_by_picture(tmp_path: Path, site: Site) -> None:
+def test_copies_of_a_slide_are_found_by_pixels_and_by_picture(tmp_path: Path, site: Site) -> None:
     write_generated_slides(tmp_path, count=2, seed=3, size_px=1024)
     shutil.copy(tmp_path / "generated-000.svs", tmp_path / "scanned-again.svs")
     with (tmp_path / "scanned-again.svs").open("ab") as file:
-        file.write(b"another label")  # other bytes, same tissue
+        file.write(b"another label")  # other bytes, same pixels of level 0
     source = {"type": "slides", "pattern": "*.svs"}
     search = {"slides": {"min_score": 0.85}}
     index = indexed(tmp_path, site, source, patch_px=64, duplicates=search)
     pairs = {(kind, Path(a).parent.name, Path(b).parent.name) for kind, a, b in found_pairs(index)}
-    assert pairs == {("near", "generated-000", "scanned-again")}
+    assert pairs == {(kind, "generated-000", "scanned-again") for kind in ("exact", "near")}
     assert index.folder is not None
     assert "scanned-again" in (index.folder / "cohort.html").read_text()
