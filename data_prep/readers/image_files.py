@@ -20,10 +20,10 @@ from histodiff.data_prep.readers.jpeg import jpeg_header
 from histodiff.data_prep.readers.tiff_layout import (
     TIFF_STARTS,
     check_page,
+    decoded_rgb,
     deep_samples,
     layout_of,
     open_tiff,
-    rgb_of,
 )
 from histodiff.data_prep.readers.tile_codecs import BEYOND_OPENSLIDE
 from histodiff.errors import SkipReason, SlideError
@@ -172,4 +172,4 @@ def _first_image(tiff: tifffile.TiffFile, name: str) -> npt.NDArray[np.uint8]:
         raise SlideError(
             SkipReason.UNREADABLE, f"{name}: {level.dtype} {level.shape} is not an RGB image"
         )
-    return rgb_of(level.asarray(), layout)
+    return decoded_rgb(level, layout)

@@ -21,9 +21,9 @@ from histodiff.data_prep.readers.scale import FoundScale, dpi_scale, found_scale
 from histodiff.data_prep.readers.tiff_layout import (
     TIFF_STARTS,
     Layout,
+    decoded_rgb,
     layout_of,
     open_tiff,
-    rgb_of,
 )
 from histodiff.errors import SkipReason, SlideError
 from histodiff.telemetry.metrics import TILE_DECODED_BYTES
@@ -125,8 +125,7 @@ class ImageReader:
         if level not in self._levels:
             try:
                 with open_tiff(self._path) as tiff:
-                    pixels = tiff.series[0].levels[level].asarray()
-                    self._levels[level] = rgb_of(pixels, self._layout)
+                    self._levels[level] = decoded_rgb(tiff.series[0].levels[level], self._layout)
             except Exception as error:  # as above
                 raise self._unreadable(error) from error
             TILE_DECODED_BYTES.inc(self._levels[level].nbytes)

@@ -81,6 +81,8 @@ def layout_of(
     """
     page, axes, shape = level.keyframe, level.axes, level.shape
     check_page(page, name=name)
+    if page.dtype != np.uint8:  # single bits
+        return None
     if axes == "YXS" and shape[2] == 3:
         return Layout(1, 3) if _is_colour(page) else None
     if axes == "SYX" and shape[0] == 3:
@@ -98,8 +100,34 @@ def layout_of(
     )
 
 
-def rgb_of(pixels: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.uint8]:
-    """Pixels as tifffile gives them, as uint8 ``(H, W, 3)``."""
+def decoded_rgb(level: tifffile.TiffPageSeries, layout: Layout) -> npt.NDArray[np.uint8]:
+    """All pixels of a level, uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: A strip or tile gives less than its size: tifffile alone would fill up in black.
+    """
+    if not layout.own_pages:
+        return _rgb_of(_decoded(level.keyframe), layout)
+    return _rgb_of(np.stack([_decoded(page.aspage()) for page in level.pages]), layout)
+
+
+def _decoded(page: Any) -> npt.NDArray[Any]:
+    """The pixels of one page, in its own shape."""
+    pixels = np.empty(page.shaped, page.dtype)
+    found = 0
+    for data, (plane, _, top, left, _), shape in page.segments(maxworkers=1):
+        if data is None or data.shape[1] < shape[1] or data.shape[2] < shape[2]:
+            raise ValueError(f"the strip or tile at {left},{top} is damaged")
+        part = pixels[plane, 0, top : top + shape[1], left : left + shape[2]]
+        part[:] = data[0, : part.shape[0], : part.shape[1]]
+        found += part.size
+    if found != pixels.size:
+        raise ValueError(f"strips or tiles hold {found} of {pixels.size} samples")
+    return pixels.reshape(page.shape)
+
+
+def _rgb_of(pixels: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.uint8]:
+    """Pixels in the shape of their page or pages, as uint8 ``(H, W, 3)``."""
     if layout.planes == 3:
         return np.ascontiguousarray(np.stack([pixels[k] for k in layout.order], axis=-1))
     if layout.samples == 1:

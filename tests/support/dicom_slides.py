@@ -84,7 +84,7 @@ def _write(
     item.file_meta = meta
     item.SOPClassUID, item.SOPInstanceUID = _SLIDE_CLASS, meta.MediaStorageSOPInstanceUID
     item.Modality = "SM"
-    item.StudyInstanceUID, item.SeriesInstanceUID = generate_uid([series]), series
+    item.StudyInstanceUID, item.SeriesInstanceUID = generate_uid(entropy_srcs=[series]), series
     item.FrameOfReferenceUID = frame_of_reference
     item.ImageType, item.ContainerIdentifier = image_type, path.stem
     item.Rows = item.Columns = TILE_PX

@@ -22,7 +22,7 @@ def assert_survived(kind: str, count: int, folder: Path) -> None:
         [*command, str(folder)], capture_output=True, text=True, timeout=1800, check=False
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert done.returncode == 0, (lines[-1], done.stderr[-2000:])
+    assert done.returncode == 0, (lines[-1:], done.stderr[-2000:])
     outcomes = [line for line in lines if len(line) > 1]
     assert len(outcomes) == count
     assert [line for line in outcomes if line.get("flat")] == []
