@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import lazy_loader
 
-from histodiff.errors import TransientError
-from histodiff.storage import StoragePath, file_size, is_local, open_blockwise
+from histodiff.errors import FileChanged, HistodiffError
+from histodiff.storage import StoragePath, file_facts, is_local, open_blockwise
 
 pydicom = lazy_loader.load("pydicom")  # takes a third of a second, for those with such files alone
 
@@ -25,6 +25,7 @@ _TOTAL_COLUMNS, _TOTAL_ROWS = 0x00480006, 0x00480007
 _WANTED = (
     _IMAGE_TYPE, _SOP_CLASS, _SERIES, _FRAMES, _ROWS, _COLUMNS, _TOTAL_COLUMNS, _TOTAL_ROWS,
 )  # fmt: skip
+_NUMBER_BYTES = 4
 _BLOCK_BYTES = 2**16
 
 
@@ -48,25 +49,33 @@ def dicom_header(path: StoragePath) -> DicomHeader | None:
 
     Raises:
         TransientError: The connection broke.
+        FileChanged: The file is replaced at this moment.
     """
     try:
-        if is_local(path):
-            with open(path.path, "rb") as stream:
-                return _header(stream)
-        size = file_size(path)
-        with open_blockwise(path, block_bytes=_BLOCK_BYTES, size_bytes=size) as stream:
+        with _opened(path) as stream:
             return _header(stream)
-    except TransientError:
+    except FileChanged:
         raise
-    except Exception:  # pydicom raises what it likes on broken files; who reads it says what is
+    except OSError:  # who reads it says what is wrong
         return None
 
 
+def _opened(path: StoragePath) -> BinaryIO:
+    if is_local(path):
+        return open(path.path, "rb")
+    return open_blockwise(path, block_bytes=_BLOCK_BYTES, facts=file_facts(path))
+
+
 def _header(stream: BinaryIO) -> DicomHeader | None:
-    found = pydicom.filereader.read_partial(
-        stream, stop_when=lambda tag, vr, length: tag > _TOTAL_ROWS, specific_tags=list(_WANTED)
-    )
-    series = _text(found, _SERIES)
+    try:
+        found = pydicom.filereader.read_partial(
+            stream, stop_when=lambda tag, vr, length: tag > _TOTAL_ROWS, specific_tags=list(_WANTED)
+        )
+        series = _text(found, _SERIES)
+    except (HistodiffError, ImportError):
+        raise
+    except Exception:  # pydicom raises what it likes on broken files
+        return None
     if _text(found, _SOP_CLASS) != SLIDE_CLASS or not series:
         return None
     kinds = [*_text(found, _IMAGE_TYPE).split("\\"), "", "", ""]
@@ -86,8 +95,8 @@ def _bytes(dataset: Any, tag: int) -> bytes:
 
 
 def _text(dataset: Any, tag: int) -> str:
-    return _bytes(dataset, tag).decode("ascii").strip(" \0")
+    return _bytes(dataset, tag).decode("ascii", "replace").strip(" \0")
 
 
 def _number(dataset: Any, tag: int) -> int:
-    return int.from_bytes(_bytes(dataset, tag), "little")
+    return int.from_bytes(_bytes(dataset, tag)[:_NUMBER_BYTES], "little")

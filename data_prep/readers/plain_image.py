@@ -102,7 +102,10 @@ class ImageReader:
         try:
             with open_tiff(self._path) as tiff:
                 levels = tiff.series[0].levels
-                self._layout = _layout(self._path.name, tiff, levels[0])
+                layouts = [_layout(self._path.name, tiff, level) for level in levels]
+                if len(set(layouts)) > 1:
+                    raise ValueError("its levels have different colours")
+                self._layout = layouts[0]
                 sizes = [
                     (level.keyframe.imagewidth, level.keyframe.imagelength) for level in levels
                 ]

@@ -52,6 +52,8 @@ def check_page(page: Any, *, name: str) -> None:
     bits = page.bitspersample
     if page.dtype is None or bits > 8 or page.dtype.kind not in "ub":
         raise deep_samples(name, f"{page.dtype or bits}")
+    if not page.imagewidth * page.imagelength:
+        raise SlideError(SkipReason.UNREADABLE, f"{name}: its header states no size")
     width, height = page.tilewidth, page.tilelength
     if page.is_tiled and not 0 < width * height <= MAX_TILE_PX:
         raise SlideError(

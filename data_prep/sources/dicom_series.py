@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from histodiff.data_prep.readers.dicom import DICOM_SUFFIX, DicomHeader, dicom_header
-from histodiff.errors import ConfigError, TransientError
+from histodiff.errors import ConfigError, FileChanged, TransientError
 from histodiff.storage import StoragePath
 
 _LEVEL = "VOLUME"
@@ -58,7 +58,7 @@ def _headers(paths: Mapping[str, StoragePath], where: str) -> dict[str, DicomHea
     try:
         with ThreadPoolExecutor(_THREADS) as threads:
             found = list(threads.map(dicom_header, paths.values()))
-    except TransientError as error:
+    except (TransientError, FileChanged) as error:
         raise ConfigError(f"{where}: {error}; check its address and the server") from error
     return {name: header for name, header in zip(paths, found, strict=True) if header is not None}
 

@@ -147,6 +147,7 @@ class _Blocks(io.RawIOBase):
 
     def __init__(self, path: UPath, block_bytes: int, facts: FileFacts) -> None:
         self._path, self._facts, self._place = path, facts, 0
+        self.name = str(path.name)  # as files have, and libraries ask for
         self._cache = BlockCache(block_bytes, self._fetch, facts.size)
 
     def _fetch(self, start: int, end: int) -> bytes:

@@ -13,8 +13,10 @@ from histodiff.data_prep.readers.tiff_index import TiffIndex
 from histodiff.data_prep.sources.hashing import WHOLE_BYTES, content_hash
 from histodiff.errors import ConfigError, TransientError
 from histodiff.storage import storage_path, upload_tree
+from tests.support.dicom_slides import write_series
 from tests.support.range_server import RangeServer, range_server
 from tests.support.remote_slides import assert_same_patches, pixels_of, tile_config, tiled
+from tests.support.tiff_slides import pyramid, tissue_pixels
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,16 @@ def test_tile_over_http_follows_sub_folders_where_asked(slides, tmp_path):
         with pytest.raises(ConfigError, match=r"sources\.0\.path: http.* has no slides"):
             tiled(tile_config(served.url), tmp_path / "flat")
     assert PatchIndex.open(remote.path).slides["slide_id"].to_pylist() == ["a"]
+
+
+@pytest.mark.s3
+def test_a_dicom_series_on_s3_gives_the_content_and_pixels_of_a_local_one(s3_root, tmp_path):
+    write_series(tmp_path / "series", "a", pyramid(tissue_pixels(384), (2.0,)), mpp=0.5)
+    upload_tree(tmp_path / "series", s3_root / "series")
+    sources = [{"type": "slides"}]
+    remote = tiled(tile_config(str(s3_root / "series"), sources=sources), tmp_path / "s3")
+    local = tiled(tile_config(str(tmp_path / "series"), sources=sources), tmp_path / "local")
+    assert_same_patches(remote, local)
 
 
 @pytest.mark.s3

@@ -11,7 +11,6 @@ from histodiff.artifacts import Artifact
 from histodiff.data_prep.index.patch_index import PatchIndex
 from histodiff.data_prep.index.reading import PatchReader
 from histodiff.errors import ConfigError
-from histodiff.storage import upload_tree
 from tests.support.dicom_slides import jpeg_tiles, write_series
 from tests.support.range_server import range_server
 from tests.support.remote_slides import assert_same_patches, pixels_of, tile_config, tiled
@@ -55,15 +54,6 @@ def test_a_series_on_the_web_gives_the_content_and_pixels_of_a_local_one(
     with range_server(series) as served:
         remote = index_of(served.url, tmp_path / "web")
         assert_same_patches(remote, index_of(series, tmp_path / "local"))
-
-
-@pytest.mark.s3
-def test_a_series_on_s3_gives_the_content_and_pixels_of_a_local_one(
-    s3_root, series: Path, tmp_path: Path
-) -> None:
-    upload_tree(series, s3_root / "series")
-    remote = index_of(str(s3_root / "series"), tmp_path / "s3")
-    assert_same_patches(remote, index_of(series, tmp_path / "local"))
 
 
 def test_levels_belong_to_the_identity_of_a_slide_and_names_do_not(
