@@ -25,6 +25,9 @@ _COMPARED = 2_000
 _ENDINGS = (".ome", *SLIDE_SUFFIXES, "_patches.h5", ".h5", ".geojson", ".json")
 
 
+WithoutEntry = Literal["fine", "take", "refuse", "never"]
+
+
 @dataclass(frozen=True)
 class SlideName:
     """What a slide may be called."""
@@ -58,7 +61,7 @@ class Matches:
     """Names that mean a slide, the surest first, by slide id."""
     leaves_out_rows: bool
     """Whether the config lets entries without a slide be."""
-    without: Literal["fine", "take", "refuse", "never"]
+    without: WithoutEntry
     """What is done about slides without an entry: nothing; they are taken and named; they are
     refused, unless a field of the config says otherwise; refused whatever it says."""
 

@@ -14,7 +14,7 @@ from histodiff.data_prep.sources.companions import (
 from histodiff.data_prep.sources.dicom_series import joined_series
 from histodiff.data_prep.sources.inputs import FoundTrap, SlideInput
 from histodiff.data_prep.sources.listing import files_below, is_file, joined, parsed_name, url_below
-from histodiff.data_prep.sources.slide_matches import Matches, SlideName
+from histodiff.data_prep.sources.slide_matches import Matches, SlideName, WithoutEntry
 from histodiff.data_prep.sources.slide_tables import (
     AboutSlides,
     GivenScales,
@@ -144,7 +144,7 @@ def _companions(
         CompanionKind.ANNOTATIONS: source.annotations,
         CompanionKind.COORDINATES: source.coordinates,
     }
-    without = {
+    without: dict[CompanionKind, WithoutEntry] = {
         CompanionKind.MASK: "fine",
         CompanionKind.ANNOTATIONS: source.unlisted_slides,
         CompanionKind.COORDINATES: "never",

@@ -86,7 +86,7 @@ class BoundedServer(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         """The next connection; where there are no files left for it, it is tried again soon."""
         try:
-            return super().get_request()  # type: ignore[return-value]
+            return super().get_request()
         except OSError:
             time.sleep(_BREATH_SECONDS)
             raise

@@ -42,9 +42,9 @@ class LinearMap:
     def to_bytes(self) -> bytes:
         """The map as safetensors, the same to the bit when it is read again."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        return safetensors.numpy.save(
-            arrays | {_CHANNELS: np.frombuffer(self.channels.model_dump_json().encode(), np.uint8)}
-        )
+        channels = np.frombuffer(self.channels.model_dump_json().encode(), np.uint8)
+        data: bytes = safetensors.numpy.save(arrays | {_CHANNELS: channels})
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "LinearMap":
