@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 MAX_BYTES = 4 * 2**20
-MAX_NODES = 200_000
+MAX_NODES = 50_000
 """Values of a config, each alias counted as all that it stands for."""
 MAX_DEPTH = 50
 """Mappings and lists inside one another."""

@@ -63,6 +63,8 @@ def scored_on_test(plan: SweepConfig) -> str | None:
 def _sentence(choice: Chosen) -> str:
     at = f" at {setting_text(choice.axes)}" if choice.axes else ""
     best = next(option for option in choice.options if option.values == choice.values)
+    if len(choice.options) == 1:
+        return f"{choice.arm}{at}: {setting_text(choice.values)}, the only setting."
     return (
         f"{choice.arm}{at}: {setting_text(choice.values)}, of {len(choice.options)} settings, by"
         f" {words(choice.metric)} {best.mean:.3f} over {best.seeds} seeds."

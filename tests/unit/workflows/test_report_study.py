@@ -120,3 +120,5 @@ def test_guidance_shows_agreement_and_diversity_of_every_scale(tmp_path):
     alt = guidance_effect(root, rows, study, "balanced_accuracy").alt
     assert "recall 1.000 at 1, 0.333 at 3" in alt
     assert "agreement with the nearest class 0.750 at 1, 0.750 at 3" in alt
+    at_one = [row for row in rows if row.axes.get("guidance_scale") in (None, 1.0)]
+    assert guidance_effect(root, at_one, study, "balanced_accuracy") is None

@@ -21,12 +21,16 @@ _SAMPLES = {
     "agreement_share": "agreement with a classifier",
 }
 """Measures of samples in the table of trials, and what they are called."""
+_FEWEST_SCALES = 2
 
 
 def guidance_effect(
     root: StoragePath, rows: Sequence[TrialRow], study: StudyConfig, metric: str
 ) -> Picture | None:
-    """Validation metric, agreement and diversity over the guidance scale, means over trials."""
+    """Validation metric, agreement and diversity over the guidance scale, means over trials.
+
+    None without an axis of the scale, or with one scale alone, which shows no effect.
+    """
     if study.guidance is None:
         return None
     scored: defaultdict[str, defaultdict[float, list[float]]] = defaultdict(_lists)
@@ -47,6 +51,9 @@ def guidance_effect(
             agreement = _agreement(root, row)
             if agreement is not None:
                 samples["agreement with the nearest class"][float(scale)].append(agreement)
+    lines = [*scored.values(), *samples.values()]
+    if len({scale for line in lines for scale in line}) < _FEWEST_SCALES:
+        return None
     return guidance_figure(
         {
             f"{words(metric)} of validation patches": _means(scored),
