@@ -122,8 +122,8 @@ def store_requests(layout: StoreLayout, files: ReadFiles) -> Requests:
     # manifests of the inputs, plan, index, autoencoder.json; two files of the index by readers
     reads = files.inputs + 1 + (2 + files.index_parts) + 1 + 2 * files.readers
     reads += files.encoders + files.slide_opens
-    # that there is no plan, no manifest (twice) and no shard; the lease that is given back
-    looks = 5
+    # that there is no plan, no manifest (twice) and no shard
+    looks = 4
     gets = _GETS_OF_READ * reads + looks + files.encoders * files.autoencoder_files
     # what is not there is looked for as a folder, too: plan, manifest, lease, shards, ledger
     missing = 1 + 2 + 2 + 2 + 2
